@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: MIT
+//
+// What an operation on this CPU's copy costs, beside other ways of counting. Time is the thread's own CPU time, so that
+// other programs on the machine disturb less.
+//
+//   program/loop/NAME   a loop over eight counters in turn, one step each; compiled for a program (bench/ops_loops.c)
+//   program/call/NAME   the same, each step in a function of its own that is called
+//   library/...         the same in a shared library, whose operations clear rseq_cs besides
+//
+// A loop of two or three instructions is bound by how processors fetch loops: it may run twice as fast or slow by where
+// it lies in a cache line. Here all loops begin on one, the best case for each. The step that is called is the better
+// measure of what counting costs in code that also does something else.
+//
+//   sum/U/N             the sums of N counters over the copies of U CPUs
+//   memcpy/U/N          copying the bytes that were summed
+#include <benchmark/benchmark.h>
+
+#include <percpu.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <ctime>
+#include <string>
+#include <vector>
+
+#include "compare.h"
+#include "ops_loops.h"
+
+namespace {
+
+constexpr size_t kSteps = 1 << 14;
+
+double thread_seconds() {
+  timespec now{};
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+  return static_cast<double>(now.tv_sec) + 1e-9 * static_cast<double>(now.tv_nsec);
+}
+
+template <class T>
+T *checked(T *pointer, const char *what) {
+  if (pointer != nullptr) return pointer;
+  std::perror(what);
+  std::exit(1);
+}
+
+template <class T>
+T *area_of(size_t count, size_t align = 64) {
+  return static_cast<T *>(checked(percpu_alloc(count * sizeof(T), align), "percpu_alloc"));
+}
+
+percpu_pool_t *pool_for(unsigned nr_cpus) {
+  percpu_pool_attr attr{};
+  attr.struct_bytes = sizeof attr;
+  attr.nr_cpus = nr_cpus;
+  attr.unit_size = 1 << 20;
+  return checked(percpu_pool_create(&attr), "percpu_pool_create");
+}
+
+ops_areas make_areas() {
+  ops_areas areas{};
+  areas.counters = area_of<uint64_t>(kOpsCounters);
+  areas.reals = area_of<double>(kOpsCounters);
+  areas.pool = pool_for(0);
+  areas.in_pool =
+      static_cast<uint64_t *>(checked(percpu_pool_alloc(areas.pool, kOpsCounters * 8, 64, 0), "percpu_pool_alloc"));
+  areas.pairs = area_of<percpu_pair>(kOpsCounters);
+  areas.list = area_of<percpu_list>(1);
+  areas.shared = new ops_shard();
+  areas.shards = new ops_shard[kOpsMaxCpus]();
+  // So many nodes that no CPU finds its list empty when the thread is moved there.
+  percpu_list *copy;
+  percpu_for_each_copy(copy, areas.list) {
+    for (int i = 0; i < 3; ++i) copy->head = new percpu_list_node{copy->head};
+  }
+  return areas;
+}
+
+void add_steps(Comparison *comparison, const ops_areas &areas, const std::string &name,
+               void (*run)(const ops_areas *, size_t)) {
+  comparison
+      ->add(name,
+            [&areas, run](benchmark::State &state) {
+              while (state.KeepRunningBatch(kSteps)) {
+                const double before = thread_seconds();
+                run(&areas, kSteps);
+                state.SetIterationTime(thread_seconds() - before);
+              }
+            })
+      ->UseManualTime();
+}
+
+void add_loops(Comparison *comparison, const ops_areas &areas, const ops_loop *loops, const std::string &where) {
+  for (const ops_loop *loop = loops; loop->name != nullptr; ++loop)
+    add_steps(comparison, areas, where + "loop/" + loop->name, loop->in_loop);
+  for (const ops_loop *loop = loops; loop->name != nullptr; ++loop)
+    add_steps(comparison, areas, where + "call/" + loop->name, loop->called);
+  for (const char *how : {"loop/", "call/"})
+    for (const char *other : {"thread_local", "atomic", "sched_getcpu"})
+      comparison->ratio(where + how + "percpu_add", where + how + other);
+}
+
+// Counters in the copies of many CPUs.
+struct Reading {
+  percpu_pool_t *pool;
+  uint64_t *counters;
+  size_t count;
+  std::vector<uint64_t> sums, bytes;
+
+  Reading(unsigned nr_cpus, size_t n)
+      : pool(pool_for(nr_cpus)),
+        counters(static_cast<uint64_t *>(checked(percpu_pool_alloc(pool, n * 8, 64, 0), "percpu_pool_alloc"))),
+        count(n),
+        sums(n) {
+    uint64_t *copy;
+    size_t nr_copies = 0;
+    percpu_pool_for_each_copy(pool, copy, counters) {
+      std::memset(copy, 1, n * 8);
+      ++nr_copies;
+    }
+    bytes.resize(nr_copies * n);
+  }
+  void sum() {
+    if (count == 1) benchmark::DoNotOptimize(percpu_pool_sum(pool, counters));
+    else percpu_pool_sum_n(pool, counters, count, sums.data());
+  }
+  void copy_bytes() {
+    const uint64_t *copy;
+    uint64_t *to = bytes.data();
+    percpu_pool_for_each_copy(pool, copy, counters) {
+      std::memcpy(to, copy, count * 8);
+      to += count;
+    }
+    benchmark::ClobberMemory();
+  }
+};
+
+void add_reading(Comparison *comparison, unsigned nr_cpus, size_t n) {
+  auto *reading = new Reading(nr_cpus, n);
+  const std::string suffix = "/" + std::to_string(nr_cpus) + "/" + std::to_string(n);
+  const auto timed = [comparison](const std::string &name, auto body) {
+    comparison
+        ->add(name,
+              [body](benchmark::State &state) {
+                for (auto _ : state) {
+                  const double before = thread_seconds();
+                  for (int i = 0; i < 16; ++i) body();
+                  state.SetIterationTime((thread_seconds() - before) / 16);
+                }
+              })
+        ->UseManualTime();
+  };
+  timed("sum" + suffix, [reading] { reading->sum(); });
+  timed("memcpy" + suffix, [reading] { reading->copy_bytes(); });
+  comparison->ratio("memcpy" + suffix, "sum" + suffix);
+}
+
+}  // namespace
+
+int main(int argc, char **argv) {
+  static const ops_areas areas = make_areas();
+  Comparison comparison;
+  add_loops(&comparison, areas, ops_loops_of_program, "program/");
+  add_loops(&comparison, areas, ops_loops_of_library, "library/");
+  for (unsigned nr_cpus : {2u, 64u, 256u})
+    for (size_t n : {size_t{1}, size_t{1000}, size_t{100'000}}) add_reading(&comparison, nr_cpus, n);
+  return comparison.run(argc, argv);
+}

@@ -1,0 +1,378 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * percpu.h - memory with one copy for every CPU
+ *
+ * percpu_alloc() returns a handle. A handle names an area; it is not an address: no memory is mapped there, so that a
+ * program that dereferences one faults at once. Each possible CPU has its own zero-filled copy of the area, on its own
+ * NUMA node, in memory that no other CPU's copies share a cache line with.
+ *
+ *   uint64_t *hits = percpu_alloc(sizeof *hits, alignof(uint64_t));   a handle, zero on every CPU
+ *   percpu_add(hits, 1);                                              this CPU's copy, a few instructions, no lock
+ *   uint64_t total = percpu_sum(hits);                                over all copies
+ *   uint64_t on3 = *percpu_ptr(hits, 3);                              CPU 3's copy
+ *   percpu_free(hits);
+ *
+ *   PERCPU_DEFINE(long, requests) = 5;                                a static variable: 5 on every CPU
+ *   percpu_inc(percpu_static(requests));                              the handle of a static variable
+ *
+ * This file:           allocation, pools, accounting, questions and statistics: functions of libpercpu
+ * percpu/ops.h:        the operations on a copy: inlined into the caller
+ * percpu/static.h:     static per-CPU variables
+ * percpu/abi.h:        what inlined code and the library agree on
+ * percpu.hpp:          the same for C++: percpu::ptr<T>, percpu::counter, ...
+ *
+ * How to read the comments. Sizes are in bytes unless they say otherwise. A function that returns a pointer returns NULL
+ * on failure, one that returns an int returns -1, and errno says why; errno is left alone on success. "Thread-safe":
+ * any threads may call it at the same time. "Signal-safe": it may be called from a signal handler, whatever that handler
+ * interrupted. "Fork-safe": the child of a fork() may use it, even where other threads of the parent were inside it. A
+ * child made by vfork() shares the parent's memory but not its rseq registration, and must call nothing of this library.
+ *
+ * Configuration: the environment variable PERCPU_CONF holds "key:value,key:value". It is read once, when the first pool
+ * is made; an unknown key or a bad value is reported once on stderr, with the list of keys, and the default is used.
+ * The keys are in docs/configuration.md; PERCPU_CONF=help:1 prints them.
+ */
+#ifndef PERCPU_H
+#define PERCPU_H
+
+#ifndef __cplusplus
+#include <stdalign.h> /* alignof, for the second argument of percpu_alloc() */
+#endif
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include <percpu/abi.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define PERCPU_VERSION_MAJOR 0
+#define PERCPU_VERSION_MINOR 1
+#define PERCPU_VERSION_PATCH 0
+
+/* The version of the library that is linked, "major.minor.patch". Thread-, signal- and fork-safe. */
+const char *percpu_version(void);
+
+/* ------------------------------------------------------------------------------------------------ allocation ---- */
+
+/* Flags of an allocation; 0 is the ordinary kind. */
+enum {
+  /* Never blocks and makes no system call but a futex wake: uses only memory that is populated already. */
+  PERCPU_ATOMIC = 1u << 0,
+  /* From the reserved part of the first chunk, without falling back when that is full; ordinary memory where the pool
+     has no reserved part. */
+  PERCPU_RESERVED = 1u << 1,
+  /* Charge the allocation to the thread's current accounting domain (percpu_domain_set()). */
+  PERCPU_ACCOUNT = 1u << 2,
+  /* Do not log a failure. */
+  PERCPU_NOWARN = 1u << 3,
+};
+
+/*
+ * Allocates an area of `size` bytes in the copy of every CPU, aligned to `align` bytes, zero-filled in each.
+ *
+ * size   1 .. percpu_max_alloc(); rounded up to a multiple of 4
+ * align  a power of two up to the page size; below 4 it counts as 4. Copies of different CPUs never share a cache line,
+ *        areas of one CPU may
+ *
+ * Returns the handle, or NULL with errno
+ *   EINVAL  size 0 or above the largest allocation, align not a power of two or above the page size, unknown flags
+ *   ENOMEM  no memory, or no address space, or a limit of the pool or of the accounting domain
+ *   EAGAIN  PERCPU_ATOMIC only: a lock was held, by the code that the calling signal handler interrupted or for too
+ *           long by another thread; or there is no pool yet
+ *
+ * percpu_alloc(size, align) is percpu_alloc_flags(size, align, 0).
+ * Thread-safe. Fork-safe. Signal-safe only with PERCPU_ATOMIC. A cancellation point: no.
+ */
+void *percpu_alloc(size_t size, size_t align) __attribute__((warn_unused_result));
+void *percpu_alloc_flags(size_t size, size_t align, unsigned flags) __attribute__((warn_unused_result));
+
+/*
+ * Frees an area. NULL is fine. A handle that is not the start of a live area of the default pool (never allocated, inside
+ * an area, freed before, another pool's) stops the program with one line on stderr that names the handle and says what
+ * was found there. Preserves errno. Thread-, signal- and fork-safe.
+ */
+void percpu_free(void *handle);
+
+/*
+ * Frees an area once every reader that is inside rcu_read_lock() of liburcu's bp flavour now has left it. Returns at
+ * once; the balance thread waits, whatever the balance mode, and is started by the call where it does not run yet. The
+ * handle is invalid for others as soon as readers cannot reach it any more, and is checked at the call as percpu_free()
+ * does. May be called inside a read section. Preserves errno. Thread- and fork-safe (areas that wait when a process forks
+ * are freed in both); not signal-safe.
+ */
+void percpu_free_rcu(void *handle);
+
+/*
+ * The size in bytes of the area behind a handle: what was asked for, rounded up to 4. 0 with errno EINVAL where the
+ * handle is not the start of a live area of the default pool. Takes no lock. Thread-, signal- and fork-safe.
+ */
+size_t percpu_alloc_size(const void *handle);
+
+/* The largest `size` that percpu_alloc() takes. Thread-safe. */
+size_t percpu_max_alloc(void);
+
+/* ----------------------------------------------------------------------------------------------- CPUs, copies ---- */
+
+/*
+ * The highest possible CPU number + 1. CPU numbers may have holes and exceed the number of CPUs that the process may run
+ * on. Makes the default pool if there is none; 0 with errno where that fails. Thread-, fork-safe.
+ */
+unsigned percpu_nr_cpu_ids(void);
+
+/* 1 if the machine can ever have this CPU, else 0. Thread-, fork-safe. */
+int percpu_cpu_possible(unsigned cpu);
+
+/*
+ * 1 if the calling thread's operations run as restartable sequences (rseq), 0 if they use atomic instructions on a copy
+ * shared with others. Thread-, signal- and fork-safe.
+ */
+int percpu_thread_has_rseq(void);
+
+#define PERCPU_ALL_CPUS (-1)
+
+/*
+ * Waits until no thread of this process is inside an operation that began on `cpu` (or on any CPU: PERCPU_ALL_CPUS)
+ * before the call: sequences in flight there are restarted, and what they committed is visible to the caller; what the
+ * caller wrote before is visible to sequences that begin after. For one who must see, or change, another CPU's copy: set
+ * a word that the operations read, fence, do the work, clear the word.
+ *
+ * Returns 0, or -1 with errno
+ *   EINVAL  not a possible CPU
+ *   ENOSYS  membarrier's rseq command is not to be had, and the thread could not be moved to that CPU instead
+ * Uses membarrier(2), MEMBARRIER_CMD_PRIVATE_EXPEDITED_RSEQ. Costs microseconds. Thread-, signal- and fork-safe.
+ */
+int percpu_fence(int cpu);
+
+/* ------------------------------------------------------------------------------------------------------ pools ---- */
+
+/*
+ * A pool is an allocator of its own: own chunks, limits, statistics and balancer work. percpu_alloc() and the plain
+ * operations serve the default pool, which is made at first use from PERCPU_CONF. Handles of one pool mean nothing to
+ * another: use percpu_pool_free(), percpu_pool_add(), ... with them.
+ */
+typedef struct percpu_pool percpu_pool_t;
+
+/* How a pool's balance work is done. */
+enum percpu_balance_mode {
+  PERCPU_BALANCE_DEFAULT = 0, /* as PERCPU_CONF says */
+  PERCPU_BALANCE_THREAD,      /* by the background thread, one a process */
+  PERCPU_BALANCE_SYNC,        /* at the end of the call that found it due */
+  PERCPU_BALANCE_OFF,         /* only by percpu_pool_balance() */
+};
+
+/* How a pool's first chunk is backed. */
+enum percpu_first_chunk {
+  PERCPU_FIRST_DEFAULT = 0, /* as PERCPU_CONF says */
+  PERCPU_FIRST_AUTO,        /* embed where huge pages can be had and would be half used, else page */
+  PERCPU_FIRST_EMBED,       /* the units of a group share huge pages */
+  PERCPU_FIRST_PAGE,        /* page by page */
+};
+
+/* What a pool is made of. Zero means the default, which PERCPU_CONF may change. Set struct_bytes to sizeof. */
+struct percpu_pool_attr {
+  size_t struct_bytes;    /* sizeof(struct percpu_pool_attr): says which members the caller knows */
+  const char *name;       /* for reports, at most 31 bytes; NULL: "pool" */
+  size_t unit_size;       /* bytes a CPU in one chunk: 32 KiB .. 1 GiB, rounded up to pages (or huge pages' parts) */
+  size_t reserved_size;   /* the reserved part of the first chunk, bytes; none by default */
+  size_t dynamic_size;    /* the dynamic part of the first chunk, bytes, at least 20 KiB */
+  size_t max_alloc;       /* the largest allocation, bytes, 4 .. unit_size; the unit size by default */
+  size_t max_bytes;       /* the most that the pool's chunks may hold, bytes a CPU, at least one unit; no limit by default */
+  unsigned nr_cpus;       /* lay out for this many CPUs, 0 .. nr_cpus-1, where that is more than the machine has (the
+                             others' copies cost address space, and memory only where written): for tests and benchmarks */
+  enum percpu_balance_mode balance;
+  enum percpu_first_chunk first_chunk;
+};
+
+/*
+ * Makes a pool; attr NULL: all defaults. Returns NULL with errno EINVAL (a member out of range; one line on stderr says
+ * which) or ENOMEM. Thread-, fork-safe.
+ */
+percpu_pool_t *percpu_pool_create(const struct percpu_pool_attr *attr) __attribute__((warn_unused_result));
+
+/*
+ * Destroys a pool that has no live areas left. -1 with errno EBUSY where it has some, or is the default pool: then
+ * nothing happened. The caller makes sure that nobody else uses the pool. Waits for a grace period: not to be called inside
+ * rcu_read_lock(). Thread-, fork-safe.
+ */
+int percpu_pool_destroy(percpu_pool_t *pool);
+
+/* The default pool, made if there is none yet; NULL with errno ENOMEM where that fails. Thread-, fork-safe. */
+percpu_pool_t *percpu_pool_default(void);
+
+/* As the functions without "pool", for any pool. */
+void *percpu_pool_alloc(percpu_pool_t *pool, size_t size, size_t align, unsigned flags)
+    __attribute__((warn_unused_result));
+void percpu_pool_free(percpu_pool_t *pool, void *handle);
+void percpu_pool_free_rcu(percpu_pool_t *pool, void *handle);
+size_t percpu_pool_alloc_size(percpu_pool_t *pool, const void *handle);
+size_t percpu_pool_max_alloc(percpu_pool_t *pool);
+
+/*
+ * Does one round of balance work now, in the calling thread: gives wholly free chunks and empty pages back, and tops up
+ * the pages kept ready for PERCPU_ATOMIC. Returns 0. Thread-, fork-safe.
+ */
+int percpu_pool_balance(percpu_pool_t *pool);
+int percpu_balance(void);
+
+/* ------------------------------------------------------------------------------------------------- accounting ---- */
+
+/*
+ * An accounting domain has a name, a limit, and perhaps a parent. An allocation with PERCPU_ACCOUNT is charged to the
+ * thread's current domain and all its ancestors, before anything is taken: size * number of copies + the area's metadata.
+ * Above a limit it fails with ENOMEM and nothing changed. Freeing uncharges the domain that was charged, whichever
+ * thread frees. Areas in the first chunk carry no charge.
+ */
+typedef struct percpu_domain percpu_domain_t;
+
+#define PERCPU_NO_LIMIT SIZE_MAX
+
+/*
+ * Makes a domain. The caller holds one reference.
+ * name         copied, at most 31 bytes; longer is EINVAL
+ * limit_bytes  the most that may be charged to it and its descendants, or PERCPU_NO_LIMIT
+ * parent       NULL for none
+ * NULL with errno EINVAL, or ENOMEM (4,095 domains exist). Thread-, fork-safe.
+ */
+percpu_domain_t *percpu_domain_create(const char *name, size_t limit_bytes, percpu_domain_t *parent)
+    __attribute__((warn_unused_result));
+
+/* Takes, and drops, a reference. A domain lives as long as it has references, live areas, or children. Thread-safe. */
+percpu_domain_t *percpu_domain_get(percpu_domain_t *domain);
+void percpu_domain_put(percpu_domain_t *domain);
+
+/*
+ * Makes `domain` (NULL: none) the calling thread's current one and returns the one before. The thread borrows the
+ * caller's reference: keep one for as long as the domain is current anywhere. Threads begin with none; a child of
+ * fork() keeps the forking thread's.
+ */
+percpu_domain_t *percpu_domain_set(percpu_domain_t *domain);
+percpu_domain_t *percpu_domain_current(void);
+
+struct percpu_domain_stats {
+  char name[32];
+  size_t limit_bytes;
+  size_t charged_bytes;      /* now, descendants included */
+  size_t peak_charged_bytes; /* the most so far */
+  uint64_t nr_refused;       /* allocations that failed at this domain's limit */
+};
+void percpu_domain_read(const percpu_domain_t *domain, struct percpu_domain_stats *out);
+
+/* Changes the limit. One below what is charged already only refuses new charges. Thread-safe. */
+void percpu_domain_set_limit(percpu_domain_t *domain, size_t limit_bytes);
+
+/* ---------------------------------------------------------------------------------------------------- questions ---- */
+
+enum {
+  PERCPU_INFO_LIVE = 1u << 0,     /* a live area is there */
+  PERCPU_INFO_STATIC = 1u << 1,   /* part of a static variable's image */
+  PERCPU_INFO_RESERVED = 1u << 2, /* in the reserved part */
+  PERCPU_INFO_EXTRA = 1u << 3,    /* in an extra copy, for threads without rseq */
+  PERCPU_INFO_HANDLE = 1u << 4,   /* the address lies in the handle window: it is a handle, or inside one */
+};
+
+struct percpu_address {
+  percpu_pool_t *pool;
+  void *handle;        /* of the area that holds the address; NULL where no area is live there */
+  size_t area_bytes;   /* its size */
+  size_t area_offset;  /* of the address within the area */
+  int cpu;             /* whose copy; -1 for an extra copy, and for an address in the handle window */
+  unsigned copy;       /* copy id (percpu/abi.h) */
+  unsigned chunk;      /* chunk number */
+  size_t unit_offset;  /* of the address within the CPU's unit */
+  unsigned flags;      /* PERCPU_INFO_* */
+};
+
+/*
+ * Says what an ordinary address belongs to, in any pool. Returns 1 and fills `out` if it is per-CPU memory (or a
+ * handle), 0 if not. Walks the pools under RCU; takes no lock of theirs. The answer is a snapshot: the area may be freed
+ * by another thread meanwhile. Thread-, fork-safe.
+ */
+int percpu_address_info(const void *address, struct percpu_address *out);
+
+/*
+ * The NUMA node whose memory backs the page of an address (any address, not a handle). -1 with errno ENOENT where no
+ * page is there, EFAULT where nothing is mapped, ENOSYS where the kernel does not say. Does not fault the page in.
+ * Thread-, signal- and fork-safe.
+ */
+int percpu_page_node(const void *address);
+
+/* ---------------------------------------------------------------------------------------------------- statistics ---- */
+
+struct percpu_stats {
+  uint64_t nr_allocs, nr_frees, nr_live; /* areas */
+  uint64_t nr_peak_live;                 /* the most areas at once; those in front caches count, too */
+  uint64_t nr_cached;                    /* freed areas that wait in front caches to be allocated again */
+  uint64_t nr_failed;                                  /* allocations refused, illegal ones not counted */
+  uint64_t live_bytes;                                 /* bytes of live areas, in one copy */
+  uint64_t min_request, max_request;                   /* bytes; 0 before the first allocation */
+  uint64_t nr_chunks, nr_peak_chunks;
+  uint64_t populated_pages;       /* page offsets backed in the copies of all CPUs that may run us */
+  uint64_t empty_populated_pages; /* those of them that hold no area */
+  uint64_t populated_bytes;       /* populated_pages times page size times the number of such CPUs */
+  uint64_t metadata_bytes;        /* of the pool's own state, resident */
+  uint64_t unit_bytes, nr_cpus, nr_copies, nr_groups, page_bytes;
+  /* what the balancer did */
+  uint64_t nr_balance_rounds, nr_chunks_created, nr_chunks_destroyed, nr_pages_populated, nr_pages_depopulated;
+};
+
+struct percpu_chunk_stats {
+  uint64_t chunk; /* its number; the first chunk is 0, its reserved part is listed as its own row */
+  uint64_t nr_live, live_bytes, largest_live, median_live, smallest_live;
+  uint64_t populated_pages, empty_populated_pages;
+  uint64_t first_free;    /* byte offset of the first free fragment */
+  uint64_t free_bytes;
+  uint64_t largest_run;   /* the largest free run, bytes */
+  uint64_t fragment_sum;  /* bytes in free runs before the last area */
+  uint64_t fragment_max;  /* the largest of these */
+  uint32_t slot;
+  uint32_t flags;         /* PERCPU_CHUNK_* */
+};
+enum {
+  PERCPU_CHUNK_FIRST = 1u << 0,
+  PERCPU_CHUNK_RESERVED = 1u << 1,
+  PERCPU_CHUNK_ISOLATED = 1u << 2,
+};
+
+/*
+ * Reads a pool's statistics, one consistent snapshot. `struct_bytes` is sizeof *out: says which members the caller knows.
+ * Returns 0. Thread-, fork-safe.
+ */
+int percpu_pool_stats_read(percpu_pool_t *pool, struct percpu_stats *out, size_t struct_bytes);
+int percpu_stats_read(struct percpu_stats *out, size_t struct_bytes);
+
+/*
+ * Reads the statistics of up to `max` chunks into `out`, whose elements are `struct_bytes` long. Returns how many chunks
+ * there are, which may be more than `max`. Thread-, fork-safe.
+ */
+size_t percpu_pool_chunks(percpu_pool_t *pool, struct percpu_chunk_stats *out, size_t max, size_t struct_bytes);
+
+enum percpu_report_kind {
+  PERCPU_REPORT_LAYOUT = 0, /* the sizes, the groups, each group's CPUs in unit order */
+  PERCPU_REPORT_TEXT,       /* the statistics, a line each, then a line a chunk */
+  PERCPU_REPORT_JSON,       /* the statistics and chunks as one JSON object */
+};
+
+/*
+ * Writes a report into `buffer`, as snprintf does: at most `bytes` bytes with the final NUL; returns the length that the
+ * whole report has. Each call tells of its own moment: a second one, into a buffer of the length that the first said, may
+ * need a few bytes more. Allocates nothing. Thread-, fork-safe.
+ */
+size_t percpu_pool_report(percpu_pool_t *pool, enum percpu_report_kind what, char *buffer, size_t bytes);
+size_t percpu_report(enum percpu_report_kind what, char *buffer, size_t bytes);
+
+/*
+ * Recomputes every count and hint of a pool from its bitmaps and stops the program, with one line that says what was
+ * expected and what was found, at the first that is wrong. Returns 0. For tests; holds the pool's locks for long.
+ */
+int percpu_pool_check(percpu_pool_t *pool);
+
+#ifdef __cplusplus
+}
+#endif
+
+#include <percpu/ops.h>
+#include <percpu/static.h>
+
+#endif /* PERCPU_H */

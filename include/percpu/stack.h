@@ -1,0 +1,68 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * percpu/stack.h - a bounded stack of 8-byte values on each CPU
+ *
+ * What a cache of objects is made of: free objects of one kind, those of this CPU only, last in, first out. A stack is
+ * an array inside the CPU's copy, so what happens to the objects cannot harm it.
+ *
+ *   offset 0  count   how many values are on it; changed by sequences only, or by who has stopped it
+ *   offset 4  limit   how many it takes; 0: stopped, or not there
+ *   offset 8  slots   8 bytes each, as many as the largest limit
+ *
+ *   push: if (count >= limit) fail; slot[count] = value; count += 1            (commit: count)
+ *   pop:  if (count - 1 >= limit) fail; value = slot[count - 1]; count -= 1    (commit: count; unsigned: 0 - 1 is large)
+ *
+ * Another CPU's stack is emptied by who stops it first: limit = 0; percpu_fence(cpu); now no sequence changes it, since
+ * those that had read the old limit were aborted and begin by reading the new one; take the values, count = 0, and set the limit
+ * again. Only one at a time may do so: limits are the business of the stack's owner.
+ *
+ * A limit must not be lowered, but to 0, while values are above it: pop would not find them.
+ *
+ * Context: any thread, any signal handler. A thread without rseq gets "fail" from both: it has another way to go.
+ */
+#ifndef PERCPU_STACK_H
+#define PERCPU_STACK_H
+
+#include <percpu/words.h>
+
+/* The head of a stack; the slots follow it. The layout is known to percpu/arch. */
+struct percpu_stack {
+  uint32_t count;
+  uint32_t limit;
+};
+
+/* The size of a stack that takes `limit` values, bytes. */
+#define PERCPU_STACK_BYTES(limit) (sizeof(struct percpu_stack) + (limit) * sizeof(uint64_t))
+
+/* The slots of one copy: of a stack that was stopped, or for those who only look. */
+PERCPU_INLINE_ uint64_t *percpu_stack_slots(struct percpu_stack *copy) {
+  return (uint64_t *)(void *)(copy + 1);
+}
+
+/* Puts `value` on this CPU's stack. Returns 1; 0 where it is full, stopped, or the thread has no rseq. `view` is a pool's
+ * (percpu/abi.h). */
+PERCPU_INLINE_ int percpu_stack_push_(const struct percpu_view *view, const struct percpu_stack *handle,
+                                      uint64_t value) {
+#if PERCPU_HAVE_SEQUENCES
+  const uintptr_t *table = percpu_table_(view);
+  if (PERCPU_LIKELY_(table != NULL)) return percpu_seq_stack_push_(table, handle, value);
+#else
+  (void)view, (void)handle, (void)value;
+#endif
+  return 0;
+}
+
+/* Takes the value that was put on this CPU's stack last into *value. Returns 1; 0 where it is empty, stopped, or the
+ * thread has no rseq: *value means nothing then. */
+PERCPU_INLINE_ int percpu_stack_pop_(const struct percpu_view *view, const struct percpu_stack *handle,
+                                     uint64_t *value) {
+#if PERCPU_HAVE_SEQUENCES
+  const uintptr_t *table = percpu_table_(view);
+  if (PERCPU_LIKELY_(table != NULL)) return percpu_seq_stack_pop_(table, handle, value);
+#else
+  (void)view, (void)handle, (void)value;
+#endif
+  return 0;
+}
+
+#endif /* PERCPU_STACK_H */

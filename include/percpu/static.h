@@ -1,0 +1,134 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * percpu/static.h - static per-CPU variables
+ *
+ *   in a source file:   PERCPU_DEFINE(long, requests) = 5;       5 on every CPU
+ *                       PERCPU_DEFINE_STATIC(struct stats, io);  known in this file only
+ *   in a header:        PERCPU_DECLARE(long, requests);
+ *   in any function:    percpu_inc(percpu_static(requests));     percpu_static() gives the handle, a `long *`
+ *
+ * The type must have a name, must not be const, and may be an array (PERCPU_DEFINE(int[8], table)); the initialiser must be a
+ * constant. They work in programs, in shared libraries that are linked, and in ones that are opened with dlopen() and closed again; the
+ * variables of a module that dlclose() removes end with it, and begin anew when it is opened again.
+ *
+ * How it works. The macro defines two objects:
+ *   the image   the variable itself, in the section percpu_image: only the initial value, never changed. &requests is
+ *               the image, not the handle, and is known inside its module only (hidden visibility), so no copy relocation
+ *               can move it
+ *   the cell    percpu_cell_requests: {handle or NULL, address of the image}. Other modules refer to the cell; whichever
+ *               module's copy of it the dynamic linker picks, all use the same one
+ * and an ELF note that says where the module's images are. percpu_static() reads the handle from the cell; the first use
+ * finds it NULL and asks the library, which finds the module by its notes (dl_iterate_phdr(), so no constructor need
+ * have run), gives its images room (in the first chunk's static part for modules that are there when the default pool is
+ * made; for others in the reserved part, or in ordinary memory when that is full), and copies them to every CPU.
+ *
+ * percpu_static(): thread-safe; signal-safe once that variable has been used before; fork-safe. It stops the program with
+ * one line where memory for a module's variables cannot be had: there is no handle to return.
+ */
+#ifndef PERCPU_STATIC_H
+#define PERCPU_STATIC_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Slow path of percpu_static(): finds room for the module whose image is cell[1], stores the handle in cell[0]. */
+void *percpu_static_resolve_(void **cell);
+
+/*
+ * The destructor of each variable: the module whose image is cell[1] is being closed, and what its variables occupy is given
+ * back. The first of a module's calls does it. At exit of the process nothing is given back: other destructors may still count.
+ */
+void percpu_static_close_(void **cell);
+
+typedef void *percpu_cell_word_ __attribute__((may_alias));
+
+static inline void *percpu_static_handle_(void **cell) {
+  void *handle = __atomic_load_n((percpu_cell_word_ *)cell, __ATOMIC_ACQUIRE);
+  return __builtin_expect(handle != NULL, 1) ? handle : percpu_static_resolve_(cell);
+}
+
+#ifdef __cplusplus
+}
+#endif
+
+#if defined(__aarch64__) || defined(__arm__)
+#define PERCPU_NOTE_TYPE_ "%note"
+#else
+#define PERCPU_NOTE_TYPE_ "@note"
+#endif
+
+/*
+ * One note a source file; all notes of a module say the same. Name "percpu", type 1; the descriptor is two signed 32-bit
+ * numbers: the distance from the first to the first image, and from the second to the end of the last (docs/static.md).
+ */
+#define PERCPU_NOTE_                                       \
+  __asm__(".ifndef percpu_note_written_\n\t"              \
+          ".set percpu_note_written_, 1\n\t"              \
+          ".hidden __start_percpu_image\n\t"              \
+          ".hidden __stop_percpu_image\n\t"               \
+          ".pushsection .note.percpu, \"a\", " PERCPU_NOTE_TYPE_ "\n\t" \
+          ".balign 4\n\t"                                 \
+          ".long 7, 8, 1\n\t"                             \
+          ".asciz \"percpu\"\n\t"                         \
+          ".balign 4\n\t"                                 \
+          ".long __start_percpu_image - .\n\t"            \
+          ".long __stop_percpu_image - .\n\t"             \
+          ".popsection\n\t"                               \
+          ".endif")
+
+#define PERCPU_IMAGE_ __attribute__((section("percpu_image"), used))
+
+/*
+ * Runs after the module's other destructors, which may still count (101: the last that a program may ask for). It names the
+ * image, which is the module's own; the cell may be that of another module with a variable of the same name.
+ */
+#define PERCPU_CLOSE_(name, image)                                                \
+  __attribute__((destructor(101))) static void percpu_close_##name(void) {       \
+    void *percpu_own_[2] = {NULL, (void *)(uintptr_t)&(image)};                   \
+    percpu_static_close_(percpu_own_);                                            \
+  }
+
+/* Declares a variable that another file or module defines. In a header. */
+#define PERCPU_DECLARE(type, name) extern __typeof__(type) *percpu_cell_##name[2]
+
+/*
+ * Defines a variable; may be followed by = and a constant initialiser. At file scope. The cell is a variable like others:
+ * a library that is compiled with -fvisibility=hidden and means to share it gives it default visibility by a pragma.
+ */
+#define PERCPU_DEFINE(type, name)                                                 \
+  PERCPU_NOTE_;                                                                   \
+  extern __typeof__(type) name __attribute__((visibility("hidden")));             \
+  extern __typeof__(type) *percpu_cell_##name[2];                                 \
+  __typeof__(type) *percpu_cell_##name[2] = {0, &name};                           \
+  PERCPU_CLOSE_(name, name)                                                       \
+  PERCPU_IMAGE_ __typeof__(type) name
+
+/* As PERCPU_DEFINE, for a variable that only this file knows. */
+#ifdef __cplusplus
+#define PERCPU_DEFINE_STATIC(type, name)                                          \
+  PERCPU_NOTE_;                                                                   \
+  namespace {                                                                     \
+  struct percpu_image_##name {                                                    \
+    static __typeof__(type) image;                                                \
+  };                                                                              \
+  }                                                                               \
+  static __typeof__(type) *percpu_cell_##name[2] = {0, &percpu_image_##name::image}; \
+  PERCPU_CLOSE_(name, percpu_image_##name::image)                                 \
+  PERCPU_IMAGE_ __typeof__(type) percpu_image_##name::image
+#else
+#define PERCPU_DEFINE_STATIC(type, name)                                          \
+  PERCPU_NOTE_;                                                                   \
+  static __typeof__(type) name;                                                   \
+  static __typeof__(type) *percpu_cell_##name[2] = {0, &name};                    \
+  PERCPU_CLOSE_(name, name)                                                       \
+  PERCPU_IMAGE_ static __typeof__(type) name
+#endif
+
+/* The handle of a static variable: a `type *`, for every operation that takes a handle. */
+#define percpu_static(name) ((__typeof__(percpu_cell_##name[0]))percpu_static_handle_((void **)percpu_cell_##name))
+
+#endif /* PERCPU_STATIC_H */

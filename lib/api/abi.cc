@@ -1,0 +1,253 @@
+// SPDX-License-Identifier: MIT
+//
+// The functions of percpu.h and percpu/abi.h. Each forwards inward; this is the only place that sets errno.
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+
+#include "api/library.h"
+#include "base/check.h"
+#include "percpu.h"
+#include "runtime/report.h"
+
+using percpu::Domain;
+using percpu::DomainId;
+using percpu::Pool;
+using percpu::library;
+
+#define PERCPU_EXPORT extern "C" __attribute__((visibility("default")))
+#define PERCPU_TEXT_OF_(x) #x
+#define PERCPU_TEXT_OF(x) PERCPU_TEXT_OF_(x)
+
+namespace {
+
+__thread uint32_t current_domain __attribute__((tls_model("initial-exec"))) = 0;
+
+// -errno to errno and -1.
+int result_of(int result) {
+  if (result >= 0) return result;
+  errno = -result;
+  return -1;
+}
+
+void* allocate_from(Pool* pool, size_t size, size_t align, unsigned flags) {
+  if (pool == nullptr) return nullptr;
+  const DomainId domain{(flags & PERCPU_ACCOUNT) != 0 ? current_domain : 0};
+  int error = 0;
+  void* handle = pool->allocate(size, align, flags, domain, &error);
+  if (handle == nullptr) errno = error;
+  return handle;
+}
+
+// A handle can only be freed in a pool that exists.
+Pool& made(const char* call, const void* handle) {
+  Pool* pool = library.default_pool_if_made();
+  if (pool == nullptr) percpu::fatal("%s(%p): expected a handle, found no pool made yet", call, handle);
+  return *pool;
+}
+
+size_t size_in(Pool* pool, const void* handle) {
+  const size_t size = pool != nullptr ? pool->area_size(handle) : 0;
+  if (size == 0) errno = EINVAL;
+  return size;
+}
+
+Domain* inside_domain(percpu_domain_t* domain) { return reinterpret_cast<Domain*>(domain); }
+percpu_domain_t* outside_domain(DomainId id) {
+  return id == percpu::kNoDomain ? nullptr : reinterpret_cast<percpu_domain_t*>(&library.accounting().entry(id));
+}
+DomainId id_of(const percpu_domain_t* domain) {
+  if (domain == nullptr) return percpu::kNoDomain;
+  return library.accounting().id_of(reinterpret_cast<const Domain*>(domain));
+}
+
+}  // namespace
+
+// ---- what inlined operations touch ---------------------------------------------------------------------------------
+
+extern "C" {
+__attribute__((visibility("default"))) percpu_view percpu_default_view_ = {};
+__attribute__((visibility("default"))) __thread percpu_thread_state percpu_thread_ = {};
+}
+
+PERCPU_EXPORT int percpu_thread_attach_(void) { return library.attach_thread(); }
+PERCPU_EXPORT void* percpu_shared_copy_(const percpu_view* view, const void* handle) {
+  return library.shared_copy(view, handle);
+}
+
+PERCPU_EXPORT void* percpu_static_resolve_(void** cell) {
+  Pool* pool = library.default_pool();
+  if (pool == nullptr) percpu::fatal("static per-CPU variables: no memory for the first pool");
+  return library.statics().resolve(*pool, cell);
+}
+PERCPU_EXPORT void percpu_static_close_(void** cell) {
+  Pool* pool = library.default_pool_if_made();
+  if (pool != nullptr && !library.exiting()) library.statics().close(*pool, cell);
+}
+
+// ---- allocation ----------------------------------------------------------------------------------------------------
+
+PERCPU_EXPORT const char* percpu_version(void) {
+  return PERCPU_TEXT_OF(PERCPU_VERSION_MAJOR) "." PERCPU_TEXT_OF(PERCPU_VERSION_MINOR) "." PERCPU_TEXT_OF(
+      PERCPU_VERSION_PATCH);
+}
+
+PERCPU_EXPORT void* percpu_alloc(size_t size, size_t align) {
+  return allocate_from(library.default_pool(), size, align, 0);
+}
+PERCPU_EXPORT void* percpu_alloc_flags(size_t size, size_t align, unsigned flags) {
+  if ((flags & PERCPU_ATOMIC) == 0) return allocate_from(library.default_pool(), size, align, flags);
+  Pool* pool = library.default_pool_if_made();
+  if (pool == nullptr) errno = EAGAIN;
+  return allocate_from(pool, size, align, flags);
+}
+PERCPU_EXPORT void percpu_free(void* handle) {
+  if (handle != nullptr) made("percpu_free", handle).free(handle);
+}
+PERCPU_EXPORT void percpu_free_rcu(void* handle) {
+  if (handle != nullptr) made("percpu_free_rcu", handle).free_after_grace(handle);
+}
+PERCPU_EXPORT size_t percpu_alloc_size(const void* handle) { return size_in(library.default_pool_if_made(), handle); }
+PERCPU_EXPORT size_t percpu_max_alloc(void) {
+  Pool* pool = library.default_pool();
+  return pool != nullptr ? pool->max_alloc_bytes() : 0;
+}
+
+// ---- CPUs ----------------------------------------------------------------------------------------------------------
+
+PERCPU_EXPORT unsigned percpu_nr_cpu_ids(void) {
+  Pool* pool = library.default_pool();
+  return pool != nullptr ? pool->view().nr_cpu_ids : 0;
+}
+PERCPU_EXPORT int percpu_cpu_possible(unsigned cpu) {
+  Pool* pool = library.default_pool();
+  return pool != nullptr && cpu < pool->view().nr_cpu_ids && pool->view().offset[cpu] != 0;
+}
+PERCPU_EXPORT int percpu_thread_has_rseq(void) { return percpu_thread_.offset != nullptr || library.attach_thread(); }
+PERCPU_EXPORT int percpu_fence(int cpu) { return result_of(library.fence(cpu)); }
+
+// ---- pools ---------------------------------------------------------------------------------------------------------
+
+PERCPU_EXPORT percpu_pool_t* percpu_pool_create(const percpu_pool_attr* attr) {
+  static constexpr percpu_pool_attr kDefaults = {sizeof(percpu_pool_attr), nullptr, 0, 0, 0, 0, 0, 0,
+                                                 PERCPU_BALANCE_DEFAULT, PERCPU_FIRST_DEFAULT};
+  Pool* pool = nullptr;
+  return result_of(library.create_pool(attr != nullptr ? *attr : kDefaults, &pool)) == 0 ? outside(pool) : nullptr;
+}
+PERCPU_EXPORT int percpu_pool_destroy(percpu_pool_t* pool) { return result_of(library.destroy_pool(inside(pool))); }
+PERCPU_EXPORT percpu_pool_t* percpu_pool_default(void) { return outside(library.default_pool()); }
+
+PERCPU_EXPORT void* percpu_pool_alloc(percpu_pool_t* pool, size_t size, size_t align, unsigned flags) {
+  if (pool == nullptr) errno = EINVAL;
+  return allocate_from(inside(pool), size, align, flags);
+}
+PERCPU_EXPORT void percpu_pool_free(percpu_pool_t* pool, void* handle) {
+  if (handle != nullptr) inside(pool)->free(handle);
+}
+PERCPU_EXPORT void percpu_pool_free_rcu(percpu_pool_t* pool, void* handle) {
+  if (handle != nullptr) inside(pool)->free_after_grace(handle);
+}
+PERCPU_EXPORT size_t percpu_pool_alloc_size(percpu_pool_t* pool, const void* handle) {
+  return size_in(inside(pool), handle);
+}
+PERCPU_EXPORT size_t percpu_pool_max_alloc(percpu_pool_t* pool) { return inside(pool)->max_alloc_bytes(); }
+
+PERCPU_EXPORT int percpu_pool_balance(percpu_pool_t* pool) {
+  inside(pool)->drain_front_caches();
+  inside(pool)->balance();
+  return 0;
+}
+PERCPU_EXPORT int percpu_balance(void) {
+  Pool* pool = library.default_pool();
+  return pool != nullptr ? percpu_pool_balance(outside(pool)) : -1;
+}
+
+// ---- accounting ----------------------------------------------------------------------------------------------------
+
+PERCPU_EXPORT percpu_domain_t* percpu_domain_create(const char* name, size_t limit_bytes, percpu_domain_t* parent) {
+  if (name == nullptr || std::strlen(name) >= percpu::kDomainNameBytes) {
+    errno = EINVAL;
+    return nullptr;
+  }
+  if (result_of(library.watch_forks()) != 0) return nullptr;
+  int error = 0;
+  const DomainId id = library.accounting().create(library.system(), name, limit_bytes, id_of(parent), &error);
+  if (id == percpu::kNoDomain) errno = -error;
+  return outside_domain(id);
+}
+PERCPU_EXPORT percpu_domain_t* percpu_domain_get(percpu_domain_t* domain) {
+  if (domain != nullptr) library.accounting().get(id_of(domain));
+  return domain;
+}
+PERCPU_EXPORT void percpu_domain_put(percpu_domain_t* domain) {
+  if (domain != nullptr) library.accounting().put(id_of(domain));
+}
+PERCPU_EXPORT percpu_domain_t* percpu_domain_set(percpu_domain_t* domain) {
+  const DomainId before{current_domain};
+  current_domain = id_of(domain).value;
+  return outside_domain(before);
+}
+PERCPU_EXPORT percpu_domain_t* percpu_domain_current(void) { return outside_domain({current_domain}); }
+PERCPU_EXPORT void percpu_domain_read(const percpu_domain_t* domain, percpu_domain_stats* out) {
+  const Domain& entry = *inside_domain(const_cast<percpu_domain_t*>(domain));
+  std::memcpy(out->name, entry.name, sizeof out->name);
+  out->limit_bytes = entry.limit_bytes.load(std::memory_order_relaxed);
+  out->charged_bytes = entry.charged_bytes.load(std::memory_order_relaxed);
+  out->peak_charged_bytes = entry.peak_charged_bytes.load(std::memory_order_relaxed);
+  out->nr_refused = entry.nr_refused.load(std::memory_order_relaxed);
+}
+PERCPU_EXPORT void percpu_domain_set_limit(percpu_domain_t* domain, size_t limit_bytes) {
+  inside_domain(domain)->limit_bytes.store(limit_bytes, std::memory_order_relaxed);
+}
+
+// ---- questions and statistics --------------------------------------------------------------------------------------
+
+PERCPU_EXPORT int percpu_address_info(const void* address, struct percpu_address* out) {
+  return library.address_info(address, out);
+}
+PERCPU_EXPORT int percpu_page_node(const void* address) { return result_of(library.page_node(address)); }
+
+PERCPU_EXPORT int percpu_pool_stats_read(percpu_pool_t* pool, struct percpu_stats* out, size_t struct_bytes) {
+  struct percpu_stats stats;
+  inside(pool)->read_stats(&stats);
+  std::memset(out, 0, struct_bytes);
+  std::memcpy(out, &stats, std::min(struct_bytes, sizeof stats));
+  return 0;
+}
+PERCPU_EXPORT int percpu_stats_read(struct percpu_stats* out, size_t struct_bytes) {
+  Pool* pool = library.default_pool();
+  return pool != nullptr ? percpu_pool_stats_read(outside(pool), out, struct_bytes) : -1;
+}
+
+PERCPU_EXPORT size_t percpu_pool_chunks(percpu_pool_t* pool, struct percpu_chunk_stats* out, size_t max,
+                                        size_t struct_bytes) {
+  percpu::ChunkCursor cursor;
+  struct percpu_chunk_stats row;
+  size_t count = 0;
+  for (; inside(pool)->read_chunks_from(cursor, &row, 1) == 1; count++) {
+    if (count >= max) continue;
+    char* at = reinterpret_cast<char*>(out) + count * struct_bytes;
+    std::memset(at, 0, struct_bytes);
+    std::memcpy(at, &row, std::min(struct_bytes, sizeof row));
+  }
+  return count;
+}
+
+PERCPU_EXPORT size_t percpu_pool_report(percpu_pool_t* pool, enum percpu_report_kind what, char* buffer, size_t bytes) {
+  percpu::Text text(buffer, bytes);
+  switch (what) {
+    case PERCPU_REPORT_LAYOUT: percpu::report_layout(*inside(pool), text); break;
+    case PERCPU_REPORT_TEXT: percpu::report_text(*inside(pool), text); break;
+    case PERCPU_REPORT_JSON: percpu::report_json(*inside(pool), text); break;
+  }
+  return text.needed_bytes();
+}
+PERCPU_EXPORT size_t percpu_report(enum percpu_report_kind what, char* buffer, size_t bytes) {
+  Pool* pool = library.default_pool();
+  return pool != nullptr ? percpu_pool_report(outside(pool), what, buffer, bytes) : 0;
+}
+
+PERCPU_EXPORT int percpu_pool_check(percpu_pool_t* pool) {
+  inside(pool)->check();
+  return 0;
+}

@@ -1,0 +1,435 @@
+// SPDX-License-Identifier: MIT
+#include "api/library.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+#include <pthread.h>
+#include <sys/mman.h>
+
+#include "base/check.h"
+#include "os/env.h"
+
+namespace percpu {
+
+constinit Library library;
+
+namespace {
+
+constexpr size_t kConfBytes = 4096;
+constexpr size_t kHelpBytes = 8192;
+constexpr size_t kDefaultHugePageBytes = size_t{2} << 20;
+
+// Reads the beginning of a small file, terminated. Returns its length, 0 where it cannot be read.
+size_t read_small_file(const System& system, const char* path, char* buffer, size_t capacity_bytes) {
+  buffer[0] = 0;
+  const int file = system.open(path);
+  if (file < 0) return 0;
+  const ssize_t n = system.read(file, buffer, capacity_bytes - 1);
+  (void)system.close(file);
+  const size_t len = n > 0 ? static_cast<size_t>(n) : 0;
+  buffer[len] = 0;
+  return len;
+}
+
+size_t parse_number(const char* text) {
+  size_t number = 0;
+  for (; *text >= '0' && *text <= '9'; text++) number = number * 10 + static_cast<size_t>(*text - '0');
+  return number;
+}
+
+// While it lives, the calling thread is not cancelled: libnuma reads files, and a thread that ended there would leave the
+// first use unfinished for ever.
+class NotCancelled {
+ public:
+  NotCancelled() { pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &before_); }
+  ~NotCancelled() { pthread_setcancelstate(before_, nullptr); }
+  NotCancelled(const NotCancelled&) = delete;
+  NotCancelled& operator=(const NotCancelled&) = delete;
+
+ private:
+  int before_ = PTHREAD_CANCEL_ENABLE;
+};
+
+// How often the fork handlers are installed and have run for the fork that this thread is about to make: only the outermost
+// pair does something.
+__thread uint32_t fork_depth __attribute__((tls_model("initial-exec"))) = 0;
+
+bool outermost_after_fork() { return fork_depth != 0 && --fork_depth == 0; }
+
+// A machine with one node, for PERCPU_CONF=nodes:one.
+const NumaSource kOneNode = {
+    [] { return false; }, [] { return 0; }, [](int) { return 0; }, [](int) { return true; }, [](int, int) { return 0; },
+};
+
+}  // namespace
+
+// ---- first use -------------------------------------------------------------------------------------------------------
+
+int Library::prepare() {
+  if (prepared_.done()) return 0;
+  const int result = watch_forks();
+  if (result != 0) return result;
+  const NotCancelled not_cancelled;
+  return prepared_.run([this] { return prepare_now(); });
+}
+
+int Library::prepare_now() {
+  read_configuration();
+  const int result = read_machine();
+  if (result != 0) return result;
+  read_memory_settings();
+  warnings_.set_limit(config_.warnings);
+  environment_.system = &system();
+  environment_.config = &config_;
+  environment_.topology = &topology_;
+  environment_.accounting = &accounting_;
+  environment_.grace = &grace_;
+  environment_.fence = &fence_;
+  environment_.balancer = &balancer_;
+  environment_.warnings = &warnings_;
+  balancer_.init(system(), grace_);
+  if (!watches_exit_) {
+    // Without it the balance thread ends with the process, as any other thread does.
+    (void)std::atexit(at_exit);
+    watches_exit_ = true;
+  }
+  return 0;
+}
+
+void Library::read_configuration() {
+  char conf[kConfBytes];
+  if (read_conf(conf, sizeof conf) >= sizeof conf) {
+    report("PERCPU_CONF: expected at most %zu bytes, found more: the rest is ignored", sizeof conf - 1);
+  }
+  config_ = parse_config(conf, page_size_bytes(), [](void*, const char* message) { report("%s", message); }, nullptr);
+  if (!config_.help) return;
+  char help[kHelpBytes];
+  Text text(help, sizeof help);
+  config_help(text);
+  report_raw(help, text.length_bytes());
+}
+
+int Library::read_machine() {
+  const NumaSource& numa = config_.nodes == NodesMode::kOne ? kOneNode : libnuma_source();
+  const TopologySize size = measure_topology(system(), numa, &topology_);
+  const size_t bytes = topology_storage_bytes(size);
+  const intptr_t storage = system().mmap(0, bytes, PROT_READ | PROT_WRITE, 0);
+  if (storage < 0) return -ENOMEM;
+  read_topology(system(), numa, reinterpret_cast<void*>(storage), &topology_);
+  return 0;
+}
+
+void Library::read_memory_settings() {
+  char text[128];
+  environment_.huge_pages =
+      read_small_file(system(), "/sys/kernel/mm/transparent_hugepage/enabled", text, sizeof text) != 0 &&
+      std::strstr(text, "[never]") == nullptr;
+  environment_.huge_page_bytes = kDefaultHugePageBytes;
+  if (read_small_file(system(), "/sys/kernel/mm/transparent_hugepage/hpage_pmd_size", text, sizeof text) != 0) {
+    const size_t bytes = parse_number(text);
+    if (bytes > page_size_bytes() && (bytes & (bytes - 1)) == 0) environment_.huge_page_bytes = bytes;
+  }
+  environment_.strict_overcommit =
+      read_small_file(system(), "/proc/sys/vm/overcommit_memory", text, sizeof text) != 0 && text[0] == '2';
+}
+
+Pool* Library::make_default_pool() {
+  int result = prepare();
+  if (result == 0) {
+    const NotCancelled not_cancelled;
+    result = default_made_.run([this] { return make_default_pool_now(); });
+  }
+  if (result != 0) {
+    errno = -result;
+    return nullptr;
+  }
+  return default_pool_.load(std::memory_order_acquire);
+}
+
+int Library::make_default_pool_now() {
+  size_t static_bytes = 0;
+  int result = statics_.collect(system(), page_size_bytes(), &static_bytes);
+  if (result != 0) return result;
+  PoolSetup setup{};
+  setup.name = "default";
+  setup.is_default = true;
+  setup.unit_size_bytes = config_.unit_size_bytes;
+  setup.static_bytes = static_bytes;
+  setup.reserved_bytes = config_.reserved_size_bytes;
+  setup.dynamic_bytes = config_.dynamic_size_bytes;
+  setup.max_alloc_bytes = config_.max_alloc_bytes;
+  setup.balance = config_.balance;
+  setup.first_chunk = config_.first_chunk;
+  Pool* pool = nullptr;
+  result = Pool::create(environment_, setup, &pool);
+  if (result != 0) return result;
+  statics_.place(*pool);
+  percpu_default_view_ = pool->view();
+  balancer_.add(*pool);
+  default_pool_.store(pool, std::memory_order_release);
+  return 0;
+}
+
+// ---- pools -----------------------------------------------------------------------------------------------------------
+
+namespace {
+
+// What a caller in C may have put into an enum, where any number fits.
+template <class Enum>
+unsigned number_of(const Enum& from) {
+  unsigned number;
+  static_assert(sizeof from == sizeof number);
+  std::memcpy(&number, &from, sizeof number);
+  return number;
+}
+
+// One line on stderr, and EINVAL.
+int bad_member(const char* member, const char* expected, size_t found) {
+  report("percpu_pool_create: %s: expected %s, found %zu", member, expected, found);
+  return -EINVAL;
+}
+
+constexpr size_t kMinUnitBytes = 32 << 10;
+constexpr size_t kMaxUnitSizeBytes = size_t{1} << 30;
+constexpr size_t kMinDynamicBytes = 20 << 10;
+
+int check_attr(const percpu_pool_attr& attr, size_t default_unit_bytes) {
+  if (attr.name != nullptr && std::strlen(attr.name) >= kPoolNameBytes) {
+    return bad_member("name", "at most 31 bytes", std::strlen(attr.name));
+  }
+  if (attr.unit_size != 0 && (attr.unit_size < kMinUnitBytes || attr.unit_size > kMaxUnitSizeBytes)) {
+    return bad_member("unit_size", "0, or 32 KiB to 1 GiB", attr.unit_size);
+  }
+  if (attr.reserved_size > kMaxUnitSizeBytes / 4) return bad_member("reserved_size", "at most 256 MiB", attr.reserved_size);
+  if (attr.reserved_size % kFragmentBytes != 0) return bad_member("reserved_size", "a multiple of 4", attr.reserved_size);
+  if (attr.dynamic_size != 0 && (attr.dynamic_size < kMinDynamicBytes || attr.dynamic_size > kMaxUnitSizeBytes / 4)) {
+    return bad_member("dynamic_size", "0, or 20 KiB to 256 MiB", attr.dynamic_size);
+  }
+  const size_t unit_size = attr.unit_size != 0 ? attr.unit_size : default_unit_bytes;
+  if (attr.max_alloc != 0 && (attr.max_alloc < kFragmentBytes || attr.max_alloc > unit_size)) {
+    return bad_member("max_alloc", "0, or 4 to the unit size", attr.max_alloc);
+  }
+  if (attr.max_bytes != 0 && attr.max_bytes < unit_size) {
+    return bad_member("max_bytes", "0, or at least one unit", attr.max_bytes);
+  }
+  if (attr.nr_cpus > kMaxCpus) return bad_member("nr_cpus", "at most 8192", attr.nr_cpus);
+  if (number_of(attr.balance) > PERCPU_BALANCE_OFF) {
+    return bad_member("balance", "an enum percpu_balance_mode", number_of(attr.balance));
+  }
+  if (number_of(attr.first_chunk) > PERCPU_FIRST_PAGE) {
+    return bad_member("first_chunk", "an enum percpu_first_chunk", number_of(attr.first_chunk));
+  }
+  return 0;
+}
+
+BalanceMode balance_mode(percpu_balance_mode wish, BalanceMode otherwise) {
+  switch (wish) {
+    case PERCPU_BALANCE_THREAD: return BalanceMode::kThread;
+    case PERCPU_BALANCE_SYNC: return BalanceMode::kSync;
+    case PERCPU_BALANCE_OFF: return BalanceMode::kOff;
+    case PERCPU_BALANCE_DEFAULT: break;
+  }
+  return otherwise;
+}
+
+FirstChunk first_chunk(percpu_first_chunk wish, FirstChunk otherwise) {
+  switch (wish) {
+    case PERCPU_FIRST_AUTO: return FirstChunk::kAuto;
+    case PERCPU_FIRST_EMBED: return FirstChunk::kEmbed;
+    case PERCPU_FIRST_PAGE: return FirstChunk::kPage;
+    case PERCPU_FIRST_DEFAULT: break;
+  }
+  return otherwise;
+}
+
+}  // namespace
+
+int Library::create_pool(const percpu_pool_attr& given, Pool** pool) {
+  int result = prepare();
+  if (result != 0) return result;
+  // A caller that was compiled against a longer struct may not mean what we do not know; zero means nothing.
+  percpu_pool_attr attr{};
+  const auto* bytes = reinterpret_cast<const unsigned char*>(&given);
+  for (size_t i = sizeof attr; i < given.struct_bytes; i++) {
+    if (bytes[i] != 0) return bad_member("struct_bytes", "no members that this version does not know", given.struct_bytes);
+  }
+  if (given.struct_bytes < offsetof(percpu_pool_attr, unit_size)) {
+    return bad_member("struct_bytes", "sizeof(struct percpu_pool_attr)", given.struct_bytes);
+  }
+  std::memcpy(&attr, &given, std::min(given.struct_bytes, sizeof attr));
+  result = check_attr(attr, config_.unit_size_bytes);
+  if (result != 0) return result;
+  PoolSetup setup{};
+  setup.name = attr.name != nullptr ? attr.name : "pool";
+  setup.unit_size_bytes = attr.unit_size != 0 ? attr.unit_size : config_.unit_size_bytes;
+  setup.reserved_bytes = attr.reserved_size;
+  setup.dynamic_bytes = attr.dynamic_size != 0 ? attr.dynamic_size : config_.dynamic_size_bytes;
+  setup.max_alloc_bytes = attr.max_alloc;
+  setup.max_bytes = attr.max_bytes;
+  setup.nr_cpus = attr.nr_cpus;
+  setup.balance = balance_mode(attr.balance, config_.balance);
+  setup.first_chunk = first_chunk(attr.first_chunk, config_.first_chunk);
+  result = Pool::create(environment_, setup, pool);
+  if (result == 0) balancer_.add(**pool);
+  return result;
+}
+
+int Library::destroy_pool(Pool* pool) {
+  if (pool == nullptr || pool == default_pool_if_made()) return -EBUSY;
+  if (pool->grace_waiting()) balancer_.free_after_grace();
+  if (pool->nr_live() != 0) return -EBUSY;
+  if (balancer_.remove(*pool)) pool->destroy();
+  return 0;
+}
+
+// ---- threads and copies ----------------------------------------------------------------------------------------------
+
+int Library::attach_thread() {
+  const int saved_errno = errno;
+  Pool* pool = default_pool();
+  const bool registered = pool != nullptr && process_has_rseq() && thread_registered(system());
+  if (registered) percpu_thread_.offset = pool->view().offset;
+  errno = saved_errno;
+  return registered ? 1 : 0;
+}
+
+void* Library::shared_copy(const percpu_view* view, const void* handle) {
+  Pool* pool = view == &percpu_default_view_ ? default_pool_if_made()
+                                             : reinterpret_cast<Pool*>(const_cast<percpu_view*>(view));
+  if (pool == nullptr) fatal("operation on %p: expected a handle, found no pool made yet", handle);
+  const int saved_errno = errno;
+  unsigned number = 0;
+  unsigned node = 0;
+  (void)system().getcpu(&number, &node);  // where it fails, any copy will do: the operations are atomic
+  errno = saved_errno;
+  CpuId cpu{static_cast<int32_t>(number)};
+  if (!pool->layout().unit_of_cpu(cpu).valid()) cpu = topology_.possible.first();
+  uint32_t copy = static_cast<uint32_t>(cpu.value);
+  if (process_has_rseq()) {
+    copy = pool->view().nr_cpu_ids + static_cast<uint32_t>(pool->layout().group_of_cpu(cpu).value);
+  }
+  return reinterpret_cast<void*>(reinterpret_cast<uintptr_t>(handle) + pool->view().offset[copy]);
+}
+
+int Library::fence(int cpu) {
+  int result = prepare();
+  if (result != 0) return result;
+  if (cpu == PERCPU_ALL_CPUS) {
+    result = fence_.all(system(), topology_.possible);
+  } else {
+    const CpuId id{cpu};
+    if (!topology_.possible.has(id)) return -EINVAL;
+    result = fence_.cpu(system(), id);
+  }
+  return result == 0 ? 0 : -ENOSYS;
+}
+
+// ---- questions -------------------------------------------------------------------------------------------------------
+
+int Library::address_info(const void* address, percpu_address* info) {
+  const auto value = reinterpret_cast<uintptr_t>(address);
+  bool found = false;
+  {
+    Grace::Reader reader(grace_);
+    for (Pool* pool = balancer_.first_pool(); pool != nullptr && !found;
+         pool = pool->next.load(std::memory_order_acquire)) {
+      found = pool->contains(value) && pool->address_info(value, info);
+    }
+  }
+  if (!found) return 0;
+  // Static variables: the handle of the module's piece is what owns them.
+  if (inside(info->pool) == default_pool_if_made()) {
+    const Pool& pool = *inside(info->pool);
+    const uintptr_t handle = pool.memory().handle(ChunkId{info->chunk}, {static_cast<uint32_t>(info->unit_offset)});
+    uintptr_t piece = 0;
+    size_t piece_bytes = 0;
+    if (statics_.owns(handle, &piece, &piece_bytes)) {
+      info->flags |= PERCPU_INFO_STATIC | PERCPU_INFO_LIVE;
+      info->handle = reinterpret_cast<void*>(piece);
+      info->area_bytes = piece_bytes;
+      info->area_offset = handle - piece;
+    }
+  }
+  return 1;
+}
+
+int Library::page_node(const void* address) {
+  NodeId node{};
+  const int result = node_of(system(), reinterpret_cast<uintptr_t>(address), &node);
+  return result < 0 ? result : node.value;
+}
+
+// ---- fork and exit ---------------------------------------------------------------------------------------------------
+
+// As early as can be: handlers that are installed later prepare before ours and resume after them. So their locks may be held
+// around calls of the library, and they may call it themselves.
+namespace {
+__attribute__((constructor(101))) void watch_forks_early() { (void)library.watch_forks(); }
+}  // namespace
+
+// Two threads that come here at the same time may both install the handlers, and so may the child of a fork in between;
+// fork_depth makes one of them.
+int Library::watch_forks() {
+  if (watches_forks_.load(std::memory_order_acquire)) return 0;
+  const int error = pthread_atfork(at_fork_prepare, at_fork_parent, at_fork_child);
+  if (error != 0) return -error;
+  watches_forks_.store(true, std::memory_order_release);
+  return 0;
+}
+
+void Library::fork_prepare() PERCPU_NO_THREAD_SAFETY_ANALYSIS {  // released in fork_parent() or fork_child()
+  grace_.fork_prepare();
+  statics_.lock_for_fork();
+  balancer_.fork_prepare();
+  for (Pool* pool = balancer_.first_pool(); pool != nullptr; pool = pool->next.load(std::memory_order_relaxed)) {
+    pool->fork_stop();
+  }
+  // fork copies pages one after the other: no sequence may change front caches meanwhile. Where there is no fence, a thread
+  // that is in the middle of one right now may leave the child with an area in two places.
+  if (balancer_.first_pool() != nullptr) (void)fence_.all(system(), topology_.possible);
+  for (Pool* pool = balancer_.first_pool(); pool != nullptr; pool = pool->next.load(std::memory_order_relaxed)) {
+    pool->fork_prepare();
+  }
+  accounting_.lock_for_fork();
+}
+
+void Library::fork_parent() PERCPU_NO_THREAD_SAFETY_ANALYSIS {  // taken in fork_prepare()
+  accounting_.unlock_after_fork();
+  for (Pool* pool = balancer_.first_pool(); pool != nullptr; pool = pool->next.load(std::memory_order_relaxed)) {
+    pool->fork_parent();
+  }
+  balancer_.fork_parent();
+  statics_.unlock_after_fork();
+  grace_.fork_parent();
+}
+
+void Library::fork_child() PERCPU_NO_THREAD_SAFETY_ANALYSIS {  // taken in fork_prepare()
+  grace_.fork_child();  // first: the others ask whether it is lost
+  accounting_.unlock_after_fork();
+  for (Pool* pool = balancer_.first_pool(); pool != nullptr; pool = pool->next.load(std::memory_order_relaxed)) {
+    pool->fork_child();
+  }
+  balancer_.fork_child();
+  statics_.unlock_after_fork();
+  prepared_.reset_after_fork_in_child();
+  default_made_.reset_after_fork_in_child();
+}
+
+void Library::at_fork_prepare() {
+  if (fork_depth++ == 0) library.fork_prepare();
+}
+void Library::at_fork_parent() {
+  if (outermost_after_fork()) library.fork_parent();
+}
+void Library::at_fork_child() {
+  if (outermost_after_fork()) library.fork_child();
+}
+
+void Library::at_exit() {
+  library.exiting_.store(true, std::memory_order_relaxed);
+  library.balancer_.stop();
+}
+
+}  // namespace percpu

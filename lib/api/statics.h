@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: MIT
+//
+// Static per-CPU variables: the modules that define some, and where each module's images have their copies. docs/static.md
+// tells the whole protocol; include/percpu/static.h is the other side of it.
+//
+// Invariants:
+//   a module that is open has its image section [image_begin, image_end) mapped, and its piece holds as many bytes
+//   pieces in the static part keep their place for ever; a closed one waits for the module to come again
+// Locking: lock_ guards the table (lock 1 of lib/README.md). The table of modules is read with the dynamic linker's own
+// lock held (dl_iterate_phdr) only to copy what it says; no lock of ours is taken inside.
+#ifndef PERCPU_API_STATICS_H
+#define PERCPU_API_STATICS_H
+
+#include <cstddef>
+#include <cstdint>
+
+#include "base/annotations.h"
+#include "os/mutex.h"
+#include "os/system.h"
+#include "runtime/pool.h"
+
+namespace percpu {
+
+struct Module {
+  uintptr_t image_begin;
+  uintptr_t image_end;
+  uintptr_t handle;  // of the piece's first byte; for a static piece, its offset in the unit until there is a pool
+  bool in_static_part;
+  bool open;
+  size_t size_bytes() const { return image_end - image_begin; }
+};
+
+class Statics {
+ public:
+  constexpr Statics() = default;
+
+  // Finds the modules that are there now and lays their pieces out. Called once, before the default pool is made; the
+  // result is the size of its static part. -errno where memory for the table cannot be had.
+  [[nodiscard]] int collect(const System& system, size_t page_bytes, size_t* static_bytes) PERCPU_EXCLUDES(lock_);
+  // Copies the images of the static part to every CPU's copy, and turns offsets into handles.
+  void place(Pool& pool) PERCPU_EXCLUDES(lock_);
+
+  // The handle of the variable whose cell is {handle, image}; stores it in the cell. Stops the program where the image
+  // belongs to no module, or memory for the module's variables cannot be had.
+  void* resolve(Pool& pool, void** cell) PERCPU_EXCLUDES(lock_);
+  // The module of that cell is being closed.
+  void close(Pool& pool, void** cell) PERCPU_EXCLUDES(lock_);
+
+  // True where the piece of an open module begins at or before `handle` and ends behind it.
+  bool owns(uintptr_t handle, uintptr_t* piece, size_t* piece_bytes) PERCPU_EXCLUDES(lock_);
+
+  void lock_for_fork() PERCPU_ACQUIRE(lock_) { lock_.lock(); }
+  void unlock_after_fork() PERCPU_RELEASE(lock_) { lock_.unlock(); }
+
+ private:
+  static constexpr uint32_t kMaxModules = 4096;
+
+  Module* find(uintptr_t image) PERCPU_REQUIRES(lock_);
+  Module& add(Pool& pool, uintptr_t image_begin, uintptr_t image_end) PERCPU_REQUIRES(lock_);
+  Module* reuse_static_piece(const Pool& pool, uintptr_t image_begin, uintptr_t image_end) PERCPU_REQUIRES(lock_);
+
+  SleepMutex lock_;
+  Module* modules_ PERCPU_GUARDED_BY(lock_) = nullptr;
+  uint32_t nr_modules_ PERCPU_GUARDED_BY(lock_) = 0;
+};
+
+}  // namespace percpu
+
+#endif  // PERCPU_API_STATICS_H

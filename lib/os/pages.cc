@@ -1,0 +1,197 @@
+// SPDX-License-Identifier: MIT
+#include "os/pages.h"
+
+#include <errno.h>
+#include <linux/mempolicy.h>
+#include <sys/mman.h>
+
+#include "base/check.h"
+#include "base/cpu_mask.h"
+
+// Newer than the headers of the oldest libc that this builds with.
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
+#endif
+#ifndef MADV_DONTNEED_LOCKED
+#define MADV_DONTNEED_LOCKED 24
+#endif
+
+namespace percpu {
+
+namespace {
+
+constexpr int kNoAccess = PROT_NONE;
+constexpr int kReserveFlags = MAP_NORESERVE;
+
+bool retryable(int error) { return error == -EINTR || error == -EAGAIN; }
+
+// mmap of a large range fails by the lock limit under mlockall(MCL_FUTURE), although it is to be unlocked at once. One
+// page is let through, and a mapping that is not locked may grow without limit.
+intptr_t reserve_unlocked(const System& system, size_t size_bytes) {
+  const size_t page = page_size_bytes();
+  intptr_t small = system.mmap(0, page, kNoAccess, kReserveFlags);
+  if (small < 0) return small;
+  uintptr_t address = static_cast<uintptr_t>(small);
+  intptr_t grown = system.munlock(address, page);
+  if (grown == 0) grown = system.mremap(address, page, size_bytes, MREMAP_MAYMOVE);
+  if (grown < 0) static_cast<void>(system.munmap(address, page));
+  return grown;
+}
+
+// Gives back what lies before and behind the aligned part.
+int trim(const System& system, PageRange whole, PageRange kept) {
+  if (kept.start > whole.start) {
+    int error = system.munmap(whole.start, kept.start - whole.start);
+    if (error != 0) return error;
+  }
+  if (whole.end() > kept.end()) return system.munmap(kept.end(), whole.end() - kept.end());
+  return 0;
+}
+
+// The last part of a reservation, and of its renewal: not locked, not dumped, no huge pages. None is worth failing for: what
+// stayed locked would be backed when it is opened, which open_range() prevents by itself; the rest costs memory or disk.
+int set_reservation_properties(const System& system, PageRange range) {
+  int unlocked = system.munlock(range.start, range.size_bytes);
+  int hidden = system.madvise(range.start, range.size_bytes, MADV_DONTDUMP);
+  int small = system.madvise(range.start, range.size_bytes, MADV_NOHUGEPAGE);
+  if (small == -EINVAL) small = 0;  // a kernel that has none
+  return unlocked != 0 ? unlocked : hidden != 0 ? hidden : small;
+}
+
+// Touches one word of each page from inside the kernel, which reports what would be a signal here.
+int populate_by_touching(const System& system, PageRange range) {
+  const size_t page = page_size_bytes();
+  for (uintptr_t at = range.start; at < range.end(); at += page) {
+    int error = 0;
+    for (int tries = 0; tries < kMaxRetries; ++tries) {
+      error = system.touch_word(at);
+      if (!retryable(error)) break;
+    }
+    if (error != 0) return error;
+  }
+  return 0;
+}
+
+// Where move_pages is forbidden. get_mempolicy backs a page that is not there, so this looks first; a page that goes away
+// in between comes back as zeroes on the node that the answer names.
+int node_by_policy(const System& system, uintptr_t page_start, NodeId* node) {
+  unsigned char resident = 0;
+  int error = system.mincore(page_start, page_size_bytes(), &resident);
+  if (error != 0) return error == -ENOMEM ? -EFAULT : error;
+  if ((resident & 1) == 0) return -ENOENT;
+  int found = -1;
+  error = system.get_mempolicy(&found, nullptr, 0, page_start, MPOL_F_NODE | MPOL_F_ADDR);
+  if (error != 0) return error;
+  *node = NodeId{found};
+  return 0;
+}
+
+}  // namespace
+
+int reserve(const System& system, size_t size_bytes, size_t align_bytes, PageRange* range) {
+  const size_t page = page_size_bytes();
+  PERCPU_CHECK(size_bytes > 0 && size_bytes % page == 0, "a reservation must be whole pages, found %zu bytes", size_bytes);
+  PERCPU_CHECK(align_bytes >= page && (align_bytes & (align_bytes - 1)) == 0,
+               "an alignment must be a power of two of at least a page, found %zu", align_bytes);
+  size_t with_slack = size_bytes + (align_bytes - page);
+  if (with_slack < size_bytes) return -ENOMEM;
+  intptr_t address = system.mmap(0, with_slack, kNoAccess, kReserveFlags);
+  if (address == -EAGAIN) address = reserve_unlocked(system, with_slack);
+  if (address < 0) return static_cast<int>(address);
+  PageRange whole{static_cast<uintptr_t>(address), with_slack};
+  PageRange kept{(whole.start + align_bytes - 1) & ~(align_bytes - 1), size_bytes};
+  int error = trim(system, whole, kept);
+  if (error != 0) {
+    static_cast<void>(system.munmap(whole.start, whole.size_bytes));
+    return error;
+  }
+  static_cast<void>(set_reservation_properties(system, kept));
+  *range = kept;
+  return 0;
+}
+
+int unreserve(const System& system, PageRange range) { return system.munmap(range.start, range.size_bytes); }
+
+int bind(const System& system, PageRange range, NodeId node) {
+  if (!node.valid()) return 0;
+  NodeMask nodes;
+  if (!NodeMask::in_range(node)) return -EINVAL;
+  nodes.add(node);
+  return system.mbind(range.start, range.size_bytes, MPOL_PREFERRED, nodes.words, NodeMask::kLenBits);
+}
+
+int open_range(const System& system, PageRange range) {
+  static_cast<void>(system.munlock(range.start, range.size_bytes));
+  return system.mprotect(range.start, range.size_bytes, PROT_READ | PROT_WRITE);
+}
+
+int populate(const System& system, PageRange range) {
+  int error = 0;
+  for (int tries = 0; tries < kMaxRetries; ++tries) {
+    error = system.madvise(range.start, range.size_bytes, MADV_POPULATE_WRITE);
+    if (!retryable(error)) break;
+  }
+  // EINVAL: the kernel does not know the advice, or the range is not writable; touching tells the two apart.
+  return error == -EINVAL ? populate_by_touching(system, range) : error;
+}
+
+int depopulate(const System& system, PageRange range) {
+  int error = system.madvise(range.start, range.size_bytes, MADV_DONTNEED);
+  if (error != -EINVAL) return error;
+  error = system.madvise(range.start, range.size_bytes, MADV_DONTNEED_LOCKED);
+  if (error != -EINVAL) return error;
+  error = system.munlock(range.start, range.size_bytes);
+  return error != 0 ? error : system.madvise(range.start, range.size_bytes, MADV_DONTNEED);
+}
+
+int retire(const System& system, PageRange range, NodeId node) {
+  intptr_t address = system.mmap(range.start, range.size_bytes, kNoAccess, kReserveFlags | MAP_FIXED);
+  if (address < 0) {
+    // Refused before anything was changed, as a rule. If the old mapping is gone already, this tells.
+    int error = depopulate(system, range);
+    return error == 0 ? kOnlyDepopulated : error;
+  }
+  int properties = set_reservation_properties(system, range);
+  int placed = bind(system, range, node);
+  return properties == 0 && placed == 0 ? kRetired : kRetiredUnplaced;
+}
+
+int advise_huge(const System& system, PageRange range, bool on) {
+  return system.madvise(range.start, range.size_bytes, on ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
+}
+
+int resident_pages(const System& system, PageRange range, size_t* pages) {
+  constexpr size_t kPagesAtOnce = 512;
+  unsigned char resident[kPagesAtOnce];
+  const size_t page = page_size_bytes();
+  size_t sum = 0;
+  for (uintptr_t at = range.start; at < range.end();) {
+    size_t left_pages = (range.end() - at) / page;
+    size_t now_pages = left_pages < kPagesAtOnce ? left_pages : kPagesAtOnce;
+    int error = system.mincore(at, now_pages * page, resident);
+    if (error != 0) return error;
+    for (size_t i = 0; i < now_pages; ++i) sum += resident[i] & 1;
+    at += now_pages * page;
+  }
+  *pages = sum;
+  return 0;
+}
+
+int node_of(const System& system, uintptr_t address, NodeId* node) {
+  const size_t page = page_size_bytes();
+  uintptr_t page_start = address & ~(page - 1);
+  int status = -ENOENT;
+  int error = system.query_page(page_start, &status);
+  if (error == -EPERM || error == -ENOSYS) return node_by_policy(system, page_start, node);
+  if (error != 0) return error;
+  if (status >= 0) {
+    *node = NodeId{status};
+    return 0;
+  }
+  if (status != -EFAULT) return status;
+  // EFAULT is also the answer for the shared zero page, which backs what was only read.
+  unsigned char resident = 0;
+  return system.mincore(page_start, page, &resident) == 0 ? -ENOENT : -EFAULT;
+}
+
+}  // namespace percpu

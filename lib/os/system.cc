@@ -1,0 +1,208 @@
+// SPDX-License-Identifier: MIT
+#include "os/system.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <linux/futex.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/auxv.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+namespace percpu {
+
+namespace {
+
+// Most calls go through syscall(2): libc's functions of the same names are cancellation points (open, read, close), do
+// not exist (futex, rseq), or are replaced by sanitizers with ones that do nothing (munlock). Those that change mappings
+// use libc's functions, which sanitizers need to see.
+template <class... Args>
+long raw(long number, Args... args) {
+  int saved_errno = errno;
+  long result = syscall(number, args...);
+  if (result == -1) result = -errno;
+  errno = saved_errno;
+  return result;
+}
+
+template <class Call>
+int without_errno(Call call) {
+  int saved_errno = errno;
+  int result = call();
+  if (result == -1) result = -errno;
+  errno = saved_errno;
+  return result;
+}
+
+void* pointer(uintptr_t address) { return reinterpret_cast<void*>(address); }
+
+// mmap and mremap return MAP_FAILED, which is -1 too.
+template <class Call>
+intptr_t address_or_error(Call call) {
+  int saved_errno = errno;
+  intptr_t result = reinterpret_cast<intptr_t>(call());
+  if (result == -1) result = -errno;
+  errno = saved_errno;
+  return result;
+}
+
+intptr_t do_mmap(uintptr_t address, size_t size_bytes, int protection, int flags) {
+  return address_or_error(
+      [=] { return mmap(pointer(address), size_bytes, protection, flags | MAP_PRIVATE | MAP_ANONYMOUS, -1, 0); });
+}
+
+int do_munmap(uintptr_t address, size_t size_bytes) {
+  return without_errno([=] { return munmap(pointer(address), size_bytes); });
+}
+
+intptr_t do_mremap(uintptr_t address, size_t old_size_bytes, size_t new_size_bytes, int flags) {
+  return address_or_error([=] { return mremap(pointer(address), old_size_bytes, new_size_bytes, flags); });
+}
+
+int do_mprotect(uintptr_t address, size_t size_bytes, int protection) {
+  return without_errno([=] { return mprotect(pointer(address), size_bytes, protection); });
+}
+
+int do_madvise(uintptr_t address, size_t size_bytes, int advice) {
+  return without_errno([=] { return madvise(pointer(address), size_bytes, advice); });
+}
+
+int do_munlock(uintptr_t address, size_t size_bytes) {
+  return static_cast<int>(raw(SYS_munlock, address, size_bytes));
+}
+
+int do_mincore(uintptr_t address, size_t size_bytes, unsigned char* pages) {
+  return static_cast<int>(raw(SYS_mincore, address, size_bytes, pages));
+}
+
+// The kernel takes one bit less than it is told.
+int do_mbind(uintptr_t address, size_t size_bytes, int mode, const uint64_t* nodes, size_t nodes_len_bits) {
+  return static_cast<int>(raw(SYS_mbind, address, size_bytes, mode, nodes, nodes_len_bits + 1, 0));
+}
+
+int do_get_mempolicy(int* mode, uint64_t* nodes, size_t nodes_len_bits, uintptr_t address, unsigned flags) {
+  return static_cast<int>(raw(SYS_get_mempolicy, mode, nodes, nodes_len_bits + 1, address, flags));
+}
+
+int do_query_page(uintptr_t address, int* status) {
+  void* page = pointer(address);
+  return static_cast<int>(raw(SYS_move_pages, 0, 1UL, &page, nullptr, status, 0));
+}
+
+int do_touch_word(uintptr_t address) {
+  // Wakes the sleepers of a word of our own (there are none), and one of the touched word if that holds 0x7ff: a wake for
+  // no reason, which every user of a futex must expect.
+  static const uint32_t nobody_sleeps_here = 0;
+  long result = raw(SYS_futex, &nobody_sleeps_here, FUTEX_WAKE_OP_PRIVATE, 0, nullptr, address,
+                    FUTEX_OP(FUTEX_OP_ADD, 0, FUTEX_OP_CMP_EQ, 0x7ff));
+  return result < 0 ? static_cast<int>(result) : 0;
+}
+
+int do_sched_getaffinity(pid_t thread, size_t mask_bytes, void* mask) {
+  return static_cast<int>(raw(SYS_sched_getaffinity, thread, mask_bytes, mask));
+}
+
+int do_sched_setaffinity(pid_t thread, size_t mask_bytes, const void* mask) {
+  return static_cast<int>(raw(SYS_sched_setaffinity, thread, mask_bytes, mask));
+}
+
+int do_getcpu(unsigned* cpu, unsigned* node) {
+  return without_errno([=] { return getcpu(cpu, node); });
+}
+
+int do_membarrier(int command, unsigned flags, int cpu) {
+  return static_cast<int>(raw(SYS_membarrier, command, flags, cpu));
+}
+
+int do_rseq(void* area, uint32_t len_bytes, int flags, uint32_t signature) {
+  return static_cast<int>(raw(SYS_rseq, area, len_bytes, flags, signature));
+}
+
+int do_futex_wait(const uint32_t* word, uint32_t expected, const timespec* timeout) {
+  return static_cast<int>(raw(SYS_futex, word, FUTEX_WAIT_PRIVATE, expected, timeout, nullptr, 0));
+}
+
+int do_futex_wake(const uint32_t* word, int how_many) {
+  return static_cast<int>(raw(SYS_futex, word, FUTEX_WAKE_PRIVATE, how_many, nullptr, nullptr, 0));
+}
+
+int do_open(const char* path) {
+  return static_cast<int>(raw(SYS_openat, AT_FDCWD, path, O_RDONLY | O_CLOEXEC, 0));
+}
+
+ssize_t do_read(int file, void* buffer, size_t size_bytes) { return raw(SYS_read, file, buffer, size_bytes); }
+
+int do_close(int file) { return static_cast<int>(raw(SYS_close, file)); }
+
+// A balancer needs little stack, and address space may be scarce (ulimit -v); but the thread-local data of all loaded
+// objects lie on it too.
+constexpr size_t kStackBytes = 256 * 1024;
+
+// Returns: 0 or a positive error, as the pthread functions do.
+int create_with_stack(pthread_t* thread, size_t stack_bytes, void* (*run)(void*), void* argument) {
+  pthread_attr_t attributes;
+  int error = pthread_attr_init(&attributes);
+  if (error != 0) return error;
+  if (stack_bytes > 0) error = pthread_attr_setstacksize(&attributes, stack_bytes);
+  if (error == 0) error = pthread_create(thread, &attributes, run, argument);
+  pthread_attr_destroy(&attributes);
+  return error;
+}
+
+int do_start_thread(pthread_t* thread, const char* name, void* (*run)(void*), void* argument) {
+  int saved_errno = errno;
+  sigset_t all;
+  sigset_t before;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &before);  // a thread begins with the mask of the one that makes it
+  int error = create_with_stack(thread, kStackBytes, run, argument);
+  if (error == EINVAL) error = create_with_stack(thread, 0, run, argument);  // too small for its thread-local data
+  pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  if (error == 0) pthread_setname_np(*thread, name);  // for people who look; it does not matter if it fails
+  errno = saved_errno;
+  return -error;
+}
+
+int do_join_thread(pthread_t thread) {
+  int saved_errno = errno;
+  int error = pthread_join(thread, nullptr);
+  errno = saved_errno;
+  return -error;
+}
+
+constexpr System kRealSystem = {
+    .mmap = do_mmap,
+    .munmap = do_munmap,
+    .mremap = do_mremap,
+    .mprotect = do_mprotect,
+    .madvise = do_madvise,
+    .munlock = do_munlock,
+    .mincore = do_mincore,
+    .mbind = do_mbind,
+    .get_mempolicy = do_get_mempolicy,
+    .query_page = do_query_page,
+    .touch_word = do_touch_word,
+    .sched_getaffinity = do_sched_getaffinity,
+    .sched_setaffinity = do_sched_setaffinity,
+    .getcpu = do_getcpu,
+    .membarrier = do_membarrier,
+    .rseq = do_rseq,
+    .futex_wait = do_futex_wait,
+    .futex_wake = do_futex_wake,
+    .open = do_open,
+    .read = do_read,
+    .close = do_close,
+    .start_thread = do_start_thread,
+    .join_thread = do_join_thread,
+};
+
+}  // namespace
+
+const System& real_system() { return kRealSystem; }
+
+size_t page_size_bytes() { return getauxval(AT_PAGESZ); }
+
+}  // namespace percpu

@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: MIT
+#include "runtime/balancer.h"
+
+#include "base/check.h"
+#include "runtime/pool.h"
+
+namespace percpu {
+namespace {
+
+constexpr char kThreadName[] = "percpu-balance";
+
+// While front caches hold something, the thread looks after them this often.
+constexpr timespec kLookAgain = {0, 200 * 1000 * 1000};
+
+// How long the end of the process waits for a round in progress.
+constexpr timespec kStopPatience = {0, 100 * 1000 * 1000};
+constexpr int kStopTries = 10;
+
+}  // namespace
+
+// ---- the list ------------------------------------------------------------------------------------------------------
+
+void Balancer::add(Pool& pool) {
+  SleepMutexGuard guard(rounds_lock_);
+  pool.next.store(pools_.load(std::memory_order_relaxed), std::memory_order_relaxed);
+  pools_.store(&pool, std::memory_order_release);
+}
+
+bool Balancer::remove(Pool& pool) {
+  {
+    SleepMutexGuard guard(rounds_lock_);
+    std::atomic<Pool*>* link = &pools_;
+    while (link->load(std::memory_order_relaxed) != &pool) link = &link->load(std::memory_order_relaxed)->next;
+    link->store(pool.next.load(std::memory_order_relaxed), std::memory_order_release);
+  }
+  // Readers who found the pool before it left the list go on reading it.
+  return grace_->wait();
+}
+
+// ---- waking and starting ---------------------------------------------------------------------------------------------
+
+// The bell remembers what is rung while there is nobody to hear it, so a thread that is just starting misses nothing.
+void Balancer::wake() {
+  bell_.ring(*system_);
+  if (!running()) start_wanted_.store(true, std::memory_order_relaxed);
+}
+
+// Starts the thread, or finds that somebody else does. The first failure is told; every later call tries again.
+void Balancer::start() {
+  if (stopping_.load(std::memory_order_relaxed)) return;  // the process ends: nothing needs balancing any more
+  start_wanted_.store(false, std::memory_order_relaxed);
+  uint32_t expected = kNone;
+  if (!state_.compare_exchange_strong(expected, kStarting, std::memory_order_acquire)) return;
+  const int result = system_->start_thread(&thread_, kThreadName, thread_main, this);
+  if (result == 0) {
+    // The thread itself may have said so already.
+    expected = kStarting;
+    state_.compare_exchange_strong(expected, kRunning, std::memory_order_release);
+    return;
+  }
+  if (!said_unstartable_) {
+    said_unstartable_ = true;
+    report("the balance thread cannot be started (error %d); its work is done by the threads that allocate", -result);
+  }
+  state_.store(kNone, std::memory_order_release);
+  start_wanted_.store(true, std::memory_order_relaxed);
+}
+
+void Balancer::stop() {
+  if (stopping_.exchange(true, std::memory_order_seq_cst) || !running()) return;
+  bell_.ring(*system_);
+  for (int i = 0; i < kStopTries && running() && !in_grace_.load(std::memory_order_relaxed); i++) {
+    (void)futex_wait(state_, kRunning, &kStopPatience);
+  }
+  if (!running()) (void)system_->join_thread(thread_);
+}
+
+void Balancer::fork_child() {
+  state_.store(kNone, std::memory_order_relaxed);
+  in_grace_.store(false, std::memory_order_relaxed);
+  bell_.reset_after_fork_in_child();
+  grace_lock_.reset_after_fork_in_child();
+  bool any_due = false;
+  for (Pool* pool = first_pool(); pool != nullptr; pool = pool->next.load(std::memory_order_relaxed)) {
+    any_due = any_due || pool->due();
+  }
+  if (any_due) bell_.ring(*system_);
+  start_wanted_.store(any_due, std::memory_order_relaxed);
+  rounds_lock_.unlock();
+}
+
+// ---- the thread ------------------------------------------------------------------------------------------------------
+
+void* Balancer::thread_main(void* self) {
+  static_cast<Balancer*>(self)->run();
+  return nullptr;
+}
+
+void Balancer::run() {
+  uint32_t expected = kStarting;
+  state_.compare_exchange_strong(expected, kRunning, std::memory_order_release);
+  bool look_again = false;
+  while (!stopping_.load(std::memory_order_seq_cst)) {
+    (void)bell_.wait(*system_, look_again ? &kLookAgain : nullptr);
+    look_again = age_front_caches();
+    run_rounds();
+    while (any_grace_waiting() && !stopping_.load(std::memory_order_seq_cst)) {
+      in_grace_.store(true, std::memory_order_relaxed);
+      free_after_grace();
+      in_grace_.store(false, std::memory_order_relaxed);
+      run_rounds();
+    }
+  }
+  state_.store(kEnded, std::memory_order_release);
+  futex_wake(state_, 1);
+}
+
+// True while a pool wants another look.
+bool Balancer::age_front_caches() {
+  SleepMutexGuard guard(rounds_lock_);
+  bool again = false;
+  for (Pool* pool = first_pool(); pool != nullptr; pool = pool->next.load(std::memory_order_relaxed)) {
+    again = pool->age_front_caches() || again;
+  }
+  return again;
+}
+
+void Balancer::run_rounds() {
+  SleepMutexGuard guard(rounds_lock_);
+  for (Pool* pool = first_pool(); pool != nullptr; pool = pool->next.load(std::memory_order_relaxed)) {
+    if (pool->take_due() && !stopping_.load(std::memory_order_relaxed)) pool->make_round();
+  }
+}
+
+bool Balancer::any_grace_waiting() {
+  SleepMutexGuard guard(rounds_lock_);
+  for (Pool* pool = first_pool(); pool != nullptr; pool = pool->next.load(std::memory_order_relaxed)) {
+    if (pool->grace_waiting() && !grace_->lost()) return true;
+  }
+  return false;
+}
+
+void Balancer::free_after_grace() {
+  SleepMutexGuard one_at_a_time(grace_lock_);
+  bool any = false;
+  {
+    SleepMutexGuard guard(rounds_lock_);
+    for (Pool* pool = first_pool(); pool != nullptr; pool = pool->next.load(std::memory_order_relaxed)) {
+      any = pool->begin_grace_batch() || any;
+    }
+  }
+  if (!any || !grace_->wait()) return;
+  SleepMutexGuard guard(rounds_lock_);
+  for (Pool* pool = first_pool(); pool != nullptr; pool = pool->next.load(std::memory_order_relaxed)) {
+    pool->free_grace_batch();
+  }
+}
+
+}  // namespace percpu

@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: MIT
+//
+// The background thread of the process, and the list of its pools. The thread gives wholly free chunks and empty pages
+// back, keeps pages ready for atomic allocations, and frees what percpu_free_rcu() left, pool after pool; it sleeps
+// unless a pool has asked.
+//
+// Invariants:
+//   a pool is in the list from the end of its making to the beginning of its destruction
+//   the thread runs at most once a process; it has all signals blocked; it ends when the process exits
+//   state_ moves  none -> starting -> running -> ended,  back to none where it cannot be started, and in a fork's child
+// Locking: rounds_lock_ (lock 2 of lib/README.md) is held while the list changes and while a round is in progress, so that a
+// pool that has left the list is not worked on. Readers of the list who only ask walk it under RCU.
+#ifndef PERCPU_RUNTIME_BALANCER_H
+#define PERCPU_RUNTIME_BALANCER_H
+
+#include <pthread.h>
+
+#include <atomic>
+#include <cstdint>
+
+#include "base/annotations.h"
+#include "os/futex.h"
+#include "os/mutex.h"
+#include "os/system.h"
+#include "runtime/grace.h"
+
+namespace percpu {
+
+class Pool;
+
+class Balancer {
+ public:
+  constexpr Balancer() = default;
+
+  // Before anything else; `system` and `grace` outlive the balancer.
+  void init(const System& system, Grace& grace) {
+    system_ = &system;
+    grace_ = &grace;
+  }
+
+  void add(Pool& pool) PERCPU_EXCLUDES(rounds_lock_);
+  // Takes the pool off the list and waits until neither the thread nor a reader can be using it. False where that cannot be
+  // told (Grace::lost()): then the pool must be kept.
+  [[nodiscard]] bool remove(Pool& pool) PERCPU_EXCLUDES(rounds_lock_);
+  // The head of the list. Requires: a Grace::Reader, or rounds_lock_, or a fork in progress.
+  Pool* first_pool() const { return pools_.load(std::memory_order_acquire); }
+
+  // A pool has work. Context: any; where the thread does not run yet this leaves a note for start_if_wanted().
+  void wake();
+  // Starts the thread if someone wanted it. Context: may block, holds no lock of ours.
+  void start_if_wanted() {
+    if (start_wanted_.load(std::memory_order_relaxed)) start();
+  }
+  bool running() const { return state_.load(std::memory_order_acquire) == kRunning; }
+  // Whether there is a thread that hears of what is due, or nobody needs one any more. False: who finds work due does it.
+  bool serves() const {
+    return state_.load(std::memory_order_relaxed) != kNone || stopping_.load(std::memory_order_relaxed);
+  }
+
+  // Waits for a grace period and frees what waited for it, in all pools. Context: may block; not inside a read section;
+  // holds no lock of ours.
+  void free_after_grace() PERCPU_EXCLUDES(grace_lock_, rounds_lock_);
+
+  // Ends the thread, without waiting longer than it takes to notice. Called when the process exits; only the first call does it.
+  void stop();
+
+  void fork_prepare() PERCPU_ACQUIRE(rounds_lock_) { rounds_lock_.lock(); }
+  void fork_parent() PERCPU_RELEASE(rounds_lock_) { rounds_lock_.unlock(); }
+  void fork_child() PERCPU_RELEASE(rounds_lock_);
+
+ private:
+  enum State : uint32_t { kNone = 0, kStarting = 1, kRunning = 2, kEnded = 3 };
+
+  static void* thread_main(void* self);
+  void start();
+  void run();
+  void run_rounds() PERCPU_EXCLUDES(rounds_lock_);
+  bool age_front_caches() PERCPU_EXCLUDES(rounds_lock_);
+  bool any_grace_waiting() PERCPU_EXCLUDES(rounds_lock_);
+
+  const System* system_ = nullptr;
+  Grace* grace_ = nullptr;
+  SleepMutex grace_lock_ PERCPU_ACQUIRED_BEFORE(rounds_lock_);  // who waits for a grace period: one at a time
+  SleepMutex rounds_lock_;
+  std::atomic<Pool*> pools_{nullptr};  // written under rounds_lock_
+  WakeWord bell_;
+  FutexWord state_{kNone};
+  std::atomic<bool> start_wanted_{false};
+  std::atomic<bool> stopping_{false};
+  std::atomic<bool> in_grace_{false};  // the thread may be held up by the program's readers
+  bool said_unstartable_ = false;      // written by who moved state_ to kStarting
+  pthread_t thread_{};
+};
+
+}  // namespace percpu
+
+#endif  // PERCPU_RUNTIME_BALANCER_H

@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: MIT
+#include "runtime/grace.h"
+
+#include <cerrno>
+#include <climits>
+#include <csignal>
+#include <urcu-bp.h>
+
+#include "os/futex.h"
+
+namespace percpu {
+namespace {
+
+// How long a fork waits for those who are inside liburcu: readers and grace periods end by themselves, unless they wait, by
+// way of the program's own locks, for the thread that forks.
+constexpr uint32_t kForkPatienceMs = 5000;
+// The same where they are likely to be held up by urcu_bp_before_fork(). Who is inside after that time waits for its locks,
+// and does no harm to the child: the program makes the child's liburcu good.
+constexpr uint32_t kBracketedPatienceMs = 20;
+
+constexpr uint32_t kSliceMs = 10;
+
+// Whether the fork that is being prepared has let threads stay inside liburcu.
+__thread bool left_inside __attribute__((tls_model("initial-exec"))) = false;
+
+// What urcu_bp_before_fork() leaves behind, besides its locks: all signals are blocked.
+bool all_signals_blocked() {
+  sigset_t blocked;
+  if (pthread_sigmask(SIG_SETMASK, nullptr, &blocked) != 0) return false;
+  for (int number = 1; number <= SIGRTMAX; number++) {
+    const bool blockable = number != SIGKILL && number != SIGSTOP && (number < 32 || number >= SIGRTMIN);
+    if (blockable && sigismember(&blocked, number) == 0) return false;
+  }
+  return true;
+}
+
+}  // namespace
+
+void Gate::enter() {
+  uint32_t now = word_.load(std::memory_order_relaxed);
+  for (;;) {
+    if (now >= kShut) {
+      (void)futex_wait(word_, now);
+      now = word_.load(std::memory_order_relaxed);
+    } else if (word_.compare_exchange_weak(now, now + 1, std::memory_order_seq_cst)) {
+      return;
+    }
+  }
+}
+
+void Gate::leave() {
+  const uint32_t before = word_.fetch_sub(1, std::memory_order_seq_cst);
+  if (before >= kShut && (before & kInside) == 1) futex_wake(word_, INT_MAX);
+}
+
+bool Gate::shut() { return (word_.fetch_add(kShut, std::memory_order_seq_cst) & kInside) != 0; }
+
+bool Gate::wait_empty(uint32_t patience_ms) {
+  constexpr timespec kSlice = {0, kSliceMs * 1000 * 1000};
+  uint32_t waited_ms = 0;
+  for (;;) {
+    const uint32_t now = word_.load(std::memory_order_seq_cst);
+    if ((now & kInside) == 0) return true;
+    if (patience_ms != 0 && waited_ms >= patience_ms) return false;
+    if (futex_wait(word_, now, patience_ms != 0 ? &kSlice : nullptr) == -ETIMEDOUT) waited_ms += kSliceMs;
+  }
+}
+
+void Gate::open() {
+  const uint32_t before = word_.fetch_sub(kShut, std::memory_order_seq_cst);
+  if (before < 2 * kShut) futex_wake(word_, INT_MAX);
+}
+
+bool Grace::wait() {
+  if (lost_.load(std::memory_order_relaxed)) return false;
+  waiters_.enter();
+  urcu_bp_synchronize_rcu();
+  waiters_.leave();
+  return true;
+}
+
+// Where liburcu is lost nothing is freed on the strength of a grace period, so that readers need no section; and a thread
+// that is new to liburcu would hang in it.
+Grace::Reader::Reader(Grace& grace) : grace_(grace) {
+  grace_.readers_.enter();
+  in_section_ = !grace_.lost();
+  if (in_section_) urcu_bp_read_lock();
+}
+
+Grace::Reader::~Reader() {
+  if (in_section_) urcu_bp_read_unlock();
+  grace_.readers_.leave();
+}
+
+// Asking whether we are inside a read section makes this thread known to liburcu, which needs a lock that
+// urcu_bp_before_fork() may have taken.
+bool Grace::waiters_left() {
+  if (all_signals_blocked()) {
+    (void)waiters_.wait_empty(kBracketedPatienceMs);
+    return true;
+  }
+  if (urcu_bp_read_ongoing() != 0) return false;
+  return waiters_.wait_empty(kForkPatienceMs);
+}
+
+void Grace::fork_prepare() {
+  left_inside = waiters_.shut() && !waiters_left();
+  if (!readers_.shut()) return;
+  if (all_signals_blocked()) {
+    (void)readers_.wait_empty(kBracketedPatienceMs);
+  } else if (!readers_.wait_empty(kForkPatienceMs)) {
+    left_inside = true;
+  }
+}
+
+void Grace::fork_parent() {
+  readers_.open();
+  waiters_.open();
+}
+
+void Grace::fork_child() {
+  if (left_inside) lost_.store(true, std::memory_order_relaxed);
+  readers_.reset();
+  waiters_.reset();
+}
+
+}  // namespace percpu

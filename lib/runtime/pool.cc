@@ -1,0 +1,521 @@
+// SPDX-License-Identifier: MIT
+//
+// Allocation and free. The making of a pool is in pool_setup.cc, balance in pool_balance.cc, questions in pool_stats.cc.
+#include "runtime/pool.h"
+
+#include <algorithm>
+#include <cerrno>
+
+#include "base/check.h"
+#include "runtime/trace.h"
+
+namespace percpu {
+namespace {
+
+// How many map locks the calling thread holds, or is taking, or is giving back: what tells a signal handler whether it
+// interrupted code that holds one. Counted before the lock is taken and after it is released, so there is no gap.
+__thread uint32_t map_depth __attribute__((tls_model("initial-exec"))) = 0;
+
+void change_depth(uint32_t by) {
+  std::atomic_signal_fence(std::memory_order_seq_cst);
+  __atomic_store_n(&map_depth, map_depth + by, __ATOMIC_RELAXED);
+  std::atomic_signal_fence(std::memory_order_seq_cst);
+}
+
+constexpr unsigned kAllFlags = PERCPU_ATOMIC | PERCPU_RESERVED | PERCPU_ACCOUNT | PERCPU_NOWARN;
+
+// Bits of the maps a fragment: allocated, bound, live.
+constexpr size_t kMapBitsPerFragment = 3;
+
+}  // namespace
+
+// ---- the map lock ------------------------------------------------------------------------------------------------
+
+bool Pool::inside_map_lock() { return map_depth != 0; }
+
+void Pool::lock_map() {
+  change_depth(1);
+  map_lock_.lock();
+}
+
+// Never waits long; at once where this thread holds a map lock, which a plain try cannot get wrong.
+bool Pool::try_lock_map_bounded() {
+  const bool in_handler_of_holder = inside_map_lock();
+  change_depth(1);
+  if (in_handler_of_holder ? map_lock_.try_lock() : map_lock_.lock_bounded()) return true;
+  change_depth(static_cast<uint32_t>(-1));
+  return false;
+}
+
+void Pool::unlock_map() {
+  map_lock_.unlock();
+  change_depth(static_cast<uint32_t>(-1));
+  // Pairs with put_back(): the unlock comes before this load, the push there before its try at the lock, in an order that all
+  // agree on, so one of the two sides sees the other.
+  if (pending_.load(std::memory_order_seq_cst) != 0) drain_pending();
+}
+
+void Pool::drain_pending() {
+  while (pending_.load(std::memory_order_seq_cst) != 0) {
+    change_depth(1);
+    if (!map_lock_.try_lock()) {
+      change_depth(static_cast<uint32_t>(-1));
+      return;  // its holder will look here
+    }
+    for (uint32_t entry = pending_.exchange(0, std::memory_order_acq_rel); entry != 0;) {
+      const Spot spot = spot_of_entry(entry);
+      entry = memory_.record(spot.chunk, spot.offset).next;
+      release(spot);
+    }
+    map_lock_.unlock();
+    change_depth(static_cast<uint32_t>(-1));
+  }
+}
+
+// ---- allocation ----------------------------------------------------------------------------------------------------
+
+const char* Pool::refusal(size_t size_bytes, size_t align_bytes, unsigned flags) const {
+  if (size_bytes == 0) return "size is 0";
+  if (size_bytes > max_alloc_bytes_) return "size is above the largest allocation";
+  if ((align_bytes & (align_bytes - 1)) != 0 || align_bytes == 0) return "alignment is not a power of two";
+  if (align_bytes > page_bytes()) return "alignment is above the page size";
+  if ((flags & ~kAllFlags) != 0) return "unknown flags";
+  return nullptr;
+}
+
+// The units' bytes, and the area's share of the bitmaps and records.
+size_t Pool::charge_bytes(size_t size_bytes) const {
+  const size_t fragments = size_bytes / kFragmentBytes;
+  return size_bytes * memory_.nr_real_copies() + fragments * sizeof(Record) +
+         (fragments * kMapBitsPerFragment + 7) / 8;
+}
+
+void* Pool::refused(size_t size_bytes, size_t align_bytes, unsigned flags, int result, const char* reason,
+                    int* error) {
+  nr_failed_.fetch_add(1, std::memory_order_relaxed);
+  PERCPU_TRACE5(alloc_failed, name_, size_bytes, align_bytes, flags, -result);
+  const bool may_block = (flags & PERCPU_ATOMIC) == 0;
+  if ((flags & PERCPU_NOWARN) == 0) {
+    environment_.warnings->failure({size_bytes, align_bytes, flags, reason}, may_block);
+  }
+  if (!may_block) request(kBalance);
+  after_call(may_block ? Caller::kMayBlock : Caller::kAtomic);
+  *error = -result;
+  return nullptr;
+}
+
+void* Pool::allocate(size_t size_bytes, size_t align_bytes, unsigned flags, DomainId domain, int* error) {
+  const bool atomic = (flags & PERCPU_ATOMIC) != 0;
+  if (const char* reason = refusal(size_bytes, align_bytes, flags); reason != nullptr) [[unlikely]] {
+    if ((flags & PERCPU_NOWARN) == 0) {
+      environment_.warnings->illegal({size_bytes, align_bytes, flags, reason}, !atomic);
+    }
+    *error = EINVAL;
+    return nullptr;
+  }
+  const Request request{
+      static_cast<uint32_t>((size_bytes + kFragmentBytes - 1) & ~size_t{kFragmentBytes - 1}),
+      std::max(static_cast<uint32_t>(align_bytes), kFragmentBytes),
+      (flags & PERCPU_RESERVED) != 0 && has_reserved_ ? Region::reserved : Region::dynamic, atomic};
+  const size_t charged = domain == kNoDomain ? 0 : charge_bytes(request.size_bytes);
+  if (charged != 0 && !environment_.accounting->charge(domain, charged)) {
+    // Sets no flag for the balancer: more memory would not help.
+    nr_failed_.fetch_add(1, std::memory_order_relaxed);
+    PERCPU_TRACE5(alloc_failed, name_, size_bytes, align_bytes, flags, ENOMEM);
+    if ((flags & PERCPU_NOWARN) == 0) {
+      environment_.warnings->failure({size_bytes, align_bytes, flags, "the accounting domain's limit"}, !atomic);
+    }
+    *error = ENOMEM;
+    return nullptr;
+  }
+  Area area{};
+  bool fresh = false;
+  const uint32_t size_class = request.region == Region::dynamic ? FrontCache::class_of(request.size_bytes)
+                                                                : FrontCache::kNrClasses;
+  if (size_class == FrontCache::kNrClasses || !take_cached(size_class, request, &area)) {
+    if (!atomic && size_class != FrontCache::kNrClasses) front_.attach_thread();
+    const int result = take(request, &area, &fresh);
+    if (result != 0) [[unlikely]] {
+      if (charged != 0) environment_.accounting->uncharge(domain, charged);
+      const char* reason = result == -EAGAIN ? "a lock is held" : request.atomic ? "no populated memory fits"
+                           : request.region == Region::reserved ? "the reserved part is full" : "no memory";
+      return refused(size_bytes, align_bytes, flags, result, reason, error);
+    }
+  }
+  const uintptr_t handle = memory_.handle(area.chunk, area.offset);
+  if (!fresh) memory_.zero(handle, request.size_bytes);
+  if (charged != 0) {
+    if (area.chunk.value == 0) {
+      environment_.accounting->uncharge(domain, charged);  // the first chunk is there anyway
+    } else {
+      ever_charged_.store(true, std::memory_order_relaxed);
+      memory_.record(area.chunk, area.offset).domain.store(domain.value, std::memory_order_relaxed);
+    }
+  }
+  PERCPU_TRACE7(alloc, name_, handle, size_bytes, align_bytes, area.offset.bytes,
+                request.size_bytes * memory_.nr_real_copies(), flags);
+  if (core_->wants_populate() && !starved_.load(std::memory_order_relaxed)) this->request(kBalance);
+  after_call(atomic ? Caller::kAtomic : Caller::kMayBlock);
+  return reinterpret_cast<void*>(handle);
+}
+
+// An area from this CPU's front cache. It is live again before its memory is zeroed, which only its owner could tell.
+bool Pool::take_cached(uint32_t size_class, const Request& request, Area* area) {
+  CachedPlace place{};
+  if (!front_.is_open() || !front_.pop(size_class, &place)) return false;
+  if (place.offset.bytes % request.align_bytes != 0) [[unlikely]] {
+    const Spot spot{place.chunk, place.offset, 0};
+    put_back(&spot, 1);
+    return false;
+  }
+  front_.count_alloc();
+  core_->set_live(place.chunk, place.offset);
+  *area = {place.chunk, place.offset, request.size_bytes};
+  return true;
+}
+
+void Pool::count_allocation(const Area& area) {
+  counters_.nr_allocs++;
+  counters_.nr_taken++;
+  counters_.taken_bytes += area.size_bytes;
+  counters_.nr_peak_taken = std::max(counters_.nr_peak_taken, counters_.nr_taken);
+  counters_.max_request = std::max<uint64_t>(counters_.max_request, area.size_bytes);
+  if (counters_.min_request == 0 || area.size_bytes < counters_.min_request) counters_.min_request = area.size_bytes;
+}
+
+// Takes an area with all its pages populated. `fresh`: it is zero in every copy.
+int Pool::take(const Request& request, Area* area, bool* fresh) {
+  if (request.atomic) return take_atomic(request, area);
+  lock_map();
+  const std::optional<Area> found =
+      core_->allocate(request.size_bytes, request.align_bytes, Context::normal, request.region);
+  if (found && !core_->next_unpopulated_run(*found)) {
+    count_allocation(*found);
+    unlock_map();
+    *area = *found;
+    return 0;
+  }
+  unlock_map();
+  if (!found && request.region == Region::reserved) return -ENOMEM;
+  if (found) {
+    *area = *found;
+  } else {
+    area->size_bytes = 0;
+  }
+  return take_growing(request, area, fresh);
+}
+
+int Pool::take_atomic(const Request& request, Area* area) {
+  if (!try_lock_map_bounded()) {
+    core_->note_atomic_failure();
+    return -EAGAIN;
+  }
+  const std::optional<Area> found =
+      core_->allocate(request.size_bytes, request.align_bytes, Context::atomic, request.region);
+  if (found) count_allocation(*found);
+  unlock_map();
+  if (!found) return -ENOMEM;
+  *area = *found;
+  return 0;
+}
+
+// What take() does when the system is needed. `area` is what was found already; its size is 0 where nothing was.
+//
+// Memory that is short is relieved once: what the pool holds and does not need goes back to the system, and the step that
+// failed is tried again. If it fails again, the pages that the pool keeps ready for atomic context have to do: an
+// allocation is not refused for want of memory that the reserve holds.
+int Pool::take_growing(const Request& request, Area* area, bool* fresh) {
+  SleepMutexGuard guard(grow_lock_);
+  bool relieved = false;
+  std::optional<Area> found = area->size_bytes != 0 ? std::optional<Area>(*area) : std::nullopt;
+  for (;;) {
+    int result = 0;
+    while (!found) {
+      lock_map();
+      found = core_->allocate(request.size_bytes, request.align_bytes, Context::normal, request.region);
+      unlock_map();
+      if (found) break;
+      result = create_chunk();
+      if (result != 0) break;
+    }
+    if (found) {
+      lock_map();
+      const std::optional<PageRun> missing = core_->next_unpopulated_run(*found);
+      unlock_map();
+      *fresh = missing && zero_once_populated(*found, *missing);
+      result = populate_area(*found);
+      if (result == 0) break;
+      give_back(*found);
+      found.reset();
+    }
+    if (relieved) {
+      lock_map();
+      found = core_->allocate(request.size_bytes, request.align_bytes, Context::atomic, request.region);
+      unlock_map();
+      *fresh = false;
+      if (found) break;
+      return -ENOMEM;
+    }
+    relieved = true;
+    relieve();
+  }
+  *area = *found;
+  lock_map();
+  count_allocation(*area);
+  unlock_map();
+  return 0;
+}
+
+// Whether none of the area's pages is populated: they are then zero in every copy once they are, since giving pages back
+// covers all copies, and nobody but the area's owner writes to its bytes. Not so where giving back once failed.
+bool Pool::zero_once_populated(const Area& area, const PageRun& missing) const {
+  if (kept_unclean_) return false;
+  const size_t page = page_bytes();
+  const size_t first = area.offset.bytes / page;
+  const size_t end = (area.offset.bytes + area.size_bytes + page - 1) / page;
+  return missing.first.value == first && missing.count == end - first;
+}
+
+int Pool::populate_area(const Area& area) {
+  for (;;) {
+    lock_map();
+    const std::optional<PageRun> run = core_->next_unpopulated_run(area);
+    unlock_map();
+    if (!run) return 0;
+    const int result = memory_.populate(area.chunk, *run);
+    if (result != 0) return result;
+    lock_map();
+    core_->mark_populated(area.chunk, *run);
+    counters_.nr_pages_populated += run->count;
+    unlock_map();
+  }
+}
+
+void Pool::give_back(const Area& area) {
+  lock_map();
+  const bool mine = core_->clear_live(area.chunk, area.offset);
+  PERCPU_CHECK(mine, "expected an area that nobody knows of, found it freed");
+  (void)core_->release(area.chunk, area.offset);
+  unlock_map();
+}
+
+int Pool::create_chunk() {
+  lock_map();
+  const std::optional<ChunkId> chunk = core_->begin_chunk();
+  unlock_map();
+  if (!chunk) return -ENOMEM;
+  const int result = memory_.open_chunk(*chunk);
+  lock_map();
+  if (result == 0) {
+    core_->publish_chunk(*chunk);
+    counters_.nr_chunks_created++;
+  } else {
+    core_->abandon_chunk(*chunk);
+  }
+  unlock_map();
+  if (result == 0) {
+    starved_.store(false, std::memory_order_relaxed);
+    PERCPU_TRACE4(chunk_create, name_, chunk->value, memory_.handle(*chunk, {0}), memory_.chunk_bytes());
+  }
+  return result;
+}
+
+// ---- free ----------------------------------------------------------------------------------------------------------
+
+// A list entry names the fragment where an area starts, counted over all chunks, plus 1; 0 ends a list.
+void Pool::push(std::atomic<uint32_t>& list, Spot spot) {
+  const size_t fragments_per_unit = memory_.unit_size() / kFragmentBytes;
+  const auto entry =
+      static_cast<uint32_t>(spot.chunk.value * fragments_per_unit + spot.offset.bytes / kFragmentBytes + 1);
+  Record& record = memory_.record(spot.chunk, spot.offset);
+  uint32_t head = list.load(std::memory_order_relaxed);
+  do {
+    record.next = head;
+  } while (!list.compare_exchange_weak(head, entry, std::memory_order_seq_cst, std::memory_order_relaxed));
+}
+
+Spot Pool::spot_of_entry(uint32_t entry) const {
+  const auto fragments_per_unit = static_cast<uint32_t>(memory_.unit_size() / kFragmentBytes);
+  return {{(entry - 1) / fragments_per_unit}, {(entry - 1) % fragments_per_unit * kFragmentBytes}, 0};
+}
+
+void Pool::bad_handle(const void* handle, const char* call) {
+  Spot spot{};
+  if (!memory_.locate_handle(reinterpret_cast<uintptr_t>(handle), &spot)) {
+    const bool copy = memory_.locate(reinterpret_cast<uintptr_t>(handle), &spot);
+    fatal("%s(%p): expected a handle of pool '%s', found %s", call, handle, name_,
+          copy ? "the address of a copy (free the handle, not what percpu_ptr() returned)"
+               : "a value that is no handle of that pool");
+  }
+  const Finding finding = core_->classify(spot.chunk, spot.offset);
+  const void* start = reinterpret_cast<void*>(memory_.handle(spot.chunk, finding.start));
+  const char* found = "memory that is in no area";
+  switch (finding.kind) {
+    case Finding::Kind::live_start:
+      found = "an area that another thread freed or allocated meanwhile";
+      break;
+    case Finding::Kind::inside_live:
+      fatal("%s(%p): expected the start of a live area of pool '%s', found the inside of the area %p", call, handle,
+            name_, start);
+    case Finding::Kind::already_freed:
+    case Finding::Kind::inside_freed:
+      found = "an area that is freed already";
+      break;
+    case Finding::Kind::free_memory:
+      found = "free memory (freed before, or never allocated)";
+      break;
+    case Finding::Kind::misaligned:
+      found = "a value that is not a multiple of 4";
+      break;
+    case Finding::Kind::in_static:
+      found = "a static per-CPU variable";
+      break;
+    case Finding::Kind::beyond_parts:
+    case Finding::Kind::beyond_unit:
+      found = "a value behind the end of a unit";
+      break;
+    case Finding::Kind::no_chunk:
+      found = "a chunk that does not exist (freed before, or never allocated)";
+      break;
+  }
+  fatal("%s(%p): expected the start of a live area of pool '%s', found %s", call, handle, name_, found);
+}
+
+// Ends the life of the area: of several threads that free the same handle, one comes back from here. Returns its size.
+size_t Pool::begin_free(void* handle, Spot* spot, const char* call) {
+  size_t size_bytes = 0;
+  if (memory_.locate_handle(reinterpret_cast<uintptr_t>(handle), spot)) {
+    size_bytes = core_->end_life(spot->chunk, spot->offset);
+  }
+  if (size_bytes == 0) [[unlikely]] bad_handle(handle, call);
+  if (has_statics_.load(std::memory_order_relaxed) &&
+      memory_.record(spot->chunk, spot->offset).domain.load(std::memory_order_relaxed) == kStaticVariables.value) [[unlikely]] {
+    fatal("%s(%p): expected a handle that pool '%s' allocated, found a static per-CPU variable", call, handle, name_);
+  }
+  return size_bytes;
+}
+
+void Pool::free(void* handle) {
+  Spot spot;
+  const size_t size_bytes = begin_free(handle, &spot, "percpu_free");
+  finish_free(spot, size_bytes);
+  after_call(Caller::kFreeing);
+}
+
+// From the reserved part while that has room.
+void* Pool::allocate_statics(size_t size_bytes, size_t align_bytes) {
+  int error = 0;
+  void* handle = allocate(size_bytes, align_bytes, PERCPU_RESERVED | PERCPU_NOWARN, kNoDomain, &error);
+  if (handle == nullptr) handle = allocate(size_bytes, align_bytes, PERCPU_NOWARN, kNoDomain, &error);
+  Spot spot{};
+  if (handle == nullptr || !memory_.locate_handle(reinterpret_cast<uintptr_t>(handle), &spot)) return nullptr;
+  memory_.record(spot.chunk, spot.offset).domain.store(kStaticVariables.value, std::memory_order_relaxed);
+  has_statics_.store(true, std::memory_order_relaxed);
+  return handle;
+}
+
+void Pool::free_statics(void* handle) {
+  Spot spot{};
+  if (memory_.locate_handle(reinterpret_cast<uintptr_t>(handle), &spot)) {
+    memory_.record(spot.chunk, spot.offset).domain.store(kNoDomain.value, std::memory_order_relaxed);
+  }
+  free(handle);
+}
+
+void Pool::uncharge(Spot spot, size_t size_bytes) {
+  if (!ever_charged_.load(std::memory_order_relaxed) || spot.chunk.value == 0) return;
+  std::atomic<uint32_t>& record = memory_.record(spot.chunk, spot.offset).domain;
+  if (record.load(std::memory_order_relaxed) == 0) return;  // most areas: their record is not to be backed for this
+  const uint32_t domain = record.exchange(0, std::memory_order_relaxed);
+  if (domain != 0) environment_.accounting->uncharge({domain}, charge_bytes(size_bytes));
+}
+
+void Pool::finish_free(Spot spot, size_t size_bytes) {
+  uncharge(spot, size_bytes);
+  PERCPU_TRACE4(free, name_, memory_.handle(spot.chunk, spot.offset), size_bytes, spot.offset.bytes);
+  const uint32_t size_class = FrontCache::class_of(size_bytes);
+  if (size_class != FrontCache::kNrClasses && cache(size_class, spot)) return;
+  nr_freed_.fetch_add(1, std::memory_order_relaxed);
+  put_back(&spot, 1);
+}
+
+// Puts an area into this CPU's front cache. One that is full gives half of it back to the maps first, at the price of one
+// lock for all.
+bool Pool::cache(uint32_t size_class, Spot spot) {
+  if (!front_.is_open() || in_reserved_part(spot)) return false;
+  if (!environment_.balancer->serves()) [[unlikely]] {
+    request(kThread);
+    return false;
+  }
+  const CachedPlace place{spot.chunk, spot.offset};
+  if (!front_.push(size_class, place)) [[unlikely]] {
+    Spot surplus[FrontCache::kLimit / 2];
+    uint32_t count = 0;
+    CachedPlace popped{};
+    while (count < FrontCache::kLimit / 2 && front_.pop(size_class, &popped)) {
+      surplus[count++] = {popped.chunk, popped.offset, 0};
+    }
+    if (count == 0) return false;  // stopped, or a thread without rseq
+    put_back(surplus, count);
+    if (!front_.push(size_class, place)) return false;
+  }
+  front_.count_free();
+  if (!cached_.load(std::memory_order_relaxed)) {
+    cached_.store(true, std::memory_order_seq_cst);
+    environment_.balancer->wake();
+  }
+  return true;
+}
+
+void Pool::put_back(const Spot* spots, uint32_t count) {
+  if (!try_lock_map_bounded()) {
+    for (uint32_t i = 0; i < count; i++) push(pending_, spots[i]);
+    std::atomic_thread_fence(std::memory_order_seq_cst);  // the push before the try in drain_pending(): see unlock_map()
+    drain_pending();
+    return;
+  }
+  for (uint32_t i = 0; i < count; i++) release(spots[i]);
+  unlock_map();
+}
+
+void Pool::release(Spot spot) {
+  const Released released = core_->release(spot.chunk, spot.offset);
+  counters_.nr_taken--;
+  counters_.taken_bytes -= released.size_bytes;
+  if (starved_.load(std::memory_order_relaxed)) starved_.store(false, std::memory_order_relaxed);
+  if (released.wake_balancer) request(kBalance);
+}
+
+void Pool::free_after_grace(void* handle) {
+  Spot spot;
+  (void)begin_free(handle, &spot, "percpu_free_rcu");
+  nr_freed_.fetch_add(1, std::memory_order_relaxed);
+  push(grace_pending_, spot);
+  request(kGrace);
+  after_call(Caller::kMayBlock);  // starts the thread: nobody may come after this call who would
+}
+
+// Takes all out of the front caches. Nobody is inside a sequence that began before the fence, and those that begin after
+// it find their stacks stopped.
+void Pool::drain_stopped() {
+  constexpr uint32_t kBatch = 64;
+  Spot spots[kBatch];
+  CachedPlace place{};
+  for (bool more = true; more;) {
+    uint32_t count = 0;
+    while (count < kBatch && (more = front_.take(&place))) spots[count++] = {place.chunk, place.offset, 0};
+    if (count == 0) break;
+    lock_map();
+    for (uint32_t i = 0; i < count; i++) release(spots[i]);
+    unlock_map();
+  }
+}
+
+size_t Pool::area_size(const void* handle) const {
+  Spot spot{};
+  if (!memory_.locate_handle(reinterpret_cast<uintptr_t>(handle), &spot)) return 0;
+  if (core_->classify(spot.chunk, spot.offset).kind != Finding::Kind::live_start) return 0;
+  return core_->area_size(spot.chunk, spot.offset);
+}
+
+}  // namespace percpu

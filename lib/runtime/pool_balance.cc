@@ -1,0 +1,230 @@
+// SPDX-License-Identifier: MIT
+//
+// A pool's rounds of balance, what wakes them, and its part in a fork.
+#include "base/check.h"
+#include "runtime/pool.h"
+#include "runtime/trace.h"
+
+namespace percpu {
+
+// Leaves a note that work is due. Context: any.
+void Pool::request(uint32_t due) {
+  if (due == kBalance && balance_mode_ == BalanceMode::kOff) return;
+  if (due == kGrace && environment_.grace->lost()) return;  // it would stay due for ever
+  if ((due_.load(std::memory_order_relaxed) & due) != due) due_.fetch_or(due, std::memory_order_release);
+}
+
+// At the end of every call: says what atomic contexts could not say, and sees to the work that is due.
+void Pool::after_call(Caller caller) {
+  if (caller == Caller::kMayBlock) environment_.warnings->write_deferred();
+  const uint32_t due = due_.load(std::memory_order_relaxed);
+  if (due == 0) [[likely]] return;
+  Balancer& balancer = *environment_.balancer;
+  // Grace periods always need the thread: who calls may be inside a read section.
+  if ((due & kGrace) != 0 || balance_mode_ == BalanceMode::kThread) {
+    balancer.wake();
+    if (caller == Caller::kMayBlock) {
+      due_.fetch_and(~uint32_t{kThread}, std::memory_order_relaxed);
+      balancer.start_if_wanted();
+    }
+  }
+  if ((due & kBalance) == 0 || balance_mode_ == BalanceMode::kOff || caller == Caller::kAtomic) return;
+  if (balance_mode_ == BalanceMode::kThread && balancer.serves()) return;
+  if (caller == Caller::kMayBlock) {
+    make_round();
+    return;
+  }
+  // A free by an ordinary caller may wait for locks, one by a signal handler may not, and both come here: if nobody holds
+  // a lock of this pool, doing the work is safe for both.
+  if (grow_lock_.try_lock()) {
+    if (!inside_map_lock()) run_round();
+    grow_lock_.unlock();
+  }
+}
+
+bool Pool::take_due() {
+  if (balance_mode_ != BalanceMode::kThread) return false;
+  return (due_.fetch_and(~uint32_t{kBalance}, std::memory_order_acquire) & kBalance) != 0;
+}
+
+void Pool::balance() {
+  make_round();
+  after_call(Caller::kMayBlock);
+}
+
+void Pool::make_round() {
+  environment_.warnings->write_deferred();
+  SleepMutexGuard guard(grow_lock_);
+  run_round();
+}
+
+// ---- front caches --------------------------------------------------------------------------------------------------
+
+void Pool::drain_front_caches() {
+  if (!front_.is_open()) return;
+  SleepMutexGuard guard(grow_lock_);
+  drain_fenced();
+}
+
+// Without a fence nothing can be taken from other CPUs' stacks: what lies there stays.
+void Pool::drain_fenced() {
+  if (!front_.is_open()) return;
+  front_.stop();
+  if (environment_.fence->all(*environment_.system, environment_.topology->possible) == 0) {
+    drain_stopped();
+    cached_.store(false, std::memory_order_seq_cst);
+  }
+  front_.start();
+}
+
+bool Pool::age_front_caches() {
+  if (!cached_.load(std::memory_order_relaxed)) return false;
+  SleepMutexGuard guard(grow_lock_);
+  const FrontCache::Sums sums = front_.sums();
+  const uint64_t activity = sums.nr_allocs + sums.nr_frees;
+  const bool idle = activity == front_activity_;
+  front_activity_ = activity;
+  if (!idle) return true;
+  drain_fenced();
+  return cached_.load(std::memory_order_relaxed);
+}
+
+// ---- rounds --------------------------------------------------------------------------------------------------------
+
+void Pool::run_round() {
+  due_.fetch_and(~uint32_t{kBalance}, std::memory_order_acquire);
+  const bool filled = run_plan(true);
+  lock_map();
+  counters_.nr_balance_rounds++;
+  unlock_map();
+  if (!filled && core_->wants_populate()) starved_.store(true, std::memory_order_relaxed);
+}
+
+// Executes the steps that the plan proposes; without `populate`, only those that give memory back. False when a step that
+// needs memory failed.
+bool Pool::run_plan(bool populate) {
+  BalancePlan plan(*core_);
+  bool good = true;
+  for (;;) {
+    lock_map();
+    const BalanceStep step = plan.next();
+    unlock_map();
+    if (step.kind == BalanceStep::Kind::done) return good;
+    const bool done = carry_out(step, populate);
+    good = good && done;
+    lock_map();
+    plan.completed(done);
+    StorageRange storage{};
+    switch (step.kind) {
+      case BalanceStep::Kind::destroy_chunk:
+        counters_.nr_chunks_destroyed++;
+        storage = core_->chunk_storage(step.chunk);
+        break;
+      case BalanceStep::Kind::create_chunk:
+        if (done) counters_.nr_chunks_created++;
+        break;
+      case BalanceStep::Kind::populate:
+        for (uint32_t i = 0; i < step.nr_runs && done; i++) counters_.nr_pages_populated += step.runs[i].count;
+        break;
+      case BalanceStep::Kind::depopulate:
+        for (uint32_t i = 0; i < step.nr_runs; i++) counters_.nr_pages_depopulated += step.runs[i].count;
+        break;
+      case BalanceStep::Kind::done:
+        break;
+    }
+    unlock_map();
+    memory_.drop_core_pages(storage.offset_bytes, storage.size_bytes);
+  }
+}
+
+// Makes the system calls of one step. Returns whether it succeeded; giving memory back always does.
+bool Pool::carry_out(const BalanceStep& step, bool populate) {
+  switch (step.kind) {
+    case BalanceStep::Kind::destroy_chunk:
+      kept_unclean_ = !memory_.retire_chunk(step.chunk) || kept_unclean_;
+      PERCPU_TRACE4(chunk_destroy, name_, step.chunk.value, memory_.handle(step.chunk, {0}), memory_.chunk_bytes());
+      return true;
+    case BalanceStep::Kind::depopulate:
+      for (uint32_t i = 0; i < step.nr_runs; i++) {
+        kept_unclean_ = !memory_.depopulate(step.chunk, step.runs[i]) || kept_unclean_;
+      }
+      return true;
+    case BalanceStep::Kind::populate:
+      for (uint32_t i = 0; i < step.nr_runs; i++) {
+        if (!populate || memory_.populate(step.chunk, step.runs[i]) != 0) return false;
+      }
+      return true;
+    case BalanceStep::Kind::create_chunk:
+      if (!populate || memory_.open_chunk(step.chunk) != 0) return false;
+      PERCPU_TRACE4(chunk_create, name_, step.chunk.value, memory_.handle(step.chunk, {0}), memory_.chunk_bytes());
+      return true;
+    case BalanceStep::Kind::done:
+      break;
+  }
+  return true;
+}
+
+// Memory is short: gives back what is not needed, and takes nothing.
+void Pool::relieve() {
+  drain_fenced();
+  (void)run_plan(false);
+}
+
+// ---- grace periods -------------------------------------------------------------------------------------------------
+
+bool Pool::grace_waiting() const {
+  return grace_batch_.load(std::memory_order_acquire) != 0 || grace_pending_.load(std::memory_order_acquire) != 0;
+}
+
+bool Pool::begin_grace_batch() {
+  due_.fetch_and(~uint32_t{kGrace}, std::memory_order_acquire);
+  lock_map();
+  // A batch is there already where the parent of this process forked during its grace period: it waits anew.
+  if (grace_batch_.load(std::memory_order_relaxed) == 0) {
+    grace_batch_.store(grace_pending_.exchange(0, std::memory_order_acq_rel), std::memory_order_relaxed);
+  }
+  const bool any = grace_batch_.load(std::memory_order_relaxed) != 0;
+  unlock_map();
+  return any;
+}
+
+void Pool::free_grace_batch() {
+  for (;;) {
+    lock_map();
+    const uint32_t entry = grace_batch_.load(std::memory_order_relaxed);
+    if (entry != 0) {
+      const Spot spot = spot_of_entry(entry);
+      grace_batch_.store(memory_.record(spot.chunk, spot.offset).next, std::memory_order_relaxed);
+      uncharge(spot, core_->area_size(spot.chunk, spot.offset));
+      release(spot);
+    }
+    unlock_map();
+    if (entry == 0) break;
+  }
+  if (grace_pending_.load(std::memory_order_acquire) != 0) request(kGrace);
+  after_call(Caller::kFreeing);
+}
+
+// ---- fork ----------------------------------------------------------------------------------------------------------
+
+void Pool::fork_stop() {
+  grow_lock_.lock();
+  if (front_.is_open()) front_.stop();
+}
+
+void Pool::fork_prepare() { lock_map(); }
+
+void Pool::fork_parent() {
+  unlock_map();
+  if (front_.is_open()) front_.start();
+  grow_lock_.unlock();
+}
+
+// What the parent's balancer had in hand or had been told is due is due in the child.
+void Pool::fork_child() {
+  due_.fetch_and(~uint32_t{kGrace}, std::memory_order_relaxed);
+  if (grace_waiting()) request(kGrace);
+  fork_parent();
+}
+
+}  // namespace percpu

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: MIT
+#
+# What the shared library shows to the dynamic linker: exactly the symbols of the checked-in list, which are exactly those
+# that the headers declare; one version node; its name; no libstdc++; and that it is never unloaded.
+#
+#   library_file.py <source dir> <libpercpu.so> <a C compiler that is gcc, or "none">
+import os
+import re
+import subprocess
+import sys
+import tempfile
+
+source, library, gcc = sys.argv[1:4]
+problems = []
+
+
+def run(*command):
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def expect(what, found, expected):
+    if found != expected:
+        problems.append(f"{what}: expected {sorted(expected)}, found {sorted(found)}: "
+                        f"missing {sorted(set(expected) - set(found))}, too many {sorted(set(found) - set(expected))}")
+
+
+node = "PERCPU_0.1"
+exported = set()
+for line in run("nm", "-D", "--defined-only", "--with-symbol-versions", library).splitlines():
+    name = line.split()[-1]
+    if name == f"{node}@@{node}" or line.split()[-2] == "A":
+        continue  # the node itself
+    exported.add(name)
+listed = {line.strip() for line in open(os.path.join(source, "tests/abi/symbols.txt")) if line.strip()}
+expect("exported symbols", exported, {f"{name}@@{node}" for name in listed})
+
+# gcc tells what a file declares: every function that is not the header's own must be in the list, and nothing else.
+if gcc != "none":
+    with tempfile.TemporaryDirectory() as work:
+        file = os.path.join(work, "all.c")
+        with open(file, "w") as out:
+            out.write("#include <percpu.h>\n")
+        protos = os.path.join(work, "protos")
+        run(gcc, "-std=c11", f"-I{source}/include", "-aux-info", protos, "-c", file, "-o", os.path.join(work, "all.o"))
+        declared = set()
+        for line in open(protos):
+            match = re.match(r"/\* .*include/percpu.*\*/ extern .*?\b(percpu_\w+) \(", line)
+            if match:
+                declared.add(match.group(1))
+    objects = {"percpu_default_view_", "percpu_thread_"}
+    expect("functions that the headers declare", declared, listed - objects)
+
+dynamic = run("readelf", "-dW", library)
+needed = set(re.findall(r"\(NEEDED\).*\[(.*)\]", dynamic))
+for name in needed:
+    if "stdc++" in name or "libgcc" in name or "libc++" in name:
+        problems.append(f"the library needs {name}")
+if not {"libnuma.so.1", "liburcu-bp.so.8", "libc.so.6"} <= needed:
+    problems.append(f"the library needs only {sorted(needed)}")
+expect("SONAME", set(re.findall(r"\(SONAME\).*\[(.*)\]", dynamic)), {"libpercpu.so.0"})
+if not re.search(r"\(FLAGS_1\).*NODELETE", dynamic):
+    problems.append("the library can be unloaded: no NODELETE")
+if re.search(r"\(TEXTREL\)", dynamic):
+    problems.append("the library has text relocations")
+undefined = run("nm", "-D", "--undefined-only", library)
+if "sanitize" not in os.environ.get("PERCPU_TEST_BUILD", ""):
+    for name in re.findall(r" U (_Z\w+|__cxa_\w+)", undefined):
+        if name != "__cxa_atexit" and name != "__cxa_finalize":
+            problems.append(f"the library refers to {name}")
+
+for problem in problems:
+    print("FAILED:", problem)
+print(f"{len(exported)} symbols")
+sys.exit(1 if problems else 0)

@@ -1,0 +1,2 @@
+// SPDX-License-Identifier: MIT
+#include "statics_program.c"

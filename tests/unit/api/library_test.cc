@@ -1,0 +1,777 @@
+// SPDX-License-Identifier: MIT
+#include "api/library.h"
+
+#include <doctest/doctest.h>
+
+#include <dirent.h>
+#include <pthread.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+
+#include <atomic>
+#include <climits>
+#include <cstddef>
+#include <fstream>
+#include <string>
+#include <thread>
+#include <urcu-bp.h>
+#include <vector>
+
+#include <percpu.h>
+
+#include "../runtime/world.h"
+#include "fresh.h"
+
+namespace percpu {
+namespace {
+
+size_t nr_balancers(pid_t process = getpid()) {
+  const std::string directory = "/proc/" + std::to_string(process) + "/task";
+  size_t count = 0;
+  DIR* list = opendir(directory.c_str());
+  EXPECT(list != nullptr);
+  while (const dirent* entry = readdir(list)) {
+    std::string name;
+    std::ifstream(directory + "/" + entry->d_name + "/comm") >> name;
+    count += name == "percpu-balance";
+  }
+  closedir(list);
+  return count;
+}
+
+size_t status_kib(const char* key) {
+  std::ifstream status("/proc/self/status");
+  for (std::string line; std::getline(status, line);) {
+    if (line.rfind(std::string(key) + ":", 0) == 0) return std::stoul(line.substr(strlen(key) + 1));
+  }
+  EXPECT(false);
+  return 0;
+}
+
+uint64_t live(percpu_pool_t* pool) {
+  percpu_stats stats;
+  EXPECT_EQ(percpu_pool_stats_read(pool, &stats, sizeof stats), 0);
+  return stats.nr_live;
+}
+
+// ---- first use -------------------------------------------------------------------------------------------------------
+
+TEST_CASE("loading the library makes nothing; the first use makes the default pool and leaves errno alone") {
+  CHECK_FINE(fresh(nullptr, [] {
+    EXPECT(library.default_pool_if_made() == nullptr);
+    EXPECT(percpu_default_view_.offset == nullptr);
+    errno = EXDEV;
+    void* handle = percpu_alloc(8, 8);
+    EXPECT(handle != nullptr);
+    EXPECT_EQ(errno, EXDEV);
+    EXPECT(percpu_pool_default() != nullptr);
+    EXPECT(percpu_default_view_.offset != nullptr);
+    percpu_free(handle);
+    EXPECT_EQ(errno, EXDEV);
+    EXPECT_EQ(nr_balancers(), 0);
+  }));
+}
+
+TEST_CASE("many threads that use the library first at once get one default pool") {
+  CHECK_FINE(fresh(nullptr, [] {
+    std::vector<std::thread> threads;
+    std::vector<percpu_pool_t*> pools(8);
+    std::atomic<int> ready{0};
+    for (size_t t = 0; t < pools.size(); t++) {
+      threads.emplace_back([&, t] {
+        ready++;
+        while (ready < 8) std::this_thread::yield();
+        pools[t] = percpu_pool_default();
+        percpu_free(percpu_alloc(16, 8));
+      });
+    }
+    for (std::thread& thread : threads) thread.join();
+    for (percpu_pool_t* pool : pools) EXPECT(pool != nullptr && pool == pools[0]);
+    EXPECT_EQ(live(pools[0]), 0);
+  }));
+}
+
+TEST_CASE("before there is a pool, an atomic allocation is EAGAIN and a free stops the program") {
+  CHECK_FINE(fresh(nullptr, [] {
+    EXPECT(percpu_alloc_flags(8, 8, PERCPU_ATOMIC) == nullptr);
+    EXPECT_EQ(errno, EAGAIN);
+    EXPECT_EQ(percpu_alloc_size(&errno), 0);
+    EXPECT_EQ(errno, EINVAL);
+    percpu_free(nullptr);
+    percpu_free_rcu(nullptr);
+    EXPECT(library.default_pool_if_made() == nullptr);
+  }));
+  const ChildEnd end = fresh(nullptr, [] { percpu_free(reinterpret_cast<void*>(0x1234)); });
+  CHECK(end.signal == SIGABRT);
+  CHECK(end.standard_error == "libpercpu: percpu_free(0x1234): expected a handle, found no pool made yet\n");
+}
+
+TEST_CASE("without memory at first use every question says ENOMEM, and with memory again all is well") {
+  CHECK_FINE(fresh(nullptr, [] {
+    library.use_system(FaultySystem::reset().fail_always(Call::kMmap, ENOMEM).system());
+    for (int i = 0; i < 3; i++) {
+      errno = 0;
+      EXPECT(percpu_alloc(8, 8) == nullptr && errno == ENOMEM);
+      errno = 0;
+      EXPECT(percpu_pool_default() == nullptr && errno == ENOMEM);
+      errno = 0;
+      EXPECT(percpu_nr_cpu_ids() == 0 && errno == ENOMEM);
+      errno = 0;
+      EXPECT(percpu_pool_create(nullptr) == nullptr && errno == ENOMEM);
+      percpu_stats stats;
+      EXPECT_EQ(percpu_stats_read(&stats, sizeof stats), -1);
+      EXPECT_EQ(percpu_balance(), -1);
+      EXPECT_EQ(percpu_report(PERCPU_REPORT_TEXT, nullptr, 0), 0);
+      EXPECT_EQ(percpu_thread_has_rseq(), 0);
+    }
+    FaultySystem::reset();
+    void* handle = percpu_alloc(8, 8);
+    EXPECT(handle != nullptr);
+    percpu_free(handle);
+  }));
+}
+
+TEST_CASE("the version is that of the header") {
+  char version[32];
+  snprintf(version, sizeof version, "%d.%d.%d", PERCPU_VERSION_MAJOR, PERCPU_VERSION_MINOR, PERCPU_VERSION_PATCH);
+  CHECK(std::string(percpu_version()) == version);
+}
+
+// ---- configuration ---------------------------------------------------------------------------------------------------
+
+TEST_CASE("nonsense in PERCPU_CONF is reported once, with the keys, and the defaults are used") {
+  const ChildEnd end = fresh("nonsense", [] {
+    for (int i = 0; i < 5; i++) percpu_free(percpu_alloc(8, 8));
+    EXPECT_EQ(percpu_max_alloc(), 128 << 10);
+  });
+  CHECK_FINE(end);
+  CHECK(count_lines(end.standard_error) == 1);
+  CHECK(contains(end.standard_error, "nonsense"));
+  for (const char* key : {"unit_size", "reserved", "dynamic", "first_chunk", "balance", "empty_low", "empty_high", "window",
+                          "max_alloc", "warnings", "nodes", "help"}) {
+    CHECK(contains(end.standard_error, key));
+  }
+}
+
+TEST_CASE("bad values are told one by one, and good ones beside them count") {
+  const ChildEnd end = fresh("unit_size:64K,balance:often,warnings:-3", [] { EXPECT_EQ(percpu_max_alloc(), 64 << 10); });
+  CHECK_FINE(end);
+  CHECK(count_lines(end.standard_error, "balance") >= 1);
+  CHECK(count_lines(end.standard_error, "warnings") >= 1);
+}
+
+TEST_CASE("a PERCPU_CONF that is too long is said to be, and its beginning counts") {
+  const std::string conf = "unit_size:64K" + std::string(5000, ',');
+  const ChildEnd end = fresh(conf.c_str(), [] { EXPECT_EQ(percpu_max_alloc(), 64 << 10); });
+  CHECK_FINE(end);
+  CHECK(count_lines(end.standard_error, "found more") == 1);
+}
+
+TEST_CASE("help:1 prints the table once") {
+  const ChildEnd end = fresh("help:1", [] {
+    percpu_free(percpu_alloc(8, 8));
+    percpu_free(percpu_alloc(8, 8));
+  });
+  CHECK_FINE(end);
+  CHECK(count_lines(end.standard_error, "empty_high") == 1);
+}
+
+TEST_CASE("parts of the first chunk that would make a unit too large are told, and the defaults used") {
+  const ChildEnd end = fresh("unit_size:1M,reserved:1G,dynamic:1G", [] {
+    void* handle = percpu_alloc(8, 8);
+    EXPECT(handle != nullptr);
+    percpu_free(handle);
+  });
+  CHECK_FINE(end);
+  CHECK(count_lines(end.standard_error) == 2);
+}
+
+TEST_CASE("the limit of warnings is the configuration's") {
+  const ChildEnd end = fresh("warnings:2,max_alloc:32K,window:1M", [] {
+    std::vector<void*> handles;
+    while (void* handle = percpu_alloc_flags(32768, 4, PERCPU_NOWARN)) handles.push_back(handle);
+    for (int i = 0; i < 10; i++) EXPECT(percpu_alloc(32768, 4) == nullptr && errno == ENOMEM);
+    for (void* handle : handles) percpu_free(handle);
+  });
+  CHECK_FINE(end);
+  CHECK(count_lines(end.standard_error, "allocation failed") == 2);
+  CHECK(count_lines(end.standard_error, "limit of warnings") == 1);
+}
+
+// ---- pools -----------------------------------------------------------------------------------------------------------
+
+TEST_CASE("a member of the attributes that is out of range is EINVAL, with a line that names it") {
+  struct Bad {
+    const char* member;
+    void (*spoil)(percpu_pool_attr&);
+  };
+  static const Bad kBad[] = {
+      {"name", [](percpu_pool_attr& a) { a.name = "a name of thirty-two characters!"; }},
+      {"unit_size", [](percpu_pool_attr& a) { a.unit_size = (32 << 10) - 1; }},
+      {"unit_size", [](percpu_pool_attr& a) { a.unit_size = (size_t{1} << 30) + 1; }},
+      {"unit_size", [](percpu_pool_attr& a) { a.unit_size = SIZE_MAX; }},
+      {"reserved_size", [](percpu_pool_attr& a) { a.reserved_size = SIZE_MAX; }},
+      {"reserved_size", [](percpu_pool_attr& a) { a.reserved_size = 4097; }},
+      {"dynamic_size", [](percpu_pool_attr& a) { a.dynamic_size = (20 << 10) - 1; }},
+      {"dynamic_size", [](percpu_pool_attr& a) { a.dynamic_size = SIZE_MAX; }},
+      {"max_alloc", [](percpu_pool_attr& a) { a.max_alloc = 3; }},
+      {"max_alloc", [](percpu_pool_attr& a) { a.unit_size = 64 << 10, a.max_alloc = 1 << 20; }},
+      {"max_alloc", [](percpu_pool_attr& a) { a.max_alloc = SIZE_MAX; }},
+      {"max_bytes", [](percpu_pool_attr& a) { a.max_bytes = 1; }},
+      {"max_bytes", [](percpu_pool_attr& a) { a.unit_size = 64 << 10, a.max_bytes = 63 << 10; }},
+      {"max_bytes", [](percpu_pool_attr& a) { a.max_bytes = 32 << 10; }},
+      {"nr_cpus", [](percpu_pool_attr& a) { a.nr_cpus = 8193; }},
+      {"balance", [](percpu_pool_attr& a) { a.balance = static_cast<percpu_balance_mode>(4); }},
+      {"first_chunk", [](percpu_pool_attr& a) { a.first_chunk = static_cast<percpu_first_chunk>(-1); }},
+      {"struct_bytes", [](percpu_pool_attr& a) { a.struct_bytes = 0; }},
+      {"struct_bytes", [](percpu_pool_attr& a) { a.struct_bytes = 3; }},
+  };
+  for (const Bad& bad : kBad) {
+    CAPTURE(bad.member);
+    const ChildEnd end = fresh(nullptr, [&] {
+      percpu_pool_attr attr{};
+      attr.struct_bytes = sizeof attr;
+      bad.spoil(attr);
+      EXPECT(percpu_pool_create(&attr) == nullptr);
+      EXPECT_EQ(errno, EINVAL);
+    });
+    CHECK_FINE(end);
+    CHECK(count_lines(end.standard_error) == 1);
+    CHECK(contains(end.standard_error, std::string(bad.member) + ": expected"));
+  }
+}
+
+TEST_CASE("the extremes of the attributes make pools that work") {
+  const auto works = [](const percpu_pool_attr& attr) {
+    percpu_pool_t* pool = percpu_pool_create(&attr);
+    EXPECT(pool != nullptr);
+    void* handle = percpu_pool_alloc(pool, 4, 4, 0);
+    EXPECT(handle != nullptr);
+    percpu_pool_free(pool, handle);
+    void* largest = percpu_pool_alloc(pool, percpu_pool_max_alloc(pool), 4, 0);
+    EXPECT(largest != nullptr);
+    percpu_pool_free(pool, largest);
+    EXPECT_EQ(percpu_pool_check(pool), 0);
+    EXPECT_EQ(percpu_pool_destroy(pool), 0);
+  };
+  CHECK_FINE(fresh(nullptr, [&] {
+    percpu_pool_attr attr{};
+    attr.struct_bytes = sizeof attr;
+    works(attr);
+    attr.name = "a name of thirty-one characters";
+    attr.unit_size = 32 << 10;
+    attr.dynamic_size = 20 << 10;
+    attr.max_alloc = 4;
+    works(attr);
+    attr.max_alloc = 0;
+    attr.nr_cpus = 8192;
+    works(attr);
+    attr.nr_cpus = 1;
+    attr.unit_size = 64 << 20;
+    attr.reserved_size = 256 << 20;
+    attr.dynamic_size = 1 << 20;
+    attr.first_chunk = PERCPU_FIRST_PAGE;
+    if (!kSanitized) works(attr);
+    attr.reserved_size = 4;
+    for (percpu_first_chunk first : {PERCPU_FIRST_AUTO, PERCPU_FIRST_EMBED, PERCPU_FIRST_PAGE}) {
+      for (percpu_balance_mode balance : {PERCPU_BALANCE_THREAD, PERCPU_BALANCE_SYNC, PERCPU_BALANCE_OFF}) {
+        attr.first_chunk = first;
+        attr.balance = balance;
+        works(attr);
+      }
+    }
+  }));
+}
+
+TEST_CASE("attributes of an older caller are completed, those of a newer one taken if they say nothing unknown") {
+  CHECK_FINE(fresh(nullptr, [] {
+    struct Newer {
+      percpu_pool_attr known;
+      uint64_t unknown;
+    } newer{};
+    newer.known.struct_bytes = sizeof newer;
+    newer.known.unit_size = 64 << 10;
+    percpu_pool_t* pool = percpu_pool_create(&newer.known);
+    EXPECT(pool != nullptr);
+    EXPECT_EQ(percpu_pool_destroy(pool), 0);
+    newer.unknown = 1;
+    EXPECT(percpu_pool_create(&newer.known) == nullptr && errno == EINVAL);
+
+    percpu_pool_attr older{};
+    memset(&older, 0xff, sizeof older);  // what an older caller's stack may hold behind its struct
+    older.struct_bytes = offsetof(percpu_pool_attr, reserved_size);
+    older.name = "older";
+    older.unit_size = 64 << 10;
+    pool = percpu_pool_create(&older);
+    EXPECT(pool != nullptr);
+    EXPECT_EQ(percpu_pool_max_alloc(pool), 64 << 10);
+    EXPECT_EQ(percpu_pool_destroy(pool), 0);
+  }));
+}
+
+TEST_CASE("statistics and chunks are written as far as the caller's struct goes") {
+  CHECK_FINE(fresh(nullptr, [] {
+    void* handle = percpu_alloc(8, 8);
+    struct {
+      percpu_stats stats;
+      uint64_t behind[4];
+    } whole;
+    memset(&whole, 0xff, sizeof whole);
+    EXPECT_EQ(percpu_stats_read(&whole.stats, offsetof(percpu_stats, nr_frees)), 0);
+    EXPECT_EQ(whole.stats.nr_allocs, 1);
+    EXPECT_EQ(whole.stats.nr_frees, UINT64_MAX);
+    EXPECT_EQ(percpu_stats_read(&whole.stats, sizeof whole), 0);
+    EXPECT_EQ(whole.stats.nr_live, 1);
+    for (uint64_t word : whole.behind) EXPECT_EQ(word, 0);
+    struct {
+      percpu_chunk_stats row;
+      uint64_t behind;
+    } rows[2];
+    memset(rows, 0xff, sizeof rows);
+    const size_t chunks = percpu_pool_chunks(percpu_pool_default(), &rows[0].row, 2, sizeof rows[0]);
+    EXPECT_EQ(chunks, 2);  // the reserved part, and the rest of the first chunk
+    EXPECT_EQ(rows[1].row.nr_live, 1);
+    EXPECT_EQ(rows[1].behind, 0);
+    EXPECT_EQ(percpu_pool_chunks(percpu_pool_default(), nullptr, 0, sizeof rows[0]), 2);
+    percpu_free(handle);
+  }));
+}
+
+TEST_CASE("a pool with live areas, and the default pool, are EBUSY to destroy, and go on working") {
+  CHECK_FINE(fresh(nullptr, [] {
+    EXPECT(percpu_pool_destroy(percpu_pool_default()) == -1 && errno == EBUSY);
+    percpu_pool_t* pool = percpu_pool_create(nullptr);
+    void* handle = percpu_pool_alloc(pool, 8, 8, 0);
+    EXPECT(percpu_pool_destroy(pool) == -1 && errno == EBUSY);
+    EXPECT_EQ(percpu_pool_alloc_size(pool, handle), 8);
+    percpu_pool_free(pool, handle);
+    EXPECT_EQ(percpu_pool_destroy(pool), 0);
+  }));
+}
+
+TEST_CASE("a pool whose areas wait for a grace period can be destroyed: the grace period is waited for") {
+  CHECK_FINE(fresh(nullptr, [] {
+    percpu_pool_t* pool = percpu_pool_create(nullptr);
+    for (int i = 0; i < 100; i++) percpu_pool_free_rcu(pool, percpu_pool_alloc(pool, 64, 8, 0));
+    EXPECT_EQ(percpu_pool_destroy(pool), 0);
+  }));
+}
+
+TEST_CASE("pools that come and go leave no address space and no memory behind") {
+  CHECK_FINE(fresh("balance:off", [] {
+    const auto make_one = [] {
+      percpu_pool_t* pool = percpu_pool_create(nullptr);
+      EXPECT(pool != nullptr);
+      void* handle = percpu_pool_alloc(pool, 100000, 8, 0);
+      EXPECT(handle != nullptr);
+      percpu_pool_free(pool, handle);
+      EXPECT_EQ(percpu_pool_destroy(pool), 0);
+    };
+    make_one();
+    const size_t size_before = status_kib("VmSize");
+    const size_t resident_before = status_kib("VmRSS");
+    for (int i = 0; i < 200; i++) make_one();
+    EXPECT(status_kib("VmSize") < size_before + 1024);
+    EXPECT(status_kib("VmRSS") < resident_before + 4096);
+  }));
+}
+
+// ---- CPUs, copies, fences ---------------------------------------------------------------------------------------------
+
+TEST_CASE("a fence on a possible CPU succeeds, on another is EINVAL") {
+  CHECK_FINE(fresh(nullptr, [] {
+    errno = 0;
+    EXPECT_EQ(percpu_fence(PERCPU_ALL_CPUS), 0);
+    for (unsigned cpu = 0; cpu < percpu_nr_cpu_ids(); cpu++) {
+      EXPECT_EQ(percpu_fence(static_cast<int>(cpu)), percpu_cpu_possible(cpu) != 0 ? 0 : -1);
+    }
+    EXPECT_EQ(errno, 0);
+    for (int cpu : {-2, static_cast<int>(percpu_nr_cpu_ids()), 1 << 20, INT_MIN}) {
+      errno = 0;
+      EXPECT(percpu_fence(cpu) == -1 && errno == EINVAL);
+    }
+  }));
+}
+
+TEST_CASE("where neither membarrier nor moving is to be had, a fence is ENOSYS") {
+  CHECK_FINE(fresh(nullptr, [] {
+    if (!process_has_rseq()) return;
+    library.use_system(
+        FaultySystem::reset().fail_always(Call::kMembarrier, EPERM).fail_always(Call::kSchedSetaffinity, EPERM).system());
+    EXPECT(percpu_fence(0) == -1 && errno == ENOSYS);
+    EXPECT(percpu_fence(PERCPU_ALL_CPUS) == -1 && errno == ENOSYS);
+    // And all that would like one goes on without.
+    std::vector<void*> handles;
+    for (int i = 0; i < 5000; i++) handles.push_back(percpu_alloc(64, 8));
+    for (void* handle : handles) percpu_free(handle);
+    EXPECT_EQ(percpu_balance(), 0);
+    EXPECT_EQ(live(percpu_pool_default()), 0);
+  }));
+}
+
+#if defined(__x86_64__)
+constexpr uint32_t kSignature = 0x53053053;
+#else
+constexpr uint32_t kSignature = 0xd428bc00;
+#endif
+
+// Takes rseq from the calling thread, as a thread that was made without libc is.
+bool unregister_rseq() {
+  return syscall(SYS_rseq, rseq_area(), 32, 1 /* unregister */, kSignature) == 0;
+}
+
+TEST_CASE("a thread without rseq counts in an extra copy, all sums are exact, and used areas are zero there again") {
+  CHECK_FINE(fresh(nullptr, [] {
+    if (!process_has_rseq()) return;
+    auto* count = static_cast<uint64_t*>(percpu_alloc(8, 8));
+    EXPECT_EQ(percpu_thread_has_rseq(), 1);
+    std::thread without([&] {
+      EXPECT(unregister_rseq());
+      EXPECT_EQ(percpu_thread_has_rseq(), 0);
+      for (int i = 0; i < 1000; i++) percpu_inc(count);
+      // Allocation and free work for it too.
+      for (int i = 0; i < 1000; i++) percpu_free(percpu_alloc(32, 8));
+    });
+    for (int i = 0; i < 1000; i++) percpu_inc(count);
+    without.join();
+    EXPECT_EQ(percpu_sum(count), 2000);
+    uint64_t on_cpus = 0;
+    for (unsigned cpu = 0; cpu < percpu_nr_cpu_ids(); cpu++) {
+      if (percpu_cpu_possible(cpu)) on_cpus += *percpu_ptr(count, static_cast<int>(cpu));
+    }
+    EXPECT_EQ(on_cpus, 1000);
+    percpu_free(count);
+    for (int i = 0; i < 100; i++) {
+      auto* again = static_cast<uint64_t*>(percpu_alloc(8, 8));
+      EXPECT_EQ(percpu_sum(again), 0);
+      if (again == count) return;
+    }
+    EXPECT(false);
+  }));
+}
+
+TEST_CASE("the node of a page that is backed is a node; of one that is not ENOENT; of nothing EFAULT") {
+  CHECK_FINE(fresh("nodes:auto", [] {
+    auto* handle = static_cast<char*>(percpu_alloc(8, 8));
+    EXPECT(percpu_page_node(percpu_this_ptr(handle)) >= 0);
+    errno = 0;
+    EXPECT(percpu_page_node(handle) == -1);
+    EXPECT(errno == EFAULT || errno == ENOENT);
+    errno = 0;
+    EXPECT(percpu_page_node(nullptr) == -1 && errno == EFAULT);
+    percpu_free(handle);
+  }));
+}
+
+TEST_CASE("an address in any pool is told; one in none is not per-CPU") {
+  CHECK_FINE(fresh(nullptr, [] {
+    percpu_pool_t* pools[3] = {percpu_pool_default(), percpu_pool_create(nullptr), percpu_pool_create(nullptr)};
+    percpu_address info;
+    int local = 0;
+    for (percpu_pool_t* pool : pools) {
+      void* handle = percpu_pool_alloc(pool, 40, 8, 0);
+      EXPECT_EQ(percpu_address_info(static_cast<char*>(percpu_pool_ptr(pool, static_cast<char*>(handle), 1)) + 9, &info),
+                1);
+      EXPECT(info.pool == pool && info.handle == handle);
+      EXPECT(info.cpu == 1 && info.area_offset == 9 && info.area_bytes == 40);
+      EXPECT_EQ(info.flags, PERCPU_INFO_LIVE);
+      EXPECT_EQ(percpu_address_info(handle, &info), 1);
+      EXPECT((info.flags & PERCPU_INFO_HANDLE) != 0);
+      percpu_pool_free(pool, handle);
+    }
+    EXPECT_EQ(percpu_address_info(&local, &info), 0);
+    EXPECT_EQ(percpu_address_info(nullptr, &info), 0);
+    EXPECT_EQ(percpu_pool_destroy(pools[1]), 0);
+    EXPECT_EQ(percpu_pool_destroy(pools[2]), 0);
+  }));
+}
+
+// ---- domains ---------------------------------------------------------------------------------------------------------
+
+TEST_CASE("the ABI of domains: names, limits, parents, current, and the thread's own") {
+  CHECK_FINE(fresh("unit_size:32K", [] {
+    EXPECT(percpu_domain_create("a name of thirty-two characters!", 1, nullptr) == nullptr && errno == EINVAL);
+    EXPECT(percpu_domain_create(nullptr, 1, nullptr) == nullptr && errno == EINVAL);
+    percpu_domain_t* parent = percpu_domain_create("parent", PERCPU_NO_LIMIT, nullptr);
+    percpu_domain_t* child = percpu_domain_create("a name of thirty-one characters", 1 << 20, parent);
+    EXPECT(parent != nullptr && child != nullptr);
+    EXPECT(percpu_domain_current() == nullptr);
+    EXPECT(percpu_domain_set(child) == nullptr);
+    EXPECT(percpu_domain_current() == child);
+    std::thread([] { EXPECT(percpu_domain_current() == nullptr); }).join();
+    std::vector<void*> handles;
+    percpu_domain_stats stats{};
+    for (int i = 0; i < 100000 && stats.nr_refused == 0; i++) {
+      void* handle = percpu_alloc_flags(1000, 4, PERCPU_ACCOUNT | PERCPU_NOWARN);
+      if (handle != nullptr) handles.push_back(handle);
+      percpu_domain_read(child, &stats);
+    }
+    EXPECT_EQ(errno, ENOMEM);
+    EXPECT(strcmp(stats.name, "a name of thirty-one characters") == 0);
+    EXPECT_EQ(stats.limit_bytes, 1 << 20);
+    EXPECT(stats.charged_bytes > 1000000 - 10000 && stats.charged_bytes <= 1 << 20);
+    EXPECT(stats.peak_charged_bytes >= stats.charged_bytes && stats.peak_charged_bytes <= 1 << 20);
+    void* uncharged = percpu_alloc(1000, 4);
+    EXPECT(uncharged != nullptr);
+    percpu_free(uncharged);
+    percpu_domain_set_limit(child, PERCPU_NO_LIMIT);
+    handles.push_back(percpu_alloc_flags(1000, 4, PERCPU_ACCOUNT));
+    EXPECT(handles.back() != nullptr);
+    const ChildEnd end = run_in_child([&] { return percpu_domain_current() == child ? 0 : 1; });
+    EXPECT_EQ(end.exit_code, 0);
+    EXPECT(percpu_domain_set(nullptr) == child);
+    EXPECT(percpu_domain_get(parent) == parent);
+    percpu_domain_put(child);
+    for (void* handle : handles) percpu_free(handle);
+    percpu_domain_read(parent, &stats);
+    EXPECT_EQ(stats.charged_bytes, 0);
+    percpu_domain_put(parent);
+    percpu_domain_put(parent);
+    percpu_domain_put(nullptr);
+  }));
+}
+
+// ---- address space ---------------------------------------------------------------------------------------------------
+
+TEST_CASE("under a limit on address space the library works with less, and leaves the program its share") {
+  if (kSanitized) return;  // they need terabytes
+  for (size_t limit : {size_t{64} << 20, size_t{256} << 20, size_t{1} << 30, size_t{8} << 30}) {
+    CAPTURE(limit);
+    CHECK_FINE(fresh("balance:thread", [limit] {
+      const size_t used = status_kib("VmSize") * 1024;
+      const rlimit limits = {used + limit, used + limit};
+      EXPECT_EQ(setrlimit(RLIMIT_AS, &limits), 0);
+      std::vector<void*> handles;
+      handles.push_back(percpu_alloc(8, 8));
+      EXPECT(handles.back() != nullptr);
+      void* own = mmap(nullptr, limit / 4, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+      EXPECT(own != MAP_FAILED);
+      std::thread([] { percpu_free(percpu_alloc(8, 8)); }).join();
+      percpu_pool_t* another = percpu_pool_create(nullptr);
+      EXPECT(another != nullptr);
+      EXPECT_EQ(percpu_pool_destroy(another), 0);
+      while (handles.size() < 2000) {
+        handles.push_back(percpu_alloc_flags(4096, 4, PERCPU_NOWARN));
+        if (handles.back() == nullptr) break;
+      }
+      EXPECT(handles.size() > 300);
+      if (handles.back() == nullptr) {
+        EXPECT_EQ(errno, ENOMEM);
+        handles.pop_back();
+      }
+      for (void* handle : handles) percpu_free(handle);
+      EXPECT_EQ(percpu_balance(), 0);
+      EXPECT_EQ(percpu_pool_check(percpu_pool_default()), 0);
+      void* again = percpu_alloc(4096, 8);
+      EXPECT(again != nullptr);
+      percpu_free(again);
+    }));
+  }
+}
+
+TEST_CASE("under a limit on data the library works with less") {
+  if (kSanitized) return;
+  CHECK_FINE(fresh("balance:sync", [] {
+    const size_t used = status_kib("VmData") * 1024;
+    const rlimit limits = {used + (size_t{16} << 20), used + (size_t{16} << 20)};
+    EXPECT_EQ(setrlimit(RLIMIT_DATA, &limits), 0);
+    std::vector<void*> handles;
+    while (void* handle = percpu_alloc_flags(4096, 4, PERCPU_NOWARN)) handles.push_back(handle);
+    EXPECT_EQ(errno, ENOMEM);
+    EXPECT(handles.size() > 100);
+    for (void* handle : handles) percpu_free(handle);
+    percpu_balance();
+    EXPECT_EQ(percpu_pool_check(percpu_pool_default()), 0);
+    void* again = percpu_alloc(4096, 4);
+    EXPECT(again != nullptr);
+    percpu_free(again);
+  }));
+}
+
+TEST_CASE("a window that the configuration limits is used up, ENOMEM, and works again") {
+  CHECK_FINE(fresh("window:4M,unit_size:32K,balance:thread", [] {
+    for (int round = 0; round < 3; round++) {
+      std::vector<void*> handles;
+      while (void* handle = percpu_alloc_flags(1024, 4, PERCPU_NOWARN)) handles.push_back(handle);
+      EXPECT_EQ(errno, ENOMEM);
+      EXPECT(handles.size() > 200);
+      for (void* handle : handles) percpu_free(handle);
+      EXPECT_EQ(percpu_pool_check(percpu_pool_default()), 0);
+    }
+  }));
+}
+
+TEST_CASE("too large a reservation is given up in steps, not found wanting") {
+  CHECK_FINE(fresh("window:64T", [] {
+    void* handle = percpu_alloc(8, 8);
+    EXPECT(handle != nullptr);
+    percpu_free(handle);
+  }));
+}
+
+TEST_CASE("locked memory: a reservation is not backed under mlockall, and the library works") {
+  CHECK_FINE(fresh("balance:sync", [] {
+    if (mlockall(MCL_FUTURE) != 0) return;  // not allowed here
+    const size_t before = status_kib("VmRSS");
+    std::vector<void*> handles;
+    for (int i = 0; i < 200; i++) handles.push_back(percpu_alloc(4096, 4));
+    for (void* handle : handles) EXPECT(handle != nullptr);
+    EXPECT(status_kib("VmRSS") < before + (64 << 10));
+    for (void* handle : handles) percpu_free(handle);
+    percpu_balance();
+    EXPECT_EQ(percpu_pool_check(percpu_pool_default()), 0);
+  }));
+}
+
+// ---- fork and exit ---------------------------------------------------------------------------------------------------
+
+TEST_CASE("after a fork both go on, and the child's balance thread is its own, started when it needs one") {
+  CHECK_FINE(fresh("unit_size:32K,balance:thread", [] {
+    std::vector<void*> handles;
+    for (int i = 0; i < 200; i++) handles.push_back(percpu_alloc(4096, 4));
+    EXPECT(eventually([] { return nr_balancers() == 1; }));
+    const ChildEnd end = run_in_child([&] {
+      EXPECT_EQ(nr_balancers(), 0);
+      EXPECT_EQ(percpu_pool_check(percpu_pool_default()), 0);
+      EXPECT_EQ(live(percpu_pool_default()), 200);
+      for (void* handle : handles) percpu_free(handle);
+      EXPECT_EQ(live(percpu_pool_default()), 0);
+      for (int i = 0; i < 100; i++) handles[static_cast<size_t>(i)] = percpu_alloc(4096, 4);
+      EXPECT(eventually([] { return nr_balancers() == 1; }));
+      for (int i = 0; i < 100; i++) percpu_free(handles[static_cast<size_t>(i)]);
+      percpu_stats stats;
+      EXPECT(eventually([&] {
+        percpu_stats_read(&stats, sizeof stats);
+        return stats.nr_chunks <= 2;
+      }));
+      return 0;
+    });
+    INFO(end.standard_error);
+    EXPECT_EQ(end.exit_code, 0);
+    EXPECT_EQ(nr_balancers(), 1);
+    EXPECT_EQ(live(percpu_pool_default()), 200);
+    for (void* handle : handles) percpu_free(handle);
+    EXPECT_EQ(live(percpu_pool_default()), 0);
+  }));
+}
+
+TEST_CASE("a child that only frees gives its memory back") {
+  CHECK_FINE(fresh("unit_size:32K,balance:thread", [] {
+    std::vector<void*> handles;
+    for (int i = 0; i < 400; i++) handles.push_back(percpu_alloc(4096, 4));
+    const ChildEnd end = run_in_child([&] {
+      for (void* handle : handles) percpu_free(handle);
+      percpu_stats stats;
+      percpu_stats_read(&stats, sizeof stats);
+      EXPECT(stats.nr_chunks <= 2);
+      return 0;
+    });
+    EXPECT_EQ(end.exit_code, 0);
+  }));
+}
+
+TEST_CASE("areas that wait for a grace period when the process forks are freed in both") {
+  CHECK_FINE(fresh("balance:thread", [] {
+    std::vector<void*> handles;
+    for (int i = 0; i < 100; i++) handles.push_back(percpu_alloc(64, 4));
+    for (void* handle : handles) percpu_free_rcu(handle);
+    auto* pool = inside(percpu_pool_default());
+    const auto all_freed = [&] {
+      percpu_free(percpu_alloc(4096, 4));  // an ordinary call starts the thread
+      return eventually([&] { return !pool->grace_waiting(); }) && nr_balancers() == 1;
+    };
+    const ChildEnd end = run_in_child([&] { return all_freed() ? 0 : 1; });
+    EXPECT_EQ(end.exit_code, 0);
+    EXPECT(all_freed());
+    EXPECT_EQ(percpu_pool_check(percpu_pool_default()), 0);
+  }));
+}
+
+TEST_CASE("at exit the thread is gone before the handlers of the program that are older than the library's first use") {
+  CHECK_FINE(fresh("unit_size:32K,balance:thread", [] {
+    atexit([] { _exit(nr_balancers() == 0 ? 0 : 1); });
+    std::vector<void*> handles;
+    for (int i = 0; i < 200; i++) handles.push_back(percpu_alloc(4096, 4));
+    EXPECT(eventually([] { return nr_balancers() == 1; }));
+    exit(3);  // the handler decides
+  }));
+}
+
+TEST_CASE("exit while the thread waits for a grace period that does not end does not wait for it") {
+  CHECK_FINE(fresh("balance:thread", [] {
+    std::atomic<bool> reading{false};
+    std::thread reader([&] {
+      urcu_bp_read_lock();
+      reading = true;
+      for (;;) pause();
+    });
+    while (!reading) std::this_thread::yield();
+    percpu_free_rcu(percpu_alloc(64, 4));
+    percpu_free(percpu_alloc(64, 4));
+    EXPECT(eventually([] { return nr_balancers() == 1; }));
+    usleep(50000);
+    exit(0);
+  }));
+}
+
+TEST_CASE("allocations, frees and counts go on while the process exits") {
+  CHECK_FINE(fresh("unit_size:32K,balance:thread", [] {
+    static std::vector<void*> handles;
+    atexit([] {  // runs after the library's own
+      for (void* handle : handles) percpu_free(handle);
+      for (int i = 0; i < 100; i++) percpu_free(percpu_alloc(4096, 4));
+      EXPECT_EQ(percpu_pool_check(percpu_pool_default()), 0);
+      _exit(nr_balancers() == 0 ? 0 : 1);
+    });
+    for (int i = 0; i < 200; i++) handles.push_back(percpu_alloc(4096, 4));
+    exit(3);
+  }));
+}
+
+TEST_CASE("fork from several threads at once: each child finds the library whole") {
+  CHECK_FINE(fresh("unit_size:32K,balance:thread", [] {
+    std::atomic<int> bad{0};
+    std::vector<std::thread> threads;
+    for (int t = 0; t < 3; t++) {
+      threads.emplace_back([&, t] {
+        for (int i = 0; i < 25; i++) {
+          const pid_t child = fork();
+          if (child == 0) {
+            alarm(30);
+            void* handle = percpu_alloc(2000, 4);
+            percpu_free_rcu(percpu_alloc(64, 4));
+            percpu_address info;
+            EXPECT(handle != nullptr);
+            EXPECT_EQ(percpu_address_info(percpu_this_ptr(static_cast<char*>(handle)), &info), 1);
+            percpu_free(handle);
+            percpu_pool_check(percpu_pool_default());
+            percpu_pool_t* pool = percpu_pool_create(nullptr);  // waits for a grace period when it goes
+            EXPECT(pool != nullptr);
+            EXPECT_EQ(percpu_pool_destroy(pool), 0);
+            _exit(0);
+          }
+          int status = -1;
+          waitpid(child, &status, 0);
+          if (status != 0) fprintf(stderr, "child %d of thread %d ended with status 0x%x\n", i, t, status);
+          bad += status != 0;
+        }
+      });
+    }
+    std::atomic<bool> stop{false};
+    threads.emplace_back([&] {
+      while (!stop) {
+        percpu_free_rcu(percpu_alloc(64, 4));
+        percpu_address info;
+        percpu_address_info(&info, &info);
+      }
+    });
+    for (int t = 0; t < 3; t++) threads[static_cast<size_t>(t)].join();
+    stop = true;
+    threads.back().join();
+    EXPECT_EQ(bad.load(), 0);
+  }));
+}
+
+}  // namespace
+}  // namespace percpu

@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: MIT
+//
+// Runs a piece of a test in a forked child, or this test binary anew, and tells how it ended and what it wrote to stderr.
+#ifndef PERCPU_TESTS_CHILD_H
+#define PERCPU_TESTS_CHILD_H
+
+#include <csignal>
+#include <cstdio>
+#include <cstdlib>
+#include <string>
+#include <vector>
+
+#include <sys/wait.h>
+#include <unistd.h>
+
+namespace percpu {
+
+struct ChildEnd {
+  int exit_code = -1;  // -1: ended by a signal
+  int signal = 0;
+  std::string standard_error;
+};
+
+// `body` returns the exit code, or does not return.
+template <class Body>
+ChildEnd run_in_child(Body body) {
+  int pipe_ends[2];
+  if (pipe(pipe_ends) != 0) abort();
+  fflush(nullptr);
+  pid_t child = fork();
+  if (child == 0) {
+    signal(SIGABRT, SIG_DFL);  // not the test harness's
+    signal(SIGSEGV, SIG_DFL);
+    dup2(pipe_ends[1], STDERR_FILENO);
+    close(pipe_ends[0]);
+    close(pipe_ends[1]);
+    _exit(body());
+  }
+  close(pipe_ends[1]);
+  ChildEnd end;
+  char buffer[512];
+  for (ssize_t got; (got = read(pipe_ends[0], buffer, sizeof buffer)) > 0;)
+    end.standard_error.append(buffer, static_cast<size_t>(got));
+  close(pipe_ends[0]);
+  int status = 0;
+  waitpid(child, &status, 0);
+  if (WIFEXITED(status)) end.exit_code = WEXITSTATUS(status);
+  if (WIFSIGNALED(status)) end.signal = WTERMSIG(status);
+  return end;
+}
+
+// Executes this binary again for one test case (also one that is skipped by default), with "NAME=value" added to the
+// environment. exit_code 0: it passed; 126: there is no such test case.
+inline ChildEnd run_again(const char* test_case, const std::vector<std::string>& environment) {
+  ChildEnd end = run_in_child([&] {
+    for (const std::string& entry : environment) putenv(const_cast<char*>(entry.c_str()));
+    dup2(STDERR_FILENO, STDOUT_FILENO);  // what the harness prints is the parent's to show
+    std::string name = std::string("--test-case=") + test_case;
+    execl("/proc/self/exe", "/proc/self/exe", name.c_str(), "--no-skip", "--no-colors", static_cast<char*>(nullptr));
+    return 127;
+  });
+  if (end.exit_code == 0 && end.standard_error.find("test cases: 1 |") == std::string::npos) end.exit_code = 126;
+  return end;
+}
+
+}  // namespace percpu
+
+#endif  // PERCPU_TESTS_CHILD_H

@@ -1,0 +1,110 @@
+#!/bin/sh
+# SPDX-License-Identifier: MIT
+# usage: headers.sh SOURCE_ROOT
+#
+# The header in the hands of its users: with every compiler that is here, in every language and way of compiling that we
+# promise, with their warnings as errors; each program runs. And what the contract refuses is refused when compiling,
+# with a message that says why. Prints what failed; exits 0 if nothing did, 77 (skipped) if there is no compiler.
+set -u
+root=$1
+here=$root/tests/unit/ops
+work=$(mktemp -d) || exit 1
+trap 'rm -rf "$work"' EXIT
+warnings="-Wall -Wextra -Wpedantic -Werror -Wshadow -Wconversion -Wsign-conversion -Wcast-qual -Wcast-align -Wundef"
+failures=0
+tried=0
+
+fail() {
+  echo "FAILED: $*"
+  failures=$((failures + 1))
+}
+
+# run NAME COMPILER LANGUAGE FLAGS...: builds the program, and runs it.
+run() {
+  name=$1 compiler=$2 language=$3
+  shift 3
+  tried=$((tried + 1))
+  if ! "$compiler" -x "$language" $warnings -I"$root/include" -I"$here" "$@" \
+      "$here/headers_main.c" "$here/headers_elsewhere.c" -x none "$work/fixture.o" -o "$work/program" \
+      >"$work/log" 2>&1; then
+    fail "$name does not compile"
+    head -20 "$work/log"
+  elif ! "$work/program"; then
+    fail "$name does not run"
+  fi
+}
+
+# refused COMPILER LANGUAGE MESSAGE CODE: CODE, in a function with suitable variables, must not compile because of
+# MESSAGE.
+refused() {
+  compiler=$1 language=$2 message=$3 code=$4
+  tried=$((tried + 1))
+  cat >"$work/refused.c" <<END
+#include <percpu/ops.h>
+struct small { uint64_t a, b, c; };
+void f(uint64_t *word, const uint64_t *constant, struct small *record, int **pointer, double *real, int *number,
+       struct percpu_list *list, struct percpu_pool *pool, const struct percpu_pair *constant_pair);
+void f(uint64_t *word, const uint64_t *constant, struct small *record, int **pointer, double *real, int *number,
+       struct percpu_list *list, struct percpu_pool *pool, const struct percpu_pair *constant_pair) {
+  $code;
+}
+END
+  case $language in
+    c) standard='-std=c11 -Werror=incompatible-pointer-types -Werror=int-conversion' ;;
+    *) standard=-std=c++17 ;;
+  esac
+  if "$compiler" -x "$language" $standard -Wno-unused -I"$root/include" -c "$work/refused.c" -o "$work/refused.o" \
+      >"$work/log" 2>&1; then
+    fail "$compiler as $language takes: $code"
+  elif ! grep -qiE "$message" "$work/log"; then
+    fail "$compiler as $language refuses, without saying '$message': $code"
+    grep error "$work/log" | head -3
+  fi
+}
+
+refusals() {
+  size='element of 1, 2, 4 or 8 bytes'
+  constant='writes, and the handle points to const'
+  number='integer \(not bool\), a float or a double'
+  refused "$1" "$2" "$size" 'percpu_read(record)'
+  refused "$1" "$2" "$size" 'percpu_write(record, *record)'
+  refused "$1" "$2" "$size" 'struct small was = percpu_xchg(record, *record)'
+  for call in 'percpu_write(constant, 1)' 'percpu_add(constant, 1)' 'percpu_inc(constant)' 'percpu_or(constant, 1)' \
+      'percpu_xchg(constant, 1)' 'percpu_cmpxchg(constant, 0, 1)' 'percpu_pool_add(pool, constant, 1)'; do
+    refused "$1" "$2" "$constant" "$call"
+  done
+  refused "$1" "$2" "$number" 'percpu_add(pointer, 1)'
+  refused "$1" "$2" "$number" 'percpu_inc((bool *)word)'
+  refused "$1" "$2" 'needs an integer element' 'percpu_and(real, 1)'
+  refused "$1" "$2" 'needs an integer element' 'percpu_or(pointer, 1)'
+  refused "$1" "$2" 'sum needs' 'percpu_sum(pointer)'
+  refused "$1" "$2" '8-byte integers or doubles|cannot convert|no matching|incompatible' \
+    'percpu_sum_n(number, 1, number)'
+  refused "$1" "$2" 'incompatible|cannot convert|no matching|invalid conversion' 'percpu_write(pointer, word)'
+  refused "$1" "$2" 'incompatible|cannot convert|no matching|invalid conversion' \
+    'double e = 0; percpu_try_cmpxchg(word, &e, 1)'
+  refused "$1" "$2" 'incompatible|cannot convert|no matching|invalid' 'percpu_list_push(word, NULL)'
+  [ "$2" = c ] || refused "$1" "$2" 'const|qualifier' \
+    'struct percpu_pair e = {0, 0}; percpu_cmpxchg16(constant_pair, &e, e)'
+  refused "$1" "$2" 'incompatible|cannot convert|no matching|invalid|undefined|incomplete' 'percpu_pool_inc(word, pool)'
+}
+
+for pair in gcc:g++ clang:clang++; do
+  c=${pair%:*} cxx=${pair#*:}
+  command -v "$c" >/dev/null && command -v "$cxx" >/dev/null || continue
+  "$c" -std=gnu11 -O1 -fPIC -I"$root/include" -I"$root/tests/stress" -c "$here/fixture.c" -o "$work/fixture.o" || exit 1
+  for how in '-O0' '-O2' '-O2 -fPIE -pie' '-O2 -fno-pie -no-pie' '-O2 -fPIC' '-O2 -static' '-O2 -mavx2' \
+      '-O2 -flto' '-O2 -ffunction-sections -fdata-sections -Wl,--gc-sections' '-O1 -fsanitize=address,undefined' \
+      '-O1 -fsanitize=thread' '-O2 -DPERCPU_NO_RSEQ'; do
+    run "$c -std=c11 $how" "$c" c -std=c11 $how
+    run "$cxx -std=c++17 $how" "$cxx" c++ -std=c++17 $how
+  done
+  run "$c -std=gnu17" "$c" c -std=gnu17 -O2
+  run "$cxx -std=c++20" "$cxx" c++ -std=c++20 -O2 -fno-exceptions -fno-rtti
+  refusals "$c" c
+  refusals "$cxx" c++
+done
+
+[ "$tried" -gt 0 ] || exit 77
+echo "$tried tried, $failures failed"
+[ "$failures" -eq 0 ]

@@ -1,0 +1,3 @@
+// SPDX-License-Identifier: MIT
+// values.c, compiled as C++: the same promises, kept by templates.
+#include "values.c"

@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: MIT
+#include "os/system.h"
+
+#include <doctest/doctest.h>
+
+#include <cerrno>
+#include <csignal>
+#include <cstring>
+#include <string>
+
+#include <pthread.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "faulty_system.h"
+
+namespace percpu {
+namespace {
+
+const System& sys = real_system();
+
+TEST_CASE("failures come back as negative errno, and errno is left alone") {
+  errno = EXDEV;
+  const size_t page = page_size_bytes();
+  CHECK(sys.mmap(0, 0, PROT_NONE, 0) == -EINVAL);
+  CHECK(sys.mmap(0, size_t{1} << 62, PROT_NONE, MAP_NORESERVE) == -ENOMEM);
+  CHECK(sys.munmap(1, page) == -EINVAL);
+  CHECK(sys.mprotect(1, page, PROT_NONE) == -EINVAL);
+  CHECK(sys.madvise(0, page, MADV_DONTNEED) == -ENOMEM);
+  CHECK(sys.munlock(0, page) == -ENOMEM);
+  unsigned char in_core = 0;
+  CHECK(sys.mincore(0, page, &in_core) == -ENOMEM);
+  CHECK(sys.mremap(0, page, 2 * page, 0) == -EFAULT);
+  CHECK(sys.touch_word(page) == -EFAULT);
+  CHECK(sys.sched_getaffinity(0, 1, &in_core) == -EINVAL);
+  CHECK(sys.sched_setaffinity(0, 0, nullptr) == -EINVAL);
+  CHECK(sys.membarrier(-1, 0, 0) == -EINVAL);
+  uint32_t word = 7;
+  CHECK(sys.futex_wait(&word, 8, nullptr) == -EAGAIN);
+  timespec soon{0, 1000};
+  CHECK(sys.futex_wait(&word, 7, &soon) == -ETIMEDOUT);
+  CHECK(sys.futex_wake(&word, 1) == 0);
+  CHECK(sys.open("/nowhere/at all") == -ENOENT);
+  char byte = 0;
+  CHECK(sys.read(-1, &byte, 1) == -EBADF);
+  CHECK(sys.close(-1) == -EBADF);
+  CHECK(errno == EXDEV);
+}
+
+TEST_CASE("what works returns what was asked for") {
+  const size_t page = page_size_bytes();
+  CHECK(page == static_cast<size_t>(sysconf(_SC_PAGESIZE)));
+  intptr_t mapped = sys.mmap(0, page, PROT_READ | PROT_WRITE, 0);
+  REQUIRE(mapped > 0);
+  CHECK(sys.touch_word(static_cast<uintptr_t>(mapped)) == 0);
+  unsigned char in_core = 0;
+  CHECK(sys.mincore(static_cast<uintptr_t>(mapped), page, &in_core) == 0);
+  CHECK((in_core & 1) == 1);
+  CHECK(sys.munmap(static_cast<uintptr_t>(mapped), page) == 0);
+  unsigned cpu = 12345;
+  CHECK(sys.getcpu(&cpu, nullptr) == 0);
+  CHECK(cpu != 12345);
+  int file = sys.open("/proc/self/comm");
+  REQUIRE(file >= 0);
+  char buffer[32];
+  CHECK(sys.read(file, buffer, sizeof buffer) > 0);
+  CHECK(sys.close(file) == 0);
+}
+
+struct Seen {
+  sigset_t blocked;
+  char name[32];
+};
+
+TEST_CASE("a thread starts with all signals blocked and its name, and leaves the starter's mask as it was") {
+  sigset_t before;
+  pthread_sigmask(SIG_BLOCK, nullptr, &before);
+  pthread_t thread{};
+  static Seen seen;
+  static std::atomic<bool> named{false};
+  REQUIRE(sys.start_thread(
+              &thread, "percpu-test",
+              [](void*) -> void* {
+                pthread_sigmask(SIG_BLOCK, nullptr, &seen.blocked);
+                while (!named) usleep(100);
+                pthread_getname_np(pthread_self(), seen.name, sizeof seen.name);
+                return nullptr;
+              },
+              nullptr) == 0);
+  named = true;
+  REQUIRE(sys.join_thread(thread) == 0);
+  CHECK(std::string(seen.name) == "percpu-test");
+  for (int number : {SIGINT, SIGTERM, SIGUSR1, SIGPROF, SIGRTMIN + 3}) CHECK(sigismember(&seen.blocked, number) == 1);
+  sigset_t after;
+  pthread_sigmask(SIG_BLOCK, nullptr, &after);
+  for (int number = 1; number < NSIG; ++number) CHECK(sigismember(&before, number) == sigismember(&after, number));
+}
+
+TEST_CASE("the n-th call can be made to fail, by kind and over all, once or always") {
+  FaultySystem& faulty = FaultySystem::reset();
+  const System& system = faulty.system();
+  faulty.fail_nth(Call::kClose, 2, EIO);
+  CHECK(system.close(-1) == -EBADF);
+  CHECK(system.close(-1) == -EIO);
+  CHECK(system.close(-1) == -EBADF);
+  CHECK(faulty.count(Call::kClose) == 3);
+  CHECK(faulty.failures() == 1);
+
+  FaultySystem::reset().fail_nth_of_all(2, ENOMEM).fails_giving_back(false);
+  unsigned cpu = 0;
+  CHECK(system.getcpu(&cpu, nullptr) == 0);
+  CHECK(system.close(-1) == -EBADF);  // gives back: does not count
+  CHECK(system.getcpu(&cpu, nullptr) == -ENOMEM);
+  CHECK(system.getcpu(&cpu, nullptr) == 0);
+
+  FaultySystem::reset().fail_always(Call::kGetcpu, ENOSYS);
+  CHECK(system.getcpu(&cpu, nullptr) == -ENOSYS);
+  CHECK(system.getcpu(&cpu, nullptr) == -ENOSYS);
+  CHECK(faulty.total() == 2);
+}
+
+}  // namespace
+}  // namespace percpu

@@ -1,0 +1,176 @@
+// SPDX-License-Identifier: MIT
+//
+// The one global object among threads that fork and are cancelled: in the middle of its first use, which a slow system makes
+// long, and later. It may not have been used before: each case has a process of its own.
+#include <doctest/doctest.h>
+
+#include <atomic>
+#include <pthread.h>
+#include <thread>
+#include <urcu-bp.h>
+
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "../child.h"
+#include "api/library.h"
+#include "percpu.h"
+
+namespace percpu {
+namespace {
+
+std::atomic<bool> slow{false};
+std::atomic<int> inside{0};
+
+void be_slow() {
+  if (!slow) return;
+  inside++;
+  usleep(200 * 1000);
+}
+
+int slow_open(const char* path) {
+  be_slow();
+  return real_system().open(path);
+}
+
+intptr_t slow_mmap(uintptr_t address, size_t size_bytes, int protection, int flags) {
+  be_slow();
+  return real_system().mmap(address, size_bytes, protection, flags);
+}
+
+// Does `work` in a second thread, forks while the system is slow in it, and does it again in the child.
+template <class Work>
+int fork_in_the_middle(Work work) {
+  alarm(60);
+  System system = real_system();
+  system.open = slow_open;
+  system.mmap = slow_mmap;
+  library.use_system(system);
+  slow = true;
+  std::atomic<bool> good{true};
+  std::thread first([&] { good = work(); });
+  while (inside == 0) usleep(1000);
+  const pid_t child = fork();
+  if (child == 0) {
+    alarm(20);
+    slow = false;
+    _exit(work() ? 0 : 1);
+  }
+  slow = false;
+  int status = -1;
+  const bool ended = waitpid(child, &status, 0) == child && status == 0;
+  first.join();
+  return ended && good && work() ? 0 : 1;
+}
+
+bool allocate_and_free() {
+  auto* handle = static_cast<uint64_t*>(percpu_alloc(8, 8));
+  if (handle == nullptr) return false;
+  percpu_add(handle, 1);
+  const bool good = percpu_sum(handle) == 1;
+  percpu_free(handle);
+  return good;
+}
+
+TEST_CASE("a fork while another thread makes the first pool leaves a child that can make its own") {
+  CHECK(run_in_child([] { return fork_in_the_middle(allocate_and_free); }).exit_code == 0);
+}
+
+TEST_CASE("a fork while another thread makes the first domain, before there is a pool, leaves a child that can make its own") {
+  const auto make_domain = [] { return percpu_domain_create("domain", PERCPU_NO_LIMIT, nullptr) != nullptr; };
+  CHECK(run_in_child([&] { return fork_in_the_middle(make_domain); }).exit_code == 0);
+}
+
+TEST_CASE("a thread that is cancelled makes the first pool all the same") {
+  const ChildEnd end = run_in_child([] {
+    alarm(60);
+    std::atomic<bool> allocated{false};
+    std::thread first([&] {
+      pthread_cancel(pthread_self());
+      allocated = allocate_and_free();
+      int state = 0;
+      pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &state);
+      if (state != PTHREAD_CANCEL_ENABLE) allocated = false;
+    });
+    first.join();
+    return allocated && allocate_and_free() ? 0 : 1;
+  });
+  CHECK(end.exit_code == 0);
+}
+
+pthread_mutex_t programs_lock = PTHREAD_MUTEX_INITIALIZER;
+int allocated_in_handlers = 0;
+
+TEST_CASE("a lock that the program holds around allocations may be taken by its own fork handlers, which allocate, too") {
+  const ChildEnd end = run_in_child([] {
+    alarm(60);
+    // Installed before the library is used.
+    const auto allocate = [] { allocated_in_handlers += allocate_and_free() ? 1 : 0; };
+    pthread_atfork(allocate, allocate, allocate);
+    pthread_atfork([] { pthread_mutex_lock(&programs_lock); }, [] { pthread_mutex_unlock(&programs_lock); },
+                   [] { pthread_mutex_unlock(&programs_lock); });
+    std::atomic<bool> stop{false};
+    std::thread allocates([&] {
+      while (!stop) {
+        pthread_mutex_lock(&programs_lock);
+        void* handle = percpu_alloc(1024, 8);  // by way of the maps
+        if (handle == nullptr) abort();
+        percpu_free(handle);
+        pthread_mutex_unlock(&programs_lock);
+        usleep(1);
+      }
+    });
+    constexpr int kForks = 200;
+    bool good = true;
+    for (int i = 0; i < kForks; i++) {
+      const pid_t child = fork();
+      if (child == 0) _exit(allocate_and_free() ? 0 : 1);
+      int status = -1;
+      good = good && waitpid(child, &status, 0) == child && status == 0;
+    }
+    stop = true;
+    allocates.join();
+    return good && allocated_in_handlers == 2 * kForks ? 0 : 1;
+  });
+  CHECK(end.exit_code == 0);
+}
+
+std::atomic<uint32_t> nr_wakes{0};
+int counted_wake(const uint32_t* word, int how_many) {
+  nr_wakes++;
+  return real_system().futex_wake(word, how_many);
+}
+
+TEST_CASE("a child that may not wait for grace periods keeps what it frees after one, and is left in peace") {
+  const ChildEnd end = run_in_child([] {
+    alarm(60);
+    System system = real_system();
+    system.futex_wake = counted_wake;
+    library.use_system(system);
+    urcu_bp_read_lock();
+    percpu_free_rcu(percpu_alloc(8, 8));
+    (void)allocate_and_free();  // starts the thread, which waits for us
+    usleep(200 * 1000);
+    const pid_t child = fork();
+    if (child == 0) {
+      alarm(20);
+      urcu_bp_read_unlock();
+      percpu_free_rcu(percpu_alloc(8, 8));
+      (void)allocate_and_free();
+      usleep(100 * 1000);
+      nr_wakes = 0;
+      for (int i = 0; i < 50; i++) {
+        (void)allocate_and_free();
+        usleep(1000);
+      }
+      _exit(nr_wakes < 10 ? 0 : 1);
+    }
+    urcu_bp_read_unlock();
+    int status = -1;
+    return waitpid(child, &status, 0) == child && status == 0 ? 0 : 1;
+  });
+  CHECK(end.exit_code == 0);
+}
+
+}  // namespace
+}  // namespace percpu

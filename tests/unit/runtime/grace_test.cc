@@ -1,0 +1,369 @@
+// SPDX-License-Identifier: MIT
+#include "runtime/grace.h"
+
+#include <doctest/doctest.h>
+
+#include <atomic>
+#include <thread>
+#include <urcu-bp.h>
+#include <vector>
+
+#include <sys/wait.h>
+
+#include "../child.h"
+#include "world.h"
+
+namespace percpu {
+namespace {
+
+void sleep_ms(int milliseconds) {
+  const timespec time = {milliseconds / 1000, milliseconds % 1000 * 1000000};
+  nanosleep(&time, nullptr);
+}
+
+TEST_CASE("a gate lets many in, and shutting it says whether somebody is inside") {
+  Gate gate;
+  CHECK_FALSE(gate.shut());
+  gate.wait_empty();
+  gate.open();
+  gate.enter();
+  gate.enter();
+  CHECK(gate.shut());
+  gate.leave();
+  gate.leave();
+  gate.wait_empty();
+  gate.open();
+  gate.enter();
+  gate.leave();
+}
+
+TEST_CASE("a shut gate holds newcomers until it is opened, and is empty once all have left") {
+  Gate gate;
+  std::atomic<int> inside{0};
+  std::atomic<bool> leave{false};
+  const auto visit = [&] {
+    gate.enter();
+    inside++;
+    while (!leave) sleep_ms(1);
+    inside--;
+    gate.leave();
+  };
+  std::thread first(visit);
+  REQUIRE(eventually([&] { return inside == 1; }));
+  CHECK(gate.shut());
+  std::thread second(visit);
+  sleep_ms(30);
+  CHECK(inside == 1);
+  leave = true;
+  gate.wait_empty();
+  CHECK(inside == 0);
+  leave = false;
+  gate.open();
+  CHECK(eventually([&] { return inside == 1; }));
+  leave = true;
+  first.join();
+  second.join();
+}
+
+TEST_CASE("many threads through a gate that is shut again and again: nobody is inside while it is empty") {
+  Gate gate;
+  std::atomic<int> inside{0};
+  std::atomic<bool> stop{false};
+  std::atomic<bool> wrong{false};
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 3; t++) {
+    threads.emplace_back([&] {
+      while (!stop) {
+        gate.enter();
+        inside++;
+        inside--;
+        gate.leave();
+      }
+    });
+  }
+  for (int i = 0; i < 2000; i++) {
+    (void)gate.shut();
+    gate.wait_empty();
+    for (int look = 0; look < 20; look++) wrong = wrong || inside != 0;
+    gate.open();
+  }
+  stop = true;
+  for (std::thread& thread : threads) thread.join();
+  CHECK_FALSE(wrong);
+}
+
+TEST_CASE("a gate that several have shut is shut until the last of them opens it") {
+  Gate gate;
+  std::atomic<int> inside{0};
+  std::atomic<int> shut{0};
+  std::atomic<bool> stop{false};
+  std::atomic<bool> wrong{false};
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 2; t++) {
+    threads.emplace_back([&] {
+      while (!stop) {
+        gate.enter();
+        inside++;
+        wrong = wrong || shut != 0;
+        inside--;
+        gate.leave();
+      }
+    });
+  }
+  std::vector<std::thread> closers;
+  for (int t = 0; t < 2; t++) {
+    closers.emplace_back([&] {
+      for (int i = 0; i < 1000; i++) {
+        (void)gate.shut();
+        gate.wait_empty();
+        shut++;
+        for (int look = 0; look < 20; look++) wrong = wrong || inside != 0;
+        shut--;
+        gate.open();
+      }
+    });
+  }
+  for (std::thread& thread : closers) thread.join();
+  stop = true;
+  for (std::thread& thread : threads) thread.join();
+  CHECK_FALSE(wrong);
+}
+
+TEST_CASE("who waits for a gate to be empty may give up") {
+  Gate gate;
+  gate.enter();
+  CHECK(gate.shut());
+  CHECK_FALSE(gate.wait_empty(20));
+  gate.leave();
+  CHECK(gate.wait_empty(20));
+  gate.open();
+}
+
+TEST_CASE("a grace period waits for the program's readers that began before it") {
+  Grace grace;
+  std::atomic<bool> reading{false};
+  std::atomic<bool> leave{false};
+  std::atomic<bool> left{false};
+  std::thread reader([&] {
+    urcu_bp_read_lock();
+    reading = true;
+    while (!leave) sleep_ms(1);
+    left = true;
+    urcu_bp_read_unlock();
+  });
+  REQUIRE(eventually([&] { return reading.load(); }));
+  std::atomic<bool> waited{false};
+  bool after_reader = false;
+  std::thread waiter([&] {
+    CHECK(grace.wait());
+    after_reader = left;
+    waited = true;
+  });
+  sleep_ms(50);
+  CHECK_FALSE(waited);
+  leave = true;
+  waiter.join();
+  reader.join();
+  CHECK(after_reader);
+}
+
+TEST_CASE("a grace period waits for the library's own readers") {
+  Grace grace;
+  std::atomic<bool> reading{false};
+  std::atomic<bool> leave{false};
+  std::thread reader([&] {
+    const Grace::Reader section(grace);
+    reading = true;
+    while (!leave) sleep_ms(1);
+  });
+  REQUIRE(eventually([&] { return reading.load(); }));
+  std::atomic<bool> waited{false};
+  std::thread waiter([&] {
+    CHECK(grace.wait());
+    waited = true;
+  });
+  sleep_ms(30);
+  CHECK_FALSE(waited);
+  leave = true;
+  reader.join();
+  waiter.join();
+  CHECK(waited);
+}
+
+TEST_CASE("after a fork while others read and wait, the child can read and wait too") {
+  Grace grace;
+  std::atomic<bool> stop{false};
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 2; t++) {
+    threads.emplace_back([&] {
+      while (!stop) const Grace::Reader section(grace);
+    });
+    threads.emplace_back([&] {
+      while (!stop) (void)grace.wait();
+    });
+  }
+  for (int i = 0; i < 50; i++) {
+    grace.fork_prepare();
+    const pid_t child = fork();
+    if (child == 0) {
+      grace.fork_child();
+      alarm(20);
+      bool good = true;
+      for (int j = 0; j < 3; j++) {
+        const Grace::Reader section(grace);
+      }
+      good = good && grace.wait() && !grace.lost();
+      std::thread other([&] { const Grace::Reader section(grace); });
+      other.join();
+      _exit(good ? 0 : 1);
+    }
+    grace.fork_parent();
+    int status = -1;
+    REQUIRE(waitpid(child, &status, 0) == child);
+    REQUIRE(status == 0);
+  }
+  stop = true;
+  for (std::thread& thread : threads) thread.join();
+}
+
+TEST_CASE("a fork inside the program's read section does not wait for the grace period that waits for that section") {
+  Grace grace;
+  std::atomic<bool> waiting{false};
+  std::atomic<bool> waited{false};
+  urcu_bp_read_lock();
+  std::thread waiter([&] {
+    waiting = true;
+    CHECK(grace.wait());
+    waited = true;
+  });
+  REQUIRE(eventually([&] { return waiting.load(); }));
+  sleep_ms(50);
+  grace.fork_prepare();
+  const pid_t child = fork();
+  if (child == 0) {
+    grace.fork_child();
+    urcu_bp_read_unlock();
+    alarm(20);
+    bool good = grace.lost() && !grace.wait();
+    // Whatever liburcu's locks are in, the library's own readers get through, in new threads too.
+    std::thread other([&] { const Grace::Reader section(grace); });
+    other.join();
+    _exit(good ? 0 : 1);
+  }
+  grace.fork_parent();
+  CHECK_FALSE(waited);
+  urcu_bp_read_unlock();
+  waiter.join();
+  CHECK(waited);
+  CHECK_FALSE(grace.lost());
+  int status = -1;
+  REQUIRE(waitpid(child, &status, 0) == child);
+  CHECK(status == 0);
+}
+
+TEST_CASE("inside the program's read section the library can read while a fork waits for the grace period") {
+  const ChildEnd end = run_in_child([] {
+    alarm(20);
+    Grace grace;
+    std::atomic<bool> reading{false};
+    std::atomic<bool> go_on{false};
+    std::thread reader([&] {
+      urcu_bp_read_lock();
+      reading = true;
+      while (!go_on) sleep_ms(1);
+      { const Grace::Reader section(grace); }
+      urcu_bp_read_unlock();
+    });
+    while (!reading) sleep_ms(1);
+    std::thread waiter([&] { (void)grace.wait(); });
+    sleep_ms(30);
+    std::thread forker([&] {
+      grace.fork_prepare();
+      grace.fork_parent();
+    });
+    sleep_ms(30);
+    go_on = true;
+    reader.join();
+    waiter.join();
+    forker.join();
+    return 0;
+  });
+  CHECK(end.exit_code == 0);
+}
+
+TEST_CASE("a fork between urcu_bp_before_fork() and its twins ends, and its child can use the library") {
+  const ChildEnd end = run_in_child([] {
+    alarm(60);
+    Grace grace;
+    std::atomic<bool> stop{false};
+    std::thread waiter([&] {
+      while (!stop) (void)grace.wait();
+    });
+    // Each of these threads is new to liburcu, and so takes the lock that the forking thread holds.
+    std::thread readers([&] {
+      while (!stop) std::thread([&] { const Grace::Reader section(grace); }).join();
+    });
+    bool good = true;
+    for (int i = 0; i < 5; i++) {
+      sleep_ms(10);
+      urcu_bp_before_fork();
+      grace.fork_prepare();
+      const pid_t child = fork();
+      if (child == 0) {
+        grace.fork_child();
+        urcu_bp_after_fork_child();
+        alarm(20);
+        const bool waited = grace.wait() && !grace.lost();
+        std::thread other([&] { const Grace::Reader section(grace); });
+        other.join();
+        _exit(waited ? 0 : 1);
+      }
+      grace.fork_parent();
+      urcu_bp_after_fork_parent();
+      int status = -1;
+      good = good && waitpid(child, &status, 0) == child && status == 0;
+    }
+    stop = true;
+    waiter.join();
+    readers.join();
+    return good && !grace.lost() ? 0 : 1;
+  });
+  CHECK(end.exit_code == 0);
+}
+
+TEST_CASE("threads fork at the same time: none is inside liburcu at any of these forks") {
+  const ChildEnd end = run_in_child([] {
+    alarm(60);
+    Grace grace;
+    std::atomic<bool> stop{false};
+    std::thread waiter([&] {
+      while (!stop) (void)grace.wait();
+    });
+    std::atomic<bool> good{true};
+    std::vector<std::thread> forkers;
+    for (int t = 0; t < 2; t++) {
+      forkers.emplace_back([&] {
+        for (int i = 0; i < 100; i++) {
+          grace.fork_prepare();
+          const pid_t child = fork();
+          if (child == 0) {
+            grace.fork_child();
+            alarm(20);
+            _exit(grace.wait() && !grace.lost() ? 0 : 1);
+          }
+          grace.fork_parent();
+          int status = -1;
+          if (waitpid(child, &status, 0) != child || status != 0) good = false;
+        }
+      });
+    }
+    for (std::thread& forker : forkers) forker.join();
+    stop = true;
+    waiter.join();
+    return good ? 0 : 1;
+  });
+  CHECK(end.exit_code == 0);
+}
+
+}  // namespace
+}  // namespace percpu
