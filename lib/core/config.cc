@@ -14,7 +14,7 @@ constexpr uint64_t kKilo = 1024;
 constexpr uint64_t kMega = kKilo * kKilo;
 constexpr uint64_t kGiga = kMega * kKilo;
 
-enum class Type : uint8_t { kBytes, kCount, kChoice, kFlag };
+enum class Type : uint8_t { kBytes, kCount, kMillis, kChoice, kFlag };
 
 // The members of Config have several widths; a row reads and writes its own through these, as a number.
 using Setter = void (*)(Config*, uint64_t);
@@ -69,6 +69,12 @@ constexpr Row kRows[] = {
      "how many failed allocations are logged", PERCPU_MEMBER_(warnings)},
     {"nodes", Type::kChoice, uint64_t(NodesMode::kAuto), 0, 1, false, "auto|one",
      "one: as if the machine had one NUMA node", PERCPU_MEMBER_(nodes)},
+    {"decay", Type::kMillis, 1000, 0, 3600 * 1000, false, nullptr,
+     "preload: half-life of free memory in ms; 0: given back at once", PERCPU_MEMBER_(decay_ms)},
+    {"cache", Type::kBytes, 0, 64 * kKilo, kGiga, true, nullptr,
+     "preload: most bytes of free blocks a CPU caches; 0: chosen", PERCPU_MEMBER_(cache_bytes)},
+    {"stats", Type::kChoice, uint64_t(HeapStats::kNone), 0, 1, false, "none|exit",
+     "preload: print what the heap holds on stderr at exit", PERCPU_MEMBER_(stats)},
     {"help", Type::kFlag, 0, 0, 1, false, nullptr,
      "print this table on stderr when the library starts", PERCPU_MEMBER_(help)},
 };
@@ -121,6 +127,12 @@ Slice nth_choice(const char* choices, uint64_t n) {
 void put_value(Text& text, const Row& row, uint64_t value) {
   switch (row.type) {
     case Type::kBytes: put_bytes(text, value); break;
+    case Type::kMillis:
+      if (value == kDecayOff) {
+        text.put("off");
+        break;
+      }
+      [[fallthrough]];
     case Type::kCount: text.format("%lu", static_cast<unsigned long>(value)); break;
     case Type::kFlag: text.put(value != 0 ? "yes" : "no"); break;
     case Type::kChoice: {
@@ -141,6 +153,7 @@ void put_range(Text& text, const Row& row) {
     put_value(text, row, row.lowest);
     text.put("..");
     put_value(text, row, row.highest);
+    if (row.type == Type::kMillis) text.put(" or off");
   }
 }
 
@@ -185,6 +198,12 @@ bool parse_value(const Row& row, Slice text, uint64_t* value) {
     case Type::kFlag:
       *value = text.is("yes") || text.is("1") ? 1 : 0;
       return *value == 1 || text.is("no") || text.is("0");
+    case Type::kMillis:
+      if (text.is("off")) {
+        *value = kDecayOff;
+        return true;
+      }
+      break;
     default: break;
   }
   if (!parse_number(text, row.type == Type::kBytes, value)) return false;
@@ -278,6 +297,7 @@ const char* type_name(Type type) {
   switch (type) {
     case Type::kBytes: return "bytes";
     case Type::kCount: return "number";
+    case Type::kMillis: return "ms";
     case Type::kChoice: return "word";
     case Type::kFlag: return "flag";
   }

@@ -25,6 +25,12 @@ enum class NodesMode : uint8_t {
   kOne,   // as if the machine had one node
 };
 
+// When the preload says what its heap holds.
+enum class HeapStats : uint8_t { kNone, kExit };
+
+// decay: never.
+inline constexpr uint64_t kDecayOff = UINT64_MAX;
+
 struct Config {
   size_t unit_size_bytes = 0;  // the minimum unit size: whole pages
   size_t reserved_size_bytes = 0;
@@ -37,6 +43,10 @@ struct Config {
   size_t max_alloc_bytes = 0;    // never 0 after parsing
   uint32_t warnings = 0;
   NodesMode nodes = NodesMode::kAuto;
+  // Of the preload only (preload/README.md).
+  uint64_t decay_ms = 0;
+  size_t cache_bytes = 0;
+  HeapStats stats = HeapStats::kNone;
   bool help = false;
 };
 

@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: MIT
+#include "preload/central_list.h"
+
+#include <bit>
+#include <cstring>
+
+#include "base/check.h"
+
+namespace percpu::heap {
+
+void CentralList::link(uint32_t number) {
+  Span& span = window_->span(number);
+  span.prev = 0;
+  span.next = spans_;
+  if (spans_ != 0) window_->span(spans_).prev = number;
+  spans_ = number;
+  span.listed = true;
+}
+
+void CentralList::unlink(uint32_t number) {
+  Span& span = window_->span(number);
+  if (span.prev != 0) {
+    window_->span(span.prev).next = span.next;
+  } else {
+    spans_ = span.next;
+  }
+  if (span.next != 0) window_->span(span.next).prev = span.prev;
+  span.listed = false;
+}
+
+bool CentralList::add_span() {
+  const ClassInfo& info = kClasses.info[size_class_];
+  const uint32_t number = pages_->allocate(info.span_pages, 1);
+  if (number == 0) return false;
+  Span& span = window_->span(number);
+  span.state = SpanState::kSmall;
+  span.size_class = static_cast<uint8_t>(size_class_);
+  span.nr_free = info.span_blocks;
+  span.hint = 0;
+  for (uint32_t word = 0; word < kMaxSpanBlocks / 64; ++word) {
+    const uint32_t begin = word * 64;
+    span.free_blocks[word] = info.span_blocks >= begin + 64 ? ~uint64_t{0}
+                             : info.span_blocks <= begin    ? 0
+                                                            : word_mask_before(info.span_blocks - begin);
+  }
+  for (uint64_t page = 0; page < info.span_pages; ++page)
+    window_->set_entry(span.first_page + page, number, size_class_ + 1);
+  free_in_spans_ += span.nr_free;
+  nr_spans_++;
+  link(number);
+  return true;
+}
+
+uint32_t CentralList::take_from_span(uint64_t* blocks, uint32_t want) {
+  const uint32_t number = spans_;
+  Span& span = window_->span(number);
+  const uint32_t size = kClasses.info[size_class_].size_bytes;
+  const uint64_t start = reinterpret_cast<uint64_t>(window_->address_of(span.first_page));
+  uint32_t got = 0;
+  for (uint32_t word = span.hint; word < kMaxSpanBlocks / 64 && got < want; ++word) {
+    uint64_t bits = span.free_blocks[word];
+    while (bits != 0 && got < want) {
+      blocks[got++] = start + uint64_t{size} * (word * 64 + static_cast<uint32_t>(std::countr_zero(bits)));
+      bits &= bits - 1;
+    }
+    span.free_blocks[word] = bits;
+    span.hint = word;
+  }
+  span.nr_free -= got;
+  free_in_spans_ -= got;
+  if (span.nr_free == 0) unlink(number);
+  return got;
+}
+
+uint32_t CentralList::take(uint64_t* blocks, uint32_t want) {
+  HeapGuard guard(lock_);
+  uint32_t got = on_shelf_ < want ? on_shelf_ : want;
+  on_shelf_ -= got;
+  if (on_shelf_ < least_on_shelf_) least_on_shelf_ = on_shelf_;
+  memcpy(blocks, &shelf_[on_shelf_], got * sizeof *blocks);
+  if (got > 0) return got;
+  while (got < want) {
+    if (spans_ == 0 && (got > 0 || !add_span())) break;
+    got += take_from_span(blocks + got, want - got);
+  }
+  return got;
+}
+
+void CentralList::give_to_span(uint64_t block) {
+  uint64_t page = 0;
+  (void)window_->page_of(reinterpret_cast<void*>(block), &page);
+  const uint32_t number = Window::span_of(window_->entry(page));
+  Span& span = window_->span(number);
+  const uint32_t index =
+      block_index(size_class_, static_cast<uint32_t>(block - window_->base() - (span.first_page << kPageShift)));
+  uint64_t& word = span.free_blocks[index / 64];
+  const uint64_t bit = uint64_t{1} << index % 64;
+  if (__builtin_expect((word & bit) != 0, 0))
+    fatal("free(%p): the block is free already (freed twice)", reinterpret_cast<void*>(block));
+  word |= bit;
+  if (index / 64 < span.hint) span.hint = index / 64;
+  span.nr_free++;
+  free_in_spans_++;
+  if (!span.listed) link(number);
+  if (span.nr_free < kClasses.info[size_class_].span_blocks) return;
+  unlink(number);
+  free_in_spans_ -= span.nr_free;
+  nr_spans_--;
+  pages_->release(number);
+}
+
+void CentralList::give(const uint64_t* blocks, uint32_t count) {
+  HeapGuard guard(lock_);
+  const uint32_t room = shelf_limit() - on_shelf_;
+  const uint32_t shelved = count < room ? count : room;
+  memcpy(&shelf_[on_shelf_], blocks, shelved * sizeof *blocks);
+  on_shelf_ += shelved;
+  for (uint32_t i = shelved; i < count; ++i) give_to_span(blocks[i]);
+}
+
+void CentralList::age(bool now) {
+  HeapGuard guard(lock_);
+  uint32_t idle = now ? on_shelf_ : least_on_shelf_;
+  // The oldest lie at the bottom.
+  for (uint32_t i = 0; i < idle; ++i) give_to_span(shelf_[i]);
+  on_shelf_ -= idle;
+  memmove(&shelf_[0], &shelf_[idle], on_shelf_ * sizeof shelf_[0]);
+  least_on_shelf_ = on_shelf_;
+}
+
+CentralList::Counts CentralList::counts() {
+  HeapGuard guard(lock_);
+  return {free_in_spans_ + on_shelf_, nr_spans_};
+}
+
+}  // namespace percpu::heap

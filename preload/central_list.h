@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: MIT
+//
+// The free blocks of one class on one node that are in no CPU's cache: first a shelf of blocks as they came from a cache,
+// ready to go to another in one copy; behind it spans, whose free blocks are bits in the spans' records.
+//
+// Invariants: a span is on the list exactly while it has a free block; a block is on the shelf, or its bit is set, or it is
+// in a cache or the program's hands. A span whose blocks are all free goes back to the page heap.
+// Locking: lock_. Order: a CPU's cache lock, then this, then the page heap's.
+#ifndef PERCPU_PRELOAD_CENTRAL_LIST_H
+#define PERCPU_PRELOAD_CENTRAL_LIST_H
+
+#include "preload/page_heap.h"
+
+namespace percpu::heap {
+
+class CentralList {
+ public:
+  constexpr CentralList() = default;
+
+  void init(Window& window, PageHeap& pages, uint32_t size_class) {
+    window_ = &window;
+    pages_ = &pages;
+    size_class_ = size_class;
+  }
+
+  // Takes up to `want` blocks. Returns how many; 0 where there is no memory.
+  [[nodiscard]] uint32_t take(uint64_t* blocks, uint32_t want) PERCPU_EXCLUDES(lock_);
+  // Takes blocks back. Requires: blocks of this class and node. A block that is free already stops the program.
+  void give(const uint64_t* blocks, uint32_t count) PERCPU_EXCLUDES(lock_);
+
+  // Puts back into spans what lay on the shelf since the last call; all of it if `now`.
+  void age(bool now) PERCPU_EXCLUDES(lock_);
+
+  // Free blocks on the shelf and in spans, and spans.
+  struct Counts {
+    uint64_t free_blocks = 0;
+    uint64_t nr_spans = 0;
+  };
+  Counts counts() PERCPU_EXCLUDES(lock_);
+
+  HeapLock& lock() PERCPU_RETURNS_LOCK(lock_) { return lock_; }
+
+ private:
+  static constexpr uint32_t kShelf = 4 * kMaxBatch;
+  // Of large blocks fewer wait: 256 KiB a class.
+  uint32_t shelf_limit() const {
+    const uint32_t by_bytes = 256 * 1024 / kClasses.info[size_class_].size_bytes;
+    return by_bytes < kShelf ? by_bytes : kShelf;
+  }
+
+  void give_to_span(uint64_t block) PERCPU_REQUIRES(lock_);
+  uint32_t take_from_span(uint64_t* blocks, uint32_t want) PERCPU_REQUIRES(lock_);
+  void link(uint32_t number) PERCPU_REQUIRES(lock_);
+  void unlink(uint32_t number) PERCPU_REQUIRES(lock_);
+  bool add_span() PERCPU_REQUIRES(lock_);
+
+  Window* window_ = nullptr;
+  PageHeap* pages_ = nullptr;
+  uint32_t size_class_ = 0;
+  HeapLock lock_;
+  uint32_t spans_ PERCPU_GUARDED_BY(lock_) = 0;
+  uint32_t nr_spans_ PERCPU_GUARDED_BY(lock_) = 0;
+  uint32_t on_shelf_ PERCPU_GUARDED_BY(lock_) = 0;
+  uint32_t least_on_shelf_ PERCPU_GUARDED_BY(lock_) = 0;
+  uint64_t free_in_spans_ PERCPU_GUARDED_BY(lock_) = 0;
+  uint64_t shelf_[kShelf] PERCPU_GUARDED_BY(lock_) = {};
+};
+
+}  // namespace percpu::heap
+
+#endif  // PERCPU_PRELOAD_CENTRAL_LIST_H

@@ -1,0 +1,512 @@
+// SPDX-License-Identifier: MIT
+#include "preload/heap.h"
+
+#include <errno.h>
+#include <sys/auxv.h>
+#include <sys/mman.h>
+#include <time.h>
+
+#include <cstring>
+
+#include "base/check.h"
+#include "os/env.h"
+#include "os/topology.h"
+
+namespace percpu::heap {
+
+extern "C" {
+__thread uint32_t in_vfork_word __attribute__((tls_model("initial-exec"))) = 0;
+}
+Heap heap;
+
+namespace {
+
+constexpr char kNodesFile[] = "/sys/devices/system/node/has_memory";
+constexpr uint64_t kTickMs = 200;
+constexpr size_t kMaxBytes = PTRDIFF_MAX;
+// From here on a growing block moves by moving its pages, which costs less than copying them.
+constexpr size_t kMoveBytes = size_t{512} * 1024;
+
+uint64_t now_ms() {
+  timespec now{};
+  clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
+  return static_cast<uint64_t>(now.tv_sec) * 1000 + static_cast<uint64_t>(now.tv_nsec) / 1000000;
+}
+
+uint64_t pages_of(size_t size_bytes) { return (size_bytes + kPageBytes - 1) >> kPageShift; }
+
+// The dynamic linker allocates a little before any library is there, in its own image; later it may call free() on it.
+bool is_linkers(const void* block) {
+  const uintptr_t image = getauxval(AT_BASE);
+  return image != 0 && reinterpret_cast<uintptr_t>(block) - image < size_t{1} << 20;
+}
+
+}  // namespace
+
+// ---- the beginning -----------------------------------------------------------------------------------------------------
+
+int Heap::prepare() {
+  return prepared_.run([this] { return prepare_now(); });
+}
+
+// The first call of all: system calls only, since nothing else is ready, the libc that could do more included.
+int Heap::prepare_now() {
+  const System& system = real_system();
+  CpuMask nodes;
+  uint32_t nr_nodes = 0;
+  if (read_cpu_list(system, kNodesFile, &nodes) == 0) nr_nodes = static_cast<uint32_t>(nodes.count());
+  if (nr_nodes < 1) nr_nodes = 1;
+  if (nr_nodes > kMaxHeapNodes) nr_nodes = kMaxHeapNodes;
+  if (const int result = window_.reserve_all(system, nr_nodes); result != 0) return result;
+  for (uint32_t node = 0; node < nr_nodes; ++node) {
+    pages_[node].init(window_, node);
+    for (uint32_t i = 0; i < kNrClasses; ++i) lists_[node][i].init(window_, pages_[node], i);
+  }
+  keep_ = 222;  // half a second's worth; start() reads what the user wants
+  return 0;
+}
+
+void Heap::start() {
+  if (prepare() != 0) return;
+  char conf[4096];
+  (void)read_conf(conf, sizeof conf);
+  config_ = parse_config(conf, page_size_bytes(), nullptr, nullptr);  // libpercpu itself says what is wrong in it
+  // keep = 256 * 2^(-tick / half-life)
+  if (config_.decay_ms == 0) {
+    keep_ = 0;
+  } else if (config_.decay_ms == kDecayOff) {
+    keep_ = 256;
+  } else {
+    // 2^-x by halving for the whole part, and a chord in between: at most 6 % off.
+    const uint64_t x = kTickMs * 256 / config_.decay_ms;
+    keep_ = x >= 9 * 256 ? 0 : static_cast<uint32_t>((512 - x % 256) >> (x / 256 + 1));
+  }
+  if (cache_.open(real_system(), config_.cache_bytes) != 0)
+    report("the CPUs' caches cannot be made; malloc works without them");
+  CpuMask nodes;
+  if (read_cpu_list(real_system(), kNodesFile, &nodes) == 0) place_nodes(nodes);
+}
+
+// Which node's page heap serves which CPU: the node that libpercpu took the CPU's own copy from, so a node without memory is
+// served by the nearest that has some.
+void Heap::place_nodes(const CpuMask& nodes) {
+  if (window_.nr_nodes() == 1 || !cache_.is_open()) return;
+  PageRange range{};
+  const size_t bytes = round_up(cache_.nr_cpus() * sizeof *cpu_nodes_, page_size_bytes());
+  if (reserve(real_system(), bytes, page_size_bytes(), &range) != 0 || open_range(real_system(), range) != 0) return;
+  uint32_t* of_cpu = reinterpret_cast<uint32_t*>(range.start);
+  for (uint32_t cpu = 0; cpu < cache_.nr_cpus(); ++cpu) {
+    const int node = cache_.node_of(cpu);
+    uint32_t index = 0;
+    for (CpuId at = nodes.first(); at.valid() && at.value != node; at = nodes.after(at)) index++;
+    of_cpu[cpu] = index < window_.nr_nodes() ? index : 0;
+  }
+  uint32_t index = 0;
+  for (CpuId at = nodes.first(); at.valid() && index < window_.nr_nodes(); at = nodes.after(at))
+    pages_[index++].bind_to(NodeId{at.value});
+  cpu_nodes_ = of_cpu;
+}
+
+// Whether this thread can use the CPUs' caches.
+bool Heap::may_cache() { return cache_.is_open() && in_vfork_word == 0 && percpu_thread_attach_() != 0; }
+
+// ---- small blocks --------------------------------------------------------------------------------------------------------
+
+void* Heap::allocate_slow(size_t size_bytes) { return allocate_large(size_bytes, 1, nullptr); }
+
+// The cache is empty: it takes a batch from the central list of this node.
+void* Heap::allocate_small_slow(uint32_t size_class) {
+  if (__builtin_expect(!prepared_.done(), 0) && prepare() != 0) return nullptr;
+  uint64_t blocks[kMaxBatch];
+  uint64_t block = 0;
+  const bool cached = may_cache();
+  // The thread may have been new, or the stack filled meanwhile.
+  if (cached && cache_.pop(size_class, &block)) return reinterpret_cast<void*>(block);
+  uint32_t want = 1;
+  if (cached) {
+    const uint32_t room = cache_.demand(size_class, sink_to_lists, this);
+    want = room + 1 < kClasses.info[size_class].batch ? room + 1 : kClasses.info[size_class].batch;
+  }
+  const uint32_t first = this_node();
+  uint32_t got = 0;
+  for (uint32_t i = 0; i < window_.nr_nodes() && got == 0; ++i)
+    got = lists_[(first + i) % window_.nr_nodes()][size_class].take(blocks, want);
+  if (got == 0) {
+    // What idle CPUs keep may be what is missing.
+    if (!trim()) return nullptr;
+    got = lists_[first][size_class].take(blocks, 1);
+    if (got == 0) return nullptr;
+  }
+  uint32_t kept = 1;
+  while (kept < got && cache_.push(size_class, blocks[kept])) kept++;
+  if (kept < got) give_back(size_class, blocks + kept, got - kept);
+  return reinterpret_cast<void*>(blocks[0]);
+}
+
+// The cache is full, or the block may be another node's.
+void Heap::release_slow(uint32_t size_class, uint64_t block) {
+  const bool cached = may_cache();
+  if (cached && cpu_nodes_ != nullptr) {
+    uint64_t page = 0;
+    (void)window_.page_of(reinterpret_cast<void*>(block), &page);
+    if (window_.node_of_page(page) != this_node()) {
+      give_back(size_class, &block, 1);
+      decay_if_due();
+      return;
+    }
+  }
+  if (cached && cache_.push(size_class, block)) return;
+  if (cached && cache_.demand(size_class, sink_to_lists, this) != 0 && cache_.push(size_class, block)) return;
+  uint64_t blocks[kMaxBatch];
+  uint32_t count = 0;
+  blocks[count++] = block;
+  const uint32_t batch = kClasses.info[size_class].batch;
+  while (cached && count < batch && cache_.pop(size_class, &blocks[count])) count++;
+  give_back(size_class, blocks, count);
+  decay_if_due();
+}
+
+void Heap::sink_to_lists(void* self, uint32_t size_class, const uint64_t* blocks, uint32_t count) {
+  static_cast<Heap*>(self)->give_back(size_class, blocks, count);
+}
+
+void Heap::give_back(uint32_t size_class, const uint64_t* blocks, uint32_t count) {
+  if (window_.nr_nodes() == 1) return lists_[0][size_class].give(blocks, count);
+  for (uint32_t i = 0; i < count;) {
+    uint64_t page = 0;
+    (void)window_.page_of(reinterpret_cast<void*>(blocks[i]), &page);
+    const uint32_t node = window_.node_of_page(page);
+    uint32_t end = i + 1;
+    for (; end < count; ++end) {
+      (void)window_.page_of(reinterpret_cast<void*>(blocks[end]), &page);
+      if (window_.node_of_page(page) != node) break;
+    }
+    lists_[node][size_class].give(blocks + i, end - i);
+    i = end;
+  }
+}
+
+// ---- large blocks --------------------------------------------------------------------------------------------------------
+
+void* Heap::allocate_large(size_t size_bytes, size_t align_bytes, bool* clean) {
+  if (size_bytes > kMaxBytes || prepare() != 0) return nullptr;
+  uint64_t nr_pages = pages_of(size_bytes);
+  if (nr_pages == 0) nr_pages = 1;
+  const uint64_t align_pages = align_bytes <= kPageBytes ? 1 : align_bytes >> kPageShift;
+  const uint32_t first = this_node();
+  for (int attempt = 0; attempt < 2; ++attempt) {
+    for (uint32_t i = 0; i < window_.nr_nodes(); ++i) {
+      const uint32_t number = pages_[(first + i) % window_.nr_nodes()].allocate(nr_pages, align_pages);
+      if (number == 0) continue;
+      Span& span = window_.span(number);
+      span.state = SpanState::kLarge;
+      if (clean != nullptr) *clean = span.clean;
+      window_.set_entry(span.first_page, number, kKindLarge);
+      return window_.address_of(span.first_page);
+    }
+    if (attempt == 0 && !trim()) break;
+  }
+  return nullptr;
+}
+
+uint32_t Heap::large_span(const void* block, const char* what) {
+  uint64_t page = 0;
+  if (window_.page_of(block, &page)) {
+    const uint32_t entry = window_.entry(page);
+    if (Window::kind_of(entry) == kKindLarge && window_.address_of(page) == block) return Window::span_of(entry);
+  }
+  refuse(block, what);
+}
+
+void Heap::release_large(void* block) {
+  if (block == nullptr || is_linkers(block)) return;
+  const uint32_t number = large_span(block, "free");
+  Span& span = window_.span(number);
+  // Of two threads that free it at once, one finds it no longer there.
+  SpanState expected = SpanState::kLarge;
+  if (!__atomic_compare_exchange_n(&span.state, &expected, SpanState::kInHand, false, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED))
+    refuse(block, "free");
+  pages_[window_.node_of_page(span.first_page)].release(number);
+  decay_if_due();
+}
+
+// Says what is at the address, and ends the program.
+void Heap::refuse(const void* block, const char* what) {
+  uint64_t page = 0;
+  if (!window_.page_of(block, &page)) fatal("%s(%p): not a block of this heap (a wild or stack pointer)", what, block);
+  const uint32_t entry = window_.entry(page);
+  const uint32_t kind = Window::kind_of(entry);
+  if (kind == 0 || kind == kKindFree)
+    fatal("%s(%p): no block begins there: freed already, or inside a large block", what, block);
+  const Span& span = window_.span(Window::span_of(entry));
+  const uintptr_t start = reinterpret_cast<uintptr_t>(window_.address_of(span.first_page));
+  if (kind == kKindLarge)
+    fatal("%s(%p): inside the large block that begins at 0x%lx", what, block, static_cast<unsigned long>(start));
+  const uint32_t size_class = kind - 1;
+  const uint32_t size = kClasses.info[size_class].size_bytes;
+  const uint32_t offset = static_cast<uint32_t>(reinterpret_cast<uintptr_t>(block) - start);
+  const uint32_t index = offset / size;
+  if (index >= kClasses.info[size_class].span_blocks)
+    fatal("%s(%p): behind the last block of its span", what, block);
+  if (index * size != offset)
+    fatal("%s(%p): inside a block of %u bytes, %u behind its start", what, block, size, offset - index * size);
+  fatal("%s(%p): the block of %u bytes is free already (freed twice)", what, block, size);
+}
+
+uint32_t Heap::kind_of_block(const void* block, const char* what) {
+  uint64_t page = 0;
+  if (!window_.page_of(block, &page)) {
+    if (block == nullptr || is_linkers(block)) return 0;
+    refuse(block, what);
+  }
+  const uint32_t entry = window_.entry(page);
+  const uint32_t kind = Window::kind_of(entry);
+  if (kind == kKindLarge) {
+    (void)large_span(block, what);
+    return kind;
+  }
+  if (kind == 0 || kind == kKindFree) refuse(block, what);
+  const Span& span = window_.span(Window::span_of(entry));
+  const uint32_t offset = static_cast<uint32_t>(reinterpret_cast<uintptr_t>(block) - window_.base() -
+                                                (span.first_page << kPageShift));
+  const uint32_t index = block_index(kind - 1, offset);
+  if (index * kClasses.info[kind - 1].size_bytes != offset || index >= kClasses.info[kind - 1].span_blocks)
+    refuse(block, what);
+  return kind;
+}
+
+// ---- the rest of the interface ---------------------------------------------------------------------------------------------
+
+void* Heap::allocate_aligned(size_t align_bytes, size_t size_bytes) {
+  if (align_bytes <= kPageBytes && size_bytes <= kMaxSmallBytes) {
+    // Spans begin at pages: the blocks of a class whose size is a multiple of the alignment are aligned.
+    for (uint32_t i = class_of(size_bytes < align_bytes ? align_bytes : size_bytes); i < kNrClasses; ++i) {
+      if (kClasses.info[i].size_bytes % align_bytes == 0) return allocate(kClasses.info[i].size_bytes);
+    }
+  }
+  return allocate_large(size_bytes, align_bytes, nullptr);
+}
+
+void* Heap::allocate_zeroed(size_t size_bytes) {
+  if (size_bytes <= kMaxSmallBytes) {
+    void* block = allocate(size_bytes);
+    if (block != nullptr) memset(block, 0, size_bytes);
+    return block;
+  }
+  bool clean = false;
+  void* block = allocate_large(size_bytes, 1, &clean);
+  if (block != nullptr && !clean) memset(block, 0, size_bytes);
+  return block;
+}
+
+size_t Heap::usable_bytes(const void* block) {
+  const uint32_t kind = kind_of_block(block, "malloc_usable_size");
+  if (kind == 0) return 0;
+  if (kind == kKindLarge) return window_.span(large_span(block, "malloc_usable_size")).nr_pages << kPageShift;
+  return kClasses.info[kind - 1].size_bytes;
+}
+
+void Heap::release_sized(void* block, size_t size_bytes) {
+  const uint32_t kind = kind_of_block(block, "free_sized");
+  if (kind == 0) return;
+  const bool right = kind == kKindLarge
+                         ? pages_of(size_bytes) <= window_.span(large_span(block, "free_sized")).nr_pages
+                         : size_bytes <= kClasses.info[kind - 1].size_bytes;
+  if (!right) {
+    fatal("free_sized(%p, %zu): the block has %zu bytes", block, size_bytes,
+          kind == kKindLarge ? static_cast<size_t>(window_.span(large_span(block, "free_sized")).nr_pages << kPageShift)
+                             : size_t{kClasses.info[kind - 1].size_bytes});
+  }
+  release(block);
+}
+
+void* Heap::reallocate(void* block, size_t size_bytes) {
+  const uint32_t kind = kind_of_block(block, "realloc");
+  if (size_bytes > kMaxBytes) return nullptr;
+  size_t old_bytes = 0;
+  if (kind == kKindLarge) {
+    const uint32_t number = large_span(block, "realloc");
+    Span& span = window_.span(number);
+    old_bytes = span.nr_pages << kPageShift;
+    const uint64_t nr_pages = pages_of(size_bytes);
+    if (size_bytes > kMaxSmallBytes) {
+      if (nr_pages == span.nr_pages) return block;
+      if (pages_[window_.node_of_page(span.first_page)].resize(number, nr_pages)) return block;
+      if (nr_pages < span.nr_pages) return block;
+      if (old_bytes >= kMoveBytes) return move_pages(number, old_bytes, size_bytes);
+    }
+  } else if (kind != 0) {
+    old_bytes = kClasses.info[kind - 1].size_bytes;
+    if (size_bytes <= kMaxSmallBytes && class_of(size_bytes) == kind - 1) return block;
+  } else {
+    old_bytes = size_bytes;  // the linker's: how much there is it does not say; its image goes on behind it
+  }
+  void* other = allocate(size_bytes);
+  if (other == nullptr) return nullptr;
+  memcpy(other, block, old_bytes < size_bytes ? old_bytes : size_bytes);
+  release(block);
+  return other;
+}
+
+// A large block becomes larger elsewhere: its pages move there, and leave the old addresses open and empty.
+void* Heap::move_pages(uint32_t number, size_t old_bytes, size_t size_bytes) {
+  // Room to grow: a block that grew once will do so again. (Address space only: the pages are not touched.)
+  void* other = allocate_large(size_bytes, 1, nullptr);
+  if (other == nullptr) return nullptr;
+  const uintptr_t from = reinterpret_cast<uintptr_t>(window_.address_of(window_.span(number).first_page));
+  const uintptr_t to = reinterpret_cast<uintptr_t>(other);
+#ifdef MREMAP_DONTUNMAP
+  const int saved_errno = errno;
+  const bool moved = mremap(reinterpret_cast<void*>(from), old_bytes, old_bytes,
+                            MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP, other) != MAP_FAILED;
+  errno = saved_errno;
+#else
+  const bool moved = false;
+#endif
+  if (!moved) memcpy(reinterpret_cast<void*>(to), reinterpret_cast<void*>(from), old_bytes);
+  release_large(reinterpret_cast<void*>(from));
+  return other;
+}
+
+// ---- giving back -------------------------------------------------------------------------------------------------------------
+
+// One tick of everything that ages. The balance thread calls it; without one, whoever frees at the right time.
+bool Heap::tick() {
+  if (!decay_lock_.try_lock()) return true;
+  store_relaxed(&last_tick_ms_, now_ms());
+  cache_.age(false, sink_to_lists, this);
+  uint64_t dirty = 0;
+  for (uint32_t node = 0; node < window_.nr_nodes(); ++node) {
+    for (CentralList& list : lists_[node]) list.age(false);
+    if (keep_ < 256) pages_[node].decay(keep_);
+    dirty += pages_[node].dirty_pages();
+  }
+  decay_lock_.unlock();
+  return dirty > 0;
+}
+
+void Heap::decay_if_due() {
+  if (keep_ == 0) {
+    for (uint32_t node = 0; node < window_.nr_nodes(); ++node) {
+      if (pages_[node].dirty_pages() != 0) (void)pages_[node].purge_all();
+    }
+    return;
+  }
+  if (now_ms() - load_relaxed(&last_tick_ms_) >= kTickMs) (void)tick();
+}
+
+bool Heap::trim() {
+  if (this_thread_forks()) return false;
+  HeapGuard guard(decay_lock_);
+  uint64_t given = 0;
+  cache_.age(true, sink_to_lists, this);
+  for (uint32_t node = 0; node < window_.nr_nodes(); ++node) {
+    for (CentralList& list : lists_[node]) list.age(true);
+    given += pages_[node].purge_all();
+  }
+  return given > 0;
+}
+
+// ---- asking --------------------------------------------------------------------------------------------------------------------
+
+HeapTotals Heap::totals() {
+  HeapTotals sum;
+  if (!prepared_.done()) return sum;
+  for (uint32_t node = 0; node < window_.nr_nodes(); ++node) {
+    const PageStats pages = pages_[node].stats();
+    sum.open_bytes += pages.open_pages << kPageShift;
+    sum.dirty_bytes += pages.dirty_pages << kPageShift;
+    sum.clean_bytes += pages.clean_pages << kPageShift;
+    sum.purged_bytes += pages.purged_pages << kPageShift;
+    for (uint32_t i = 0; i < kNrClasses; ++i)
+      sum.free_small_bytes += lists_[node][i].counts().free_blocks * kClasses.info[i].size_bytes;
+  }
+  sum.used_bytes = sum.open_bytes - sum.dirty_bytes - sum.clean_bytes;
+  for (uint32_t cpu = 0; cpu < cache_.nr_cpus(); ++cpu) {
+    CpuCache::Sums cached;
+    cache_.sums(cpu, &cached);
+    for (uint32_t i = 0; i < kNrClasses; ++i) sum.cached_bytes += cached.blocks[i] * kClasses.info[i].size_bytes;
+  }
+  sum.free_small_bytes += sum.cached_bytes;
+  sum.metadata_bytes = window_.metadata_bytes() + cache_.area_bytes() * cache_.nr_cpus();
+  return sum;
+}
+
+void Heap::print_stats(Text& text) {
+  const HeapTotals sum = totals();
+  const auto kib = [](uint64_t bytes) { return static_cast<unsigned long>(bytes >> 10); };
+  text.format("percpu malloc: %lu KiB in use, %lu KiB free in spans and caches, %lu KiB free pages still backed, %lu KiB "
+              "given back so far, %lu KiB metadata\n",
+              kib(sum.used_bytes - sum.free_small_bytes), kib(sum.free_small_bytes), kib(sum.dirty_bytes),
+              kib(sum.purged_bytes), kib(sum.metadata_bytes));
+  for (uint32_t node = 0; node < window_.nr_nodes(); ++node) {
+    const PageStats pages = pages_[node].stats();
+    text.format("  node %u: %lu KiB open, %lu backed and free, %lu not backed\n", node, kib(pages.open_pages << kPageShift),
+                kib(pages.dirty_pages << kPageShift), kib(pages.clean_pages << kPageShift));
+  }
+  for (uint32_t cpu = 0; cpu < cache_.nr_cpus(); ++cpu) {
+    CpuCache::Sums cached;
+    cache_.sums(cpu, &cached);
+    uint64_t blocks = 0;
+    uint64_t bytes = 0;
+    for (uint32_t i = 0; i < kNrClasses; ++i) {
+      blocks += cached.blocks[i];
+      bytes += cached.blocks[i] * kClasses.info[i].size_bytes;
+    }
+    if (blocks != 0)
+      text.format("  CPU %u: %lu blocks, %lu KiB cached of %lu\n", cpu, static_cast<unsigned long>(blocks), kib(bytes),
+                  kib(cache_.budget_bytes()));
+  }
+  for (uint32_t i = 0; i < kNrClasses; ++i) {
+    uint64_t spans = 0;
+    uint64_t free_blocks = 0;
+    for (uint32_t node = 0; node < window_.nr_nodes(); ++node) {
+      const CentralList::Counts counts = lists_[node][i].counts();
+      spans += counts.nr_spans;
+      free_blocks += counts.free_blocks;
+    }
+    if (spans != 0)
+      text.format("  class %5u: %lu spans, %lu blocks of %lu free in them\n", kClasses.info[i].size_bytes,
+                  static_cast<unsigned long>(spans), static_cast<unsigned long>(free_blocks),
+                  static_cast<unsigned long>(spans * kClasses.info[i].span_blocks));
+  }
+}
+
+// ---- fork ------------------------------------------------------------------------------------------------------------------
+
+void Heap::fork_prepare() {
+  (void)prepare();
+  decay_lock_.lock();
+  cache_.fork_prepare();
+  for (auto& node : lists_) {
+    for (CentralList& list : node) list.lock().lock();
+  }
+  for (PageHeap& pages : pages_) pages.lock().lock();
+  window_.spans_lock().lock();
+  forking_thread.store(this_thread(), std::memory_order_relaxed);
+}
+
+void Heap::fork_parent() {
+  forking_thread.store(0, std::memory_order_relaxed);
+  window_.spans_lock().unlock();
+  for (PageHeap& pages : pages_) pages.lock().unlock();
+  for (auto& node : lists_) {
+    for (CentralList& list : node) list.lock().unlock();
+  }
+  cache_.fork_parent();
+  decay_lock_.unlock();
+}
+
+void Heap::fork_child() {
+  forking_thread.store(0, std::memory_order_relaxed);
+  window_.spans_lock().reset_after_fork_in_child();
+  for (PageHeap& pages : pages_) pages.lock().reset_after_fork_in_child();
+  for (auto& node : lists_) {
+    for (CentralList& list : node) list.lock().reset_after_fork_in_child();
+  }
+  cache_.fork_child();
+  decay_lock_.reset_after_fork_in_child();
+  prepared_.reset_after_fork_in_child();
+}
+
+}  // namespace percpu::heap

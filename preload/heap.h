@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: MIT
+//
+// The heap: what malloc and its kin do, without their names and without errno. A small block comes from this CPU's cache,
+// else from the central list of its class on this CPU's node; a larger one is a run of pages. preload/README.md tells the way
+// of one block through the floors.
+//
+// Invariants: constant-initialised; the first call reserves the window, before any constructor; caches open in the
+// constructor, until then (and for threads without rseq, or in a vfork child) every call goes to the central lists.
+// Locking: see preload/README.md for the order.
+#ifndef PERCPU_PRELOAD_HEAP_H
+#define PERCPU_PRELOAD_HEAP_H
+
+#include <cstddef>
+#include <cstdint>
+
+#include "base/cpu_mask.h"
+#include "base/text.h"
+#include "core/config.h"
+#include "os/system.h"
+#include "preload/central_list.h"
+#include "preload/cpu_cache.h"
+#include "preload/page_heap.h"
+#include "preload/window.h"
+
+namespace percpu::heap {
+
+// What a vfork child sees: it shares the thread's memory, but not its rseq. See preload/vfork.S.
+extern "C" __thread uint32_t in_vfork_word __attribute__((tls_model("initial-exec")));
+
+struct HeapTotals {
+  uint64_t open_bytes = 0;      // of the window: used, or free
+  uint64_t used_bytes = 0;      // by spans, whatever is free in them
+  uint64_t free_small_bytes = 0;  // free blocks in spans, shelves and caches
+  uint64_t cached_bytes = 0;    // of these, in caches
+  uint64_t dirty_bytes = 0;     // free pages that are still backed
+  uint64_t clean_bytes = 0;
+  uint64_t purged_bytes = 0;    // given back so far
+  uint64_t metadata_bytes = 0;
+};
+
+class Heap {
+ public:
+  constexpr Heap() = default;
+
+  // ---- blocks. Null: no memory, or a size beyond PTRDIFF_MAX.
+  PRELOAD_HOT void* allocate(size_t size_bytes);
+  void* allocate_aligned(size_t align_bytes, size_t size_bytes);
+  void* allocate_zeroed(size_t size_bytes);
+  // As realloc(): null leaves the old block as it is. Requires: block is not null.
+  void* reallocate(void* block, size_t size_bytes);
+  // Null is fine. A pointer that is no live block of this heap stops the program.
+  PRELOAD_HOT void release(void* block);
+  // As release(), told the size that was asked for: a size of another class stops the program.
+  void release_sized(void* block, size_t size_bytes);
+  size_t usable_bytes(const void* block);
+
+  // ---- the whole
+  // Reads the configuration and opens the caches: once, from the constructor.
+  void start();
+  // Gives everything that is free back to the system. Returns whether there was any.
+  bool trim();
+  // What the balance thread does every fifth of a second. True: look again.
+  bool tick();
+  HeapTotals totals();
+  void print_stats(Text& text);
+  const Config& config() const { return config_; }
+
+  void fork_prepare() PERCPU_NO_THREAD_SAFETY_ANALYSIS;
+  void fork_parent() PERCPU_NO_THREAD_SAFETY_ANALYSIS;
+  void fork_child() PERCPU_NO_THREAD_SAFETY_ANALYSIS;
+
+ private:
+  void* allocate_slow(size_t size_bytes);
+  void* allocate_small_slow(uint32_t size_class);
+  void* allocate_large(size_t size_bytes, size_t align_bytes, bool* clean);
+  void release_slow(uint32_t size_class, uint64_t block);
+  void release_large(void* block);
+  void* move_pages(uint32_t number, size_t old_bytes, size_t size_bytes);
+  bool may_cache();
+  void place_nodes(const CpuMask& nodes);
+  // The index of the page heap of this CPU's node.
+  uint32_t this_node() const {
+#if PERCPU_HAVE_SEQUENCES
+    if (cpu_nodes_ != nullptr && percpu_thread_.offset != nullptr) return cpu_nodes_[percpu_arch_cpu_()];
+#endif
+    return 0;
+  }
+  // The large block that begins here; stops the program where there is none. `what` names the function.
+  uint32_t large_span(const void* block, const char* what);
+  [[noreturn]] void refuse(const void* block, const char* what);
+  // 0 for a null pointer or one of the dynamic linker's; else the class + 1, or kKindLarge.
+  uint32_t kind_of_block(const void* block, const char* what);
+
+  int prepare();
+  int prepare_now();
+  void decay_if_due();
+  static void sink_to_lists(void* heap, uint32_t size_class, const uint64_t* blocks, uint32_t count);
+  void give_back(uint32_t size_class, const uint64_t* blocks, uint32_t count);
+
+  CpuCache cache_;
+  Window window_;
+  uint32_t* cpu_nodes_ = nullptr;  // of each CPU, the index of its node's page heap; null: one node
+  OnceFlag prepared_;
+  HeapLock decay_lock_;  // who ticks or trims; first in the order
+  uint64_t last_tick_ms_ = 0;
+  uint32_t keep_ = 0;    // of idle dirty pages, a tick, in 1/256; 256: all
+  Config config_{};
+  PageHeap pages_[kMaxHeapNodes];
+  CentralList lists_[kMaxHeapNodes][kNrClasses];
+};
+
+extern Heap heap;
+
+PRELOAD_HOT void* Heap::allocate(size_t size_bytes) {
+  if (__builtin_expect(size_bytes <= kMaxSmallBytes, 1)) {
+    const uint32_t size_class = class_of(size_bytes);
+    uint64_t block = 0;
+    if (__builtin_expect(cache_.pop(size_class, &block), 1)) return reinterpret_cast<void*>(block);
+    return allocate_small_slow(size_class);
+  }
+  return allocate_slow(size_bytes);
+}
+
+PRELOAD_HOT void Heap::release(void* block) {
+  uint64_t page = 0;
+  if (__builtin_expect(window_.page_of(block, &page), 1)) {
+    const uint32_t entry = window_.entry(page);
+    const uint32_t size_class = Window::kind_of(entry) - 1;
+    if (__builtin_expect(size_class < kNrClasses, 1)) {
+      const Span& span = window_.span(Window::span_of(entry));
+      const uint32_t offset = static_cast<uint32_t>(reinterpret_cast<uintptr_t>(block) - window_.base() -
+                                                    (span.first_page << kPageShift));
+      const uint32_t index = block_index(size_class, offset);
+      if (__builtin_expect(index * kClasses.info[size_class].size_bytes != offset ||
+                               index >= kClasses.info[size_class].span_blocks ||
+                               cache_.on_top(size_class, reinterpret_cast<uint64_t>(block)),
+                           0))
+        refuse(block, "free");
+      if ((cpu_nodes_ == nullptr || window_.node_of_page(page) == this_node()) && __builtin_expect(cache_.push(size_class, reinterpret_cast<uint64_t>(block)), 1))
+        return;
+      return release_slow(size_class, reinterpret_cast<uint64_t>(block));
+    }
+  }
+  release_large(block);
+}
+
+}  // namespace percpu::heap
+
+#endif  // PERCPU_PRELOAD_HEAP_H

@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: MIT
+#include "preload/window.h"
+
+#include <sys/resource.h>
+
+#include <cstring>
+
+namespace percpu::heap {
+namespace {
+
+constexpr size_t kHugeBytes = size_t{2} << 20;
+constexpr size_t kLargestWindow = size_t{16} << 40;
+constexpr size_t kSmallestWindow = size_t{4} << 20;
+// Pieces in which the tables are opened.
+constexpr size_t kMapPiece = 64 * 1024;
+constexpr size_t kSpanPiece = 64 * 1024;  // of the records
+
+// Under a limit of the address space (ulimit -v), three quarters of it: stacks, libraries and the program's own mappings
+// need the rest.
+size_t wanted_window() {
+  rlimit limit{};
+  if (getrlimit(RLIMIT_AS, &limit) != 0 || limit.rlim_cur >= kLargestWindow) return kLargestWindow;
+  return limit.rlim_cur / 4 * 3;
+}
+
+}  // namespace
+
+int Window::reserve_all(const System& system, uint32_t nr_nodes) {
+  system_ = &system;
+  nr_nodes_ = nr_nodes;
+  PageRange window{};
+  PageRange map{};
+  PageRange spans{};
+  size_t size = wanted_window() & ~(kHugeBytes * nr_nodes - 1);
+  if (nr_nodes > 1) size = size / (kHugeBytes * nr_nodes) * (kHugeBytes * nr_nodes);
+  for (; size >= kSmallestWindow; size = size / 2 / (kHugeBytes * nr_nodes) * (kHugeBytes * nr_nodes)) {
+    if (reserve(system, size, kHugeBytes, &window) != 0) continue;
+    const size_t nr_pages = size >> kPageShift;
+    max_spans_ = nr_pages < kMaxSpans ? static_cast<uint32_t>(nr_pages) : kMaxSpans;
+    if (reserve(system, round_up(nr_pages * sizeof *map_, kMapPiece), kMapPiece, &map) == 0) {
+      if (reserve(system, round_up(max_spans_ * sizeof *spans_, kSpanPiece), kSpanPiece, &spans) == 0) break;
+      (void)unreserve(system, map);
+    }
+    (void)unreserve(system, window);
+  }
+  if (size < kSmallestWindow) return -ENOMEM;
+  base_ = window.start;
+  map_ = reinterpret_cast<uint32_t*>(map.start);
+  spans_ = reinterpret_cast<Span*>(spans.start);
+  node_pages_ = (size >> kPageShift) / nr_nodes;
+  // The map must be readable for every address that free() is called with.
+  if (const int result = system.mprotect(map.start, map.size_bytes, 1 /* PROT_READ */); result != 0) return result;
+  size_bytes_ = size;
+  return 0;
+}
+
+void Window::clear_entries(uint64_t page, uint64_t nr_pages) { memset(&map_[page], 0, nr_pages * sizeof *map_); }
+
+int Window::open_pages(uint64_t page, uint64_t nr_pages) {
+  const uintptr_t map = reinterpret_cast<uintptr_t>(map_);
+  const uintptr_t first = (map + page * sizeof *map_) & ~(kMapPiece - 1);
+  const uintptr_t last = round_up(map + (page + nr_pages) * sizeof *map_, kMapPiece);
+  if (const int result = open_range(*system_, {first, last - first}); result != 0) return result;
+  __atomic_fetch_add(&metadata_bytes_, nr_pages * sizeof *map_, __ATOMIC_RELAXED);
+  return open_range(*system_, range(page, nr_pages));
+}
+
+uint32_t Window::take_span() {
+  HeapGuard guard(spans_lock_);
+  if (const uint32_t number = unused_spans_; number != 0) {
+    unused_spans_ = spans_[number].next;
+    return number;
+  }
+  if (nr_spans_ >= max_spans_) return 0;
+  if ((nr_spans_ + 1) * sizeof *spans_ > open_span_bytes_) {
+    if (open_range(*system_, {reinterpret_cast<uintptr_t>(spans_) + open_span_bytes_, kSpanPiece}) != 0) return 0;
+    open_span_bytes_ += kSpanPiece;
+    __atomic_fetch_add(&metadata_bytes_, kSpanPiece, __ATOMIC_RELAXED);
+  }
+  return nr_spans_++;
+}
+
+void Window::give_span(uint32_t number) {
+  HeapGuard guard(spans_lock_);
+  spans_[number].state = SpanState::kUnused;
+  spans_[number].next = unused_spans_;
+  unused_spans_ = number;
+}
+
+}  // namespace percpu::heap

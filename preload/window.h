@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: MIT
+//
+// The heap's addresses: one window, reserved at the first call, in which each NUMA node has an equal part; and the two
+// tables about it, reserved beside it and opened piece by piece as the window is used.
+//
+//   window     | node 0: used ... |reserved          | node 1: used .. |reserved      | ...
+//   page map   one 32-bit entry a page: span number << 8 | kind
+//   spans      one record a span
+//
+// Kinds: 0 nothing begins here; 1 .. kNrClasses: a page of a span of blocks, the class + 1; kKindLarge: the first page of a
+// large block; kKindFree: the first or last page of a free span.
+//
+// Invariants: an entry changes only while its page belongs to nobody, or to the one who changes it.
+// Locking: entries are atomic words. Spans' records are handed out under spans_lock_.
+#ifndef PERCPU_PRELOAD_WINDOW_H
+#define PERCPU_PRELOAD_WINDOW_H
+
+#include <cstddef>
+#include <cstdint>
+
+#include "base/annotations.h"
+#include "base/bits.h"
+#include "os/pages.h"
+#include "preload/heap_lock.h"
+#include "preload/span.h"
+
+namespace percpu::heap {
+
+inline constexpr uint32_t kMaxHeapNodes = 8;
+inline constexpr uint32_t kKindLarge = 254;
+inline constexpr uint32_t kKindFree = 255;
+static_assert(kNrClasses < kKindLarge);
+
+class Window {
+ public:
+  constexpr Window() = default;
+
+  // Reserves the window and its tables. Requires: called once, before anything else. 0 or -ENOMEM.
+  [[nodiscard]] int reserve_all(const System& system, uint32_t nr_nodes);
+
+  // ---- addresses
+  uintptr_t base() const { return base_; }
+  // Whether the address is in the window, and which page of it.
+  bool page_of(const void* address, uint64_t* page) const {
+    const uintptr_t offset = reinterpret_cast<uintptr_t>(address) - base_;
+    *page = offset >> kPageShift;
+    return offset < size_bytes_;
+  }
+  void* address_of(uint64_t page) const { return reinterpret_cast<void*>(base_ + (page << kPageShift)); }
+  uint32_t node_of_page(uint64_t page) const { return nr_nodes_ == 1 ? 0 : static_cast<uint32_t>(page / node_pages_); }
+  uint32_t nr_nodes() const { return nr_nodes_; }
+  uint64_t node_pages() const { return node_pages_; }
+  PageRange range(uint64_t page, uint64_t nr_pages) const {
+    return {base_ + (page << kPageShift), nr_pages << kPageShift};
+  }
+
+  // ---- the page map
+  uint32_t entry(uint64_t page) const { return load_relaxed(&map_[page]); }
+  void set_entry(uint64_t page, uint32_t span, uint32_t kind) { store_relaxed(&map_[page], span << 8 | kind); }
+  void clear_entries(uint64_t page, uint64_t nr_pages);
+  static uint32_t kind_of(uint32_t entry) { return entry & 0xff; }
+  static uint32_t span_of(uint32_t entry) { return entry >> 8; }
+
+  // Opens pages of the window and their part of the page map. 0 or -errno.
+  [[nodiscard]] int open_pages(uint64_t page, uint64_t nr_pages);
+
+  // ---- spans
+  Span& span(uint32_t number) { return spans_[number]; }
+  const Span& span(uint32_t number) const { return spans_[number]; }
+  // 0 where there is no memory for one.
+  [[nodiscard]] uint32_t take_span() PERCPU_EXCLUDES(spans_lock_);
+  void give_span(uint32_t number) PERCPU_EXCLUDES(spans_lock_);
+
+  const System& system() const { return *system_; }
+  size_t metadata_bytes() const { return load_relaxed(&metadata_bytes_); }
+  HeapLock& spans_lock() PERCPU_RETURNS_LOCK(spans_lock_) { return spans_lock_; }
+
+ private:
+  static constexpr uint32_t kMaxSpans = 1u << 24;
+
+  const System* system_ = nullptr;
+  uintptr_t base_ = 0;
+  size_t size_bytes_ = 0;
+  uint64_t node_pages_ = 0;
+  uint32_t nr_nodes_ = 1;
+  uint32_t* map_ = nullptr;
+  Span* spans_ = nullptr;
+  uint32_t max_spans_ = 0;
+  size_t metadata_bytes_ = 0;
+  HeapLock spans_lock_;
+  uint32_t unused_spans_ PERCPU_GUARDED_BY(spans_lock_) = 0;  // a list
+  uint32_t nr_spans_ PERCPU_GUARDED_BY(spans_lock_) = 1;      // number 0 means none
+  size_t open_span_bytes_ PERCPU_GUARDED_BY(spans_lock_) = 0;
+};
+
+}  // namespace percpu::heap
+
+#endif  // PERCPU_PRELOAD_WINDOW_H

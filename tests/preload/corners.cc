@@ -1,0 +1,309 @@
+// SPDX-License-Identifier: MIT
+//
+// Under the preload: what the standards and glibc promise of each function, in the corners that allocators get wrong.
+#define DOCTEST_CONFIG_IMPLEMENT_WITH_MAIN
+#include <doctest/doctest.h>
+
+#include <errno.h>
+#include <malloc.h>
+#include <pthread.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <new>
+#include <vector>
+
+extern "C" {
+void* __libc_malloc(size_t);
+void* __libc_memalign(size_t, size_t);
+void __libc_free(void*);
+void* __libc_realloc(void*, size_t);
+}
+
+namespace {
+
+// Sizes and pointers that the compiler knows nothing of.
+template <class T>
+T opaque(T value) {
+  volatile T hidden = value;
+  return hidden;
+}
+
+bool aligned_to(const void* block, size_t align) { return reinterpret_cast<uintptr_t>(block) % align == 0; }
+
+int resident_kib() {
+  FILE* file = fopen("/proc/self/statm", "r");
+  long total = 0;
+  long resident = 0;
+  REQUIRE(fscanf(file, "%ld %ld", &total, &resident) == 2);
+  fclose(file);
+  return static_cast<int>(resident * sysconf(_SC_PAGESIZE) / 1024);
+}
+
+}  // namespace
+
+TEST_CASE("the heap is ours") {
+  struct mallinfo2 before = mallinfo2();
+  void* block = malloc(opaque(size_t{3000000}));
+  struct mallinfo2 after = mallinfo2();
+  CHECK(after.uordblks - before.uordblks >= 3000000);
+  CHECK(after.uordblks - before.uordblks < 3100000);
+  free(block);
+}
+
+TEST_CASE("malloc(0) gives blocks of their own") {
+  void* a = malloc(opaque(size_t{0}));
+  void* b = malloc(opaque(size_t{0}));
+  CHECK(a != nullptr);
+  CHECK(a != b);
+  free(a);
+  free(b);
+}
+
+TEST_CASE("realloc(p, 0) frees and returns null; realloc(null, n) allocates") {
+  void* p = malloc(opaque(size_t{10}));
+  errno = 7;
+  CHECK(realloc(p, opaque(size_t{0})) == nullptr);
+  CHECK(errno == 7);
+  p = realloc(nullptr, opaque(size_t{100}));
+  CHECK(p != nullptr);
+  free(p);
+}
+
+TEST_CASE("sizes beyond PTRDIFF_MAX and products that overflow give null and ENOMEM, and the old block stays") {
+  const size_t too_large = opaque(size_t{PTRDIFF_MAX} + 1);
+  for (size_t size : {too_large, opaque(SIZE_MAX), opaque(SIZE_MAX - 4096), opaque(size_t{PTRDIFF_MAX})}) {
+    CAPTURE(size);
+    errno = 0;
+    CHECK(malloc(size) == nullptr);
+    CHECK(errno == ENOMEM);
+    errno = 0;
+    CHECK(calloc(size, 1) == nullptr);
+    CHECK(errno == ENOMEM);
+    errno = 0;
+    CHECK(aligned_alloc(64, size) == nullptr);
+    CHECK(errno == ENOMEM);
+    errno = 0;
+    CHECK(valloc(size) == nullptr);
+    CHECK(errno == ENOMEM);
+    errno = 0;
+    CHECK(pvalloc(size) == nullptr);
+    CHECK(errno == ENOMEM);
+    void* out = &errno;
+    CHECK(posix_memalign(&out, 64, size) == ENOMEM);
+    CHECK(out == &errno);
+    char* old = static_cast<char*>(malloc(100));
+    memset(old, 'x', 100);
+    errno = 0;
+    CHECK(realloc(old, size) == nullptr);
+    CHECK(errno == ENOMEM);
+    CHECK(old[99] == 'x');
+    free(old);
+  }
+  errno = 0;
+  CHECK(calloc(opaque(SIZE_MAX / 2), 3) == nullptr);
+  CHECK(errno == ENOMEM);
+  errno = 0;
+  CHECK(reallocarray(nullptr, opaque(SIZE_MAX / 2), 3) == nullptr);
+  CHECK(errno == ENOMEM);
+}
+
+TEST_CASE("alignments up to 1 GiB are kept, for small and large blocks") {
+  for (size_t align = 8; align <= size_t{1} << 30; align *= 2) {
+    for (size_t size : {size_t{1}, size_t{100}, size_t{5000}, size_t{100000}}) {
+      CAPTURE(align);
+      CAPTURE(size);
+      void* block = nullptr;
+      REQUIRE(posix_memalign(&block, align, size) == 0);
+      CHECK(aligned_to(block, align));
+      CHECK(malloc_usable_size(block) >= size);
+      memset(block, 1, size);
+      free(block);
+      block = aligned_alloc(align, size);
+      CHECK(aligned_to(block, align));
+      free(block);
+    }
+  }
+}
+
+TEST_CASE("an alignment that is no power of two is EINVAL, but memalign rounds it up") {
+  void* out = nullptr;
+  errno = 5;
+  for (size_t align : {size_t{0}, size_t{3}, size_t{24}, size_t{4}}) CHECK(posix_memalign(&out, align, 8) == EINVAL);
+  CHECK(errno == 5);
+  CHECK(aligned_alloc(opaque(size_t{3}), 8) == nullptr);
+  CHECK(errno == EINVAL);
+  void* block = memalign(opaque(size_t{48}), 8);
+  CHECK(aligned_to(block, 64));
+  free(block);
+  block = memalign(opaque(size_t{0}), 8);
+  CHECK(block != nullptr);
+  free(block);
+}
+
+TEST_CASE("blocks of 16 bytes and more are 16-byte aligned, and all that is usable may be written") {
+  std::vector<void*> blocks;
+  for (size_t size = 1; size < 70000; size += size < 1100 ? 1 : 97) {
+    void* block = malloc(size);
+    CAPTURE(size);
+    REQUIRE(block != nullptr);
+    if (size >= 16) CHECK(aligned_to(block, 16));
+    const size_t usable = malloc_usable_size(block);
+    CHECK(usable >= size);
+    if (size >= 64) CHECK(usable <= size + size / 8 + 16);
+    memset(block, 0xab, usable);
+    blocks.push_back(block);
+  }
+  for (void* block : blocks) {
+    CHECK(static_cast<unsigned char*>(block)[malloc_usable_size(block) - 1] == 0xab);
+    free(block);
+  }
+}
+
+TEST_CASE("calloc is zero on recycled memory") {
+  for (size_t size : {size_t{8}, size_t{100}, size_t{3000}, size_t{32768}, size_t{40000}, size_t{3000000}}) {
+    for (int round = 0; round < 4; ++round) {
+      void* dirty = malloc(size);
+      memset(dirty, 0xff, size);
+      free(dirty);
+      unsigned char* zero = static_cast<unsigned char*>(calloc(1, size));
+      size_t sum = 0;
+      for (size_t i = 0; i < size; ++i) sum += zero[i];
+      CHECK(sum == 0);
+      memset(zero, 0xff, size);
+      free(zero);
+    }
+  }
+}
+
+TEST_CASE("free keeps errno, also for large blocks") {
+  for (size_t size : {size_t{8}, size_t{100000}, size_t{50} << 20}) {
+    void* block = malloc(opaque(size));
+    errno = 33;
+    free(block);
+    CHECK(errno == 33);
+  }
+}
+
+TEST_CASE("realloc keeps the content on every way from size to size") {
+  size_t sizes[] = {1, 100, 5000, 33000, 70000, 600000, 5000000, 30000000, 600000, 40000, 100, 20000000};
+  unsigned char* block = static_cast<unsigned char*>(malloc(1));
+  size_t old = 1;
+  block[0] = 0;
+  for (size_t size : sizes) {
+    block = static_cast<unsigned char*>(realloc(block, size));
+    REQUIRE(block != nullptr);
+    size_t wrong = 0;
+    for (size_t i = 0; i < (old < size ? old : size); i += 61) wrong += block[i] != (i / 61) % 251;
+    CHECK(wrong == 0);
+    for (size_t i = 0; i < size; i += 61) block[i] = static_cast<unsigned char>((i / 61) % 251);
+    old = size;
+  }
+  free(block);
+}
+
+TEST_CASE("glibc's second names serve the same heap") {
+  void* a = __libc_malloc(100);
+  free(a);
+  void* b = malloc(100);
+  b = __libc_realloc(b, 5000);
+  CHECK(malloc_usable_size(b) >= 5000);
+  __libc_free(b);
+  void* c = __libc_memalign(256, 10);
+  CHECK(aligned_to(c, 256));
+  free(c);
+}
+
+TEST_CASE("operators new and delete, in all forms") {
+  struct alignas(128) Wide {
+    char bytes[256];
+  };
+  Wide* wide = new Wide;
+  CHECK(aligned_to(wide, 128));
+  delete wide;
+  Wide* many = new Wide[3];
+  CHECK(aligned_to(many, 128));
+  delete[] many;
+  int* one = new (std::nothrow) int(5);
+  CHECK(*one == 5);
+  delete one;
+  void* none = ::operator new(opaque(size_t{PTRDIFF_MAX}), std::nothrow);
+  CHECK(none == nullptr);
+}
+
+TEST_CASE("operator new throws bad_alloc, after asking the new-handler") {
+  static int asked = 0;
+  std::set_new_handler([] {
+    if (++asked == 3) std::set_new_handler(nullptr);
+  });
+  CHECK_THROWS_AS(static_cast<void>(::operator new(opaque(size_t{PTRDIFF_MAX}))), std::bad_alloc);
+  CHECK(asked == 3);
+  CHECK_THROWS_AS(static_cast<void>(::operator new(opaque(size_t{PTRDIFF_MAX}), std::align_val_t{256})), std::bad_alloc);
+}
+
+TEST_CASE("malloc_trim gives free memory back to the system now") {
+  std::vector<void*> blocks;
+  for (int i = 0; i < 100000; ++i) {
+    blocks.push_back(malloc(1000));
+    memset(blocks.back(), 1, 1000);
+  }
+  const int full = resident_kib();
+  for (void* block : blocks) free(block);
+  CHECK(malloc_trim(0) == 1);
+  CHECK(full - resident_kib() > 80 * 1000);
+}
+
+TEST_CASE("a thousand threads cost no more cache than two") {
+  const auto work = [](void*) -> void* {
+    void* blocks[200];
+    for (int round = 0; round < 5; ++round) {
+      for (int i = 0; i < 200; ++i) blocks[i] = malloc(static_cast<size_t>(i) * 10 + 1);
+      for (void* block : blocks) free(block);
+    }
+    return nullptr;
+  };
+  const auto run = [&](int count) {
+    for (int i = 0; i < count; ++i) {
+      pthread_t thread;
+      REQUIRE(pthread_create(&thread, nullptr, work, nullptr) == 0);
+      pthread_join(thread, nullptr);
+    }
+    return mallinfo2().fsmblks;
+  };
+  const size_t few = run(2);
+  CHECK(few > 0);
+  CHECK(run(1000) < size_t{2} * static_cast<size_t>(sysconf(_SC_NPROCESSORS_CONF)) * (2u << 20));
+}
+
+TEST_CASE("a vfork child that allocates leaves the parent's heap whole") {
+  for (int i = 0; i < 200; ++i) {
+    void* mine = malloc(48);
+    const pid_t child = vfork();
+    REQUIRE(child >= 0);
+    if (child == 0) {
+      void* volatile block = malloc(48);
+      free(block);
+      _exit(block == mine ? 1 : 0);
+    }
+    int status = -1;
+    CHECK(waitpid(child, &status, 0) == child);
+    CHECK(status == 0);
+    free(mine);
+  }
+}
+
+TEST_CASE("malloc_info and mallopt answer") {
+  char* text = nullptr;
+  size_t length = 0;
+  FILE* stream = open_memstream(&text, &length);
+  CHECK(malloc_info(0, stream) == 0);
+  CHECK(malloc_info(1, stream) == EINVAL);
+  fclose(stream);
+  CHECK(strstr(text, "<malloc version=") == text);
+  free(text);
+  CHECK(mallopt(M_TRIM_THRESHOLD, 1 << 20) == 1);
+}
