@@ -25,6 +25,28 @@ enum class NodesMode : uint8_t {
   kOne,   // as if the machine had one node
 };
 
+// Where the preload's threads run (docs/pinning.md). The library alone has no use for it.
+enum class PinPolicy : uint8_t { kNone, kAuto, kCompact, kScatter, kNode, kList };
+
+// The CPUs of pin:list, in the order in which they were written; one may come twice.
+struct PinList {
+  static constexpr size_t kMaxRanges = 64;
+  struct Range {
+    uint16_t first = 0;
+    uint16_t last = 0;  // not below first
+  };
+
+  uint32_t count = 0;
+  Range ranges[kMaxRanges] = {};
+};
+
+// Names and creation numbers, separated by '+', as they were written.
+struct PinSkip {
+  static constexpr size_t kCapacityBytes = 128;
+
+  char text[kCapacityBytes] = {};
+};
+
 struct Config {
   size_t unit_size_bytes = 0;  // the minimum unit size: whole pages
   size_t reserved_size_bytes = 0;
@@ -37,6 +59,10 @@ struct Config {
   size_t max_alloc_bytes = 0;    // never 0 after parsing
   uint32_t warnings = 0;
   NodesMode nodes = NodesMode::kAuto;
+  PinPolicy pin = PinPolicy::kAuto;
+  PinList pin_list;  // empty but for kList
+  PinSkip pin_skip;
+  bool pin_verbose = false;
   bool help = false;
 };
 
@@ -44,7 +70,8 @@ struct Config {
 using ConfigNotice = void (*)(void* context, const char* message);
 
 // Reads the string; null or "" gives the defaults. White space around keys and values is not allowed, empty items (",,") are
-// passed over. A key that is given twice counts as given last.
+// passed over. A key that is given twice counts as given last. Items that begin with a digit directly behind a pin:list
+// continue that list.
 // Requires: page_size_bytes is a power of two. `notice` may be null.
 [[nodiscard]] Config parse_config(const char* string, size_t page_size_bytes, ConfigNotice notice, void* context);
 
