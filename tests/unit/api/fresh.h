@@ -20,6 +20,8 @@
 #include <string>
 #include <type_traits>
 
+#include <percpu.h>
+
 #include "../child.h"
 
 #define EXPECT(condition)                                                                                     \
@@ -80,6 +82,9 @@ inline constexpr bool kSanitized = false;
 #else
 inline constexpr bool kSanitized = false;
 #endif
+
+// Under the thread sanitizer the operations are atomic ones on an extra copy, and no thread can use a front cache.
+inline constexpr bool kHaveSequences = PERCPU_HAVE_SEQUENCES != 0;
 
 }  // namespace percpu
 

@@ -3,8 +3,8 @@
 
 #include <doctest/doctest.h>
 
-#include <dirent.h>
 #include <pthread.h>
+#include <sched.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -25,20 +25,6 @@
 
 namespace percpu {
 namespace {
-
-size_t nr_balancers(pid_t process = getpid()) {
-  const std::string directory = "/proc/" + std::to_string(process) + "/task";
-  size_t count = 0;
-  DIR* list = opendir(directory.c_str());
-  EXPECT(list != nullptr);
-  while (const dirent* entry = readdir(list)) {
-    std::string name;
-    std::ifstream(directory + "/" + entry->d_name + "/comm") >> name;
-    count += name == "percpu-balance";
-  }
-  closedir(list);
-  return count;
-}
 
 size_t status_kib(const char* key) {
   std::ifstream status("/proc/self/status");
@@ -373,7 +359,7 @@ TEST_CASE("pools that come and go leave no address space and no memory behind") 
     const size_t resident_before = status_kib("VmRSS");
     for (int i = 0; i < 200; i++) make_one();
     EXPECT(status_kib("VmSize") < size_before + 1024);
-    EXPECT(status_kib("VmRSS") < resident_before + 4096);
+    if (!kSanitized) EXPECT(status_kib("VmRSS") < resident_before + 4096);  // they keep memory of their own
   }));
 }
 
@@ -440,7 +426,7 @@ TEST_CASE("a thread without rseq counts in an extra copy, all sums are exact, an
     for (unsigned cpu = 0; cpu < percpu_nr_cpu_ids(); cpu++) {
       if (percpu_cpu_possible(cpu)) on_cpus += *percpu_ptr(count, static_cast<int>(cpu));
     }
-    EXPECT_EQ(on_cpus, 1000);
+    EXPECT_EQ(on_cpus, kHaveSequences ? 1000 : 0);
     percpu_free(count);
     for (int i = 0; i < 100; i++) {
       auto* again = static_cast<uint64_t*>(percpu_alloc(8, 8));
@@ -454,7 +440,7 @@ TEST_CASE("a thread without rseq counts in an extra copy, all sums are exact, an
 TEST_CASE("the node of a page that is backed is a node; of one that is not ENOENT; of nothing EFAULT") {
   CHECK_FINE(fresh("nodes:auto", [] {
     auto* handle = static_cast<char*>(percpu_alloc(8, 8));
-    EXPECT(percpu_page_node(percpu_this_ptr(handle)) >= 0);
+    EXPECT(percpu_page_node(percpu_ptr(handle, sched_getcpu())) >= 0);
     errno = 0;
     EXPECT(percpu_page_node(handle) == -1);
     EXPECT(errno == EFAULT || errno == ENOENT);
@@ -673,16 +659,21 @@ TEST_CASE("a child that only frees gives its memory back") {
 
 TEST_CASE("areas that wait for a grace period when the process forks are freed in both") {
   CHECK_FINE(fresh("balance:thread", [] {
-    std::vector<void*> handles;
-    for (int i = 0; i < 100; i++) handles.push_back(percpu_alloc(64, 4));
-    for (void* handle : handles) percpu_free_rcu(handle);
     auto* pool = inside(percpu_pool_default());
     const auto all_freed = [&] {
       percpu_free(percpu_alloc(4096, 4));  // an ordinary call starts the thread
       return eventually([&] { return !pool->grace_waiting(); }) && nr_balancers() == 1;
     };
-    const ChildEnd end = run_in_child([&] { return all_freed() ? 0 : 1; });
-    EXPECT_EQ(end.exit_code, 0);
+    // The parent's thread may be done with them before the fork: then that was not what is tested.
+    constexpr int kNoneWaited = 2;
+    int exit_code = kNoneWaited;
+    for (int tries = 0; tries < 1000 && exit_code == kNoneWaited; tries++) {
+      std::vector<void*> handles;
+      for (int i = 0; i < 100; i++) handles.push_back(percpu_alloc(64, 4));
+      for (void* handle : handles) percpu_free_rcu(handle);
+      exit_code = run_in_child([&] { return !pool->grace_waiting() ? kNoneWaited : all_freed() ? 0 : 1; }).exit_code;
+    }
+    EXPECT_EQ(exit_code, 0);
     EXPECT(all_freed());
     EXPECT_EQ(percpu_pool_check(percpu_pool_default()), 0);
   }));
@@ -690,7 +681,7 @@ TEST_CASE("areas that wait for a grace period when the process forks are freed i
 
 TEST_CASE("at exit the thread is gone before the handlers of the program that are older than the library's first use") {
   CHECK_FINE(fresh("unit_size:32K,balance:thread", [] {
-    atexit([] { _exit(nr_balancers() == 0 ? 0 : 1); });
+    atexit([] { _exit(eventually([] { return nr_balancers() == 0; }) ? 0 : 1); });
     std::vector<void*> handles;
     for (int i = 0; i < 200; i++) handles.push_back(percpu_alloc(4096, 4));
     EXPECT(eventually([] { return nr_balancers() == 1; }));
@@ -722,7 +713,7 @@ TEST_CASE("allocations, frees and counts go on while the process exits") {
       for (void* handle : handles) percpu_free(handle);
       for (int i = 0; i < 100; i++) percpu_free(percpu_alloc(4096, 4));
       EXPECT_EQ(percpu_pool_check(percpu_pool_default()), 0);
-      _exit(nr_balancers() == 0 ? 0 : 1);
+      _exit(eventually([] { return nr_balancers() == 0; }) ? 0 : 1);
     });
     for (int i = 0; i < 200; i++) handles.push_back(percpu_alloc(4096, 4));
     exit(3);

@@ -194,7 +194,7 @@ class FaultySystem {
   std::atomic<int> fail_total_at_{0};
   std::atomic<int> total_error_{0};
   std::atomic<int> failures_{0};
-  bool giving_back_fails_ = true;
+  std::atomic<bool> giving_back_fails_{true};  // reset while the balance thread makes calls
 };
 
 }  // namespace percpu

@@ -228,37 +228,41 @@ TEST_CASE("after a fork while others read and wait, the child can read and wait 
 
 TEST_CASE("a fork inside the program's read section does not wait for the grace period that waits for that section") {
   Grace grace;
-  std::atomic<bool> waiting{false};
   std::atomic<bool> waited{false};
   urcu_bp_read_lock();
   std::thread waiter([&] {
-    waiting = true;
     CHECK(grace.wait());
     waited = true;
   });
-  REQUIRE(eventually([&] { return waiting.load(); }));
-  sleep_ms(50);
-  grace.fork_prepare();
-  const pid_t child = fork();
-  if (child == 0) {
-    grace.fork_child();
-    urcu_bp_read_unlock();
-    alarm(20);
-    bool good = grace.lost() && !grace.wait();
-    // Whatever liburcu's locks are in, the library's own readers get through, in new threads too.
-    std::thread other([&] { const Grace::Reader section(grace); });
-    other.join();
-    _exit(good ? 0 : 1);
-  }
-  grace.fork_parent();
+  constexpr int kNotLost = 2;
+  int exit_code = kNotLost;
+  // Until the waiter is inside.
+  CHECK(eventually([&] {
+    grace.fork_prepare();
+    const pid_t child = fork();
+    if (child == 0) {
+      grace.fork_child();
+      urcu_bp_read_unlock();
+      alarm(20);
+      if (!grace.lost()) _exit(kNotLost);
+      const bool good = !grace.wait();
+      // Whatever liburcu's locks are in, the library's own readers get through, in new threads too.
+      std::thread other([&] { const Grace::Reader section(grace); });
+      other.join();
+      _exit(good ? 0 : 1);
+    }
+    grace.fork_parent();
+    int status = -1;
+    REQUIRE(waitpid(child, &status, 0) == child);
+    exit_code = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+    return exit_code != kNotLost;
+  }));
+  CHECK(exit_code == 0);
   CHECK_FALSE(waited);
   urcu_bp_read_unlock();
   waiter.join();
   CHECK(waited);
   CHECK_FALSE(grace.lost());
-  int status = -1;
-  REQUIRE(waitpid(child, &status, 0) == child);
-  CHECK(status == 0);
 }
 
 TEST_CASE("inside the program's read section the library can read while a fork waits for the grace period") {
