@@ -142,7 +142,7 @@ PERCPU_EXPORT void* percpu_pool_alloc(percpu_pool_t* pool, size_t size, size_t a
   return allocate_from(inside(pool), size, align, flags);
 }
 PERCPU_EXPORT void percpu_pool_free(percpu_pool_t* pool, void* handle) {
-  if (handle != nullptr) inside(pool)->free(handle);
+  if (handle != nullptr) inside(pool)->free(handle, "percpu_pool_free");
 }
 PERCPU_EXPORT void percpu_pool_free_rcu(percpu_pool_t* pool, void* handle) {
   if (handle != nullptr) inside(pool)->free_after_grace(handle);

@@ -65,8 +65,7 @@ void Accounting::put(DomainId id) {
     // Read before the count may fall to zero: from then on the entry may belong to somebody else.
     const DomainId parent = domain.parent;
     const uint32_t before = domain.references.fetch_sub(1, std::memory_order_acq_rel);
-    PERCPU_CHECK(before != 0, "percpu_domain_put: expected a domain with a reference to drop, found none (domain %u)",
-                 id.value);
+    if (before == 0) fatal("percpu_domain_put: expected a domain with a reference to drop, found none (domain %u)", id.value);
     if (before != 1) return;
     id = parent;
   }

@@ -395,9 +395,9 @@ size_t Pool::begin_free(void* handle, Spot* spot, const char* call) {
   return size_bytes;
 }
 
-void Pool::free(void* handle) {
+void Pool::free(void* handle, const char* call) {
   Spot spot;
-  const size_t size_bytes = begin_free(handle, &spot, "percpu_free");
+  const size_t size_bytes = begin_free(handle, &spot, call);
   finish_free(spot, size_bytes);
   after_call(Caller::kFreeing);
 }

@@ -97,7 +97,7 @@ class Pool {
 
   // As percpu_alloc_flags(); `domain` is what to charge. Returns null and -errno in *error.
   void* allocate(size_t size_bytes, size_t align_bytes, unsigned flags, DomainId domain, int* error);
-  void free(void* handle);
+  void free(void* handle, const char* call = "percpu_free");  // `call`: who is named where the handle is none
   void free_after_grace(void* handle);
   // The same for an area of a module's static variables, which free() refuses: null where none is to be had.
   void* allocate_statics(size_t size_bytes, size_t align_bytes);

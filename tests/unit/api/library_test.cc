@@ -327,6 +327,7 @@ TEST_CASE("statistics and chunks are written as far as the caller's struct goes"
 TEST_CASE("a pool with live areas, and the default pool, are EBUSY to destroy, and go on working") {
   CHECK_FINE(fresh(nullptr, [] {
     EXPECT(percpu_pool_destroy(percpu_pool_default()) == -1 && errno == EBUSY);
+    EXPECT(percpu_pool_destroy(nullptr) == -1 && errno == EINVAL);
     percpu_pool_t* pool = percpu_pool_create(nullptr);
     void* handle = percpu_pool_alloc(pool, 8, 8, 0);
     EXPECT(percpu_pool_destroy(pool) == -1 && errno == EBUSY);
@@ -334,6 +335,12 @@ TEST_CASE("a pool with live areas, and the default pool, are EBUSY to destroy, a
     percpu_pool_free(pool, handle);
     EXPECT_EQ(percpu_pool_destroy(pool), 0);
   }));
+}
+
+TEST_CASE("a bad handle passed to percpu_pool_free stops the program in that function's name") {
+  const ChildEnd end = fresh(nullptr, [] { percpu_pool_free(percpu_pool_create(nullptr), reinterpret_cast<void*>(8)); });
+  CHECK(end.signal == SIGABRT);
+  CHECK(contains(end.standard_error, "libpercpu: percpu_pool_free(0x8)"));
 }
 
 TEST_CASE("a pool whose areas wait for a grace period can be destroyed: the grace period is waited for") {

@@ -164,7 +164,7 @@ TEST_CASE("more references dropped than taken stops the program") {
     return 0;
   });
   CHECK(end.signal == SIGABRT);
-  CHECK(contains(end.standard_error, "percpu_domain_put"));
+  CHECK(contains(end.standard_error, "libpercpu: percpu_domain_put: expected"));
 }
 
 // ---- areas ---------------------------------------------------------------------------------------------------------

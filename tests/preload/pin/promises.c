@@ -1,0 +1,754 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * One promise of thread placement a run, named by the argument. The program executes itself under PIN_TEST_PRELOAD; what
+ * is true is asked by raw system calls, what is shown by libc's functions. It needs two CPUs; with fewer it is skipped (77).
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <spawn.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <threads.h>
+#include <time.h>
+#include <unistd.h>
+
+#define EXPECT(condition)                                                                \
+  do {                                                                                   \
+    if (!(condition)) {                                                                  \
+      fprintf(stderr, "%s:%d: expected %s (errno %d)\n", __FILE__, __LINE__, #condition, errno); \
+      _exit(1);                                                                          \
+    }                                                                                    \
+  } while (0)
+
+enum { kManyThreads = 64 };
+
+static cpu_set_t initial;
+static int nr_cpus;
+
+static cpu_set_t true_mask(pid_t tid) {
+  cpu_set_t mask;
+  CPU_ZERO(&mask);
+  EXPECT(syscall(SYS_sched_getaffinity, tid, sizeof mask, &mask) > 0);
+  return mask;
+}
+
+static int is_free(pid_t tid) {
+  cpu_set_t mask = true_mask(tid);
+  return CPU_EQUAL(&mask, &initial);
+}
+
+/* The CPU that a thread is held to, -1 for none. */
+static int cpu_of(pid_t tid) {
+  cpu_set_t mask = true_mask(tid);
+  if (CPU_COUNT(&mask) != 1) return -1;
+  int cpu = 0;
+  while (!CPU_ISSET(cpu, &mask)) cpu++;
+  return cpu;
+}
+
+static cpu_set_t only(int cpu) {
+  cpu_set_t mask;
+  CPU_ZERO(&mask);
+  CPU_SET(cpu, &mask);
+  return mask;
+}
+
+static int nth_cpu(int n) {
+  int cpu = 0;
+  for (;; cpu++) {
+    if (CPU_ISSET(cpu, &initial) && n-- == 0) return cpu;
+  }
+}
+
+/* ---- threads that wait to be told ---- */
+
+struct worker {
+  pthread_t thread;
+  _Atomic pid_t tid;
+  cpu_set_t at_start; /* the true mask, before anything else */
+  atomic_int stop;
+  void (*first)(struct worker *); /* what it does before it says that it runs; may be null */
+};
+
+static void nap(void) { nanosleep(&(struct timespec){0, 1000000}, NULL); }
+
+static void *work(void *argument) {
+  struct worker *worker = argument;
+  worker->at_start = true_mask(0);
+  if (worker->first != NULL) worker->first(worker);
+  worker->tid = (pid_t)syscall(SYS_gettid);
+  while (!worker->stop) nap();
+  return worker;
+}
+
+static void begin_with(struct worker *worker, const pthread_attr_t *attr) {
+  worker->tid = 0;
+  worker->stop = 0;
+  EXPECT(pthread_create(&worker->thread, attr, work, worker) == 0);
+}
+
+static void await(struct worker *worker) {
+  while (worker->tid == 0) nap();
+}
+
+static void begin(struct worker *worker) {
+  begin_with(worker, NULL);
+  await(worker);
+}
+
+static void end(struct worker *worker) {
+  void *result = NULL;
+  worker->stop = 1;
+  EXPECT(pthread_join(worker->thread, &result) == 0 && result == worker);
+}
+
+/* ---- children ---- */
+
+/* A child, or this program anew as `child_says`, answers 0 if it begins with the initial mask. */
+static char mask_text[2 * sizeof(cpu_set_t) + 1];
+static char *child_argv[] = {"/proc/self/exe", "child_says", mask_text, NULL};
+static char command[sizeof mask_text + 64];
+
+static void write_mask(char *text) {
+  for (size_t i = 0; i < sizeof initial; i++) sprintf(text + 2 * i, "%02x", ((unsigned char *)&initial)[i]);
+}
+
+static int status_of(pid_t child) {
+  int status = -1;
+  EXPECT(child > 0 && waitpid(child, &status, 0) == child && WIFEXITED(status));
+  return WEXITSTATUS(status);
+}
+
+extern char **environ;
+
+static int stays; /* whether the thread is expected to be where it was, afterwards */
+
+static void expect_all_children_free(void) {
+  const cpu_set_t before = true_mask(0);
+  pid_t child = fork();
+  if (child == 0) _exit(is_free(0) ? 0 : 1);
+  EXPECT(status_of(child) == 0);
+  EXPECT(WEXITSTATUS(system(command)) == 0);
+  FILE *pipe = popen(command, "r");
+  EXPECT(pipe != NULL && WEXITSTATUS(pclose(pipe)) == 0);
+  EXPECT(posix_spawn(&child, child_argv[0], NULL, NULL, child_argv, environ) == 0);
+  EXPECT(status_of(child) == 0);
+  EXPECT(posix_spawnp(&child, child_argv[0], NULL, NULL, child_argv, environ) == 0);
+  EXPECT(status_of(child) == 0);
+  child = vfork();
+  if (child == 0) {
+    execv(child_argv[0], child_argv);
+    _exit(126);
+  }
+  EXPECT(status_of(child) == 0);
+  EXPECT(posix_spawn(&child, "/nonexistent", NULL, NULL, child_argv, environ) == ENOENT);
+  const cpu_set_t after = true_mask(0);
+  EXPECT(stays ? CPU_EQUAL(&before, &after) : CPU_EQUAL(&initial, &after));
+}
+
+/* ---- the promises ---- */
+
+static void expect_own_cpus(struct worker *workers, int count) {
+  cpu_set_t taken;
+  CPU_ZERO(&taken);
+  for (int i = 0; i < count; i++) {
+    const int cpu = cpu_of(workers[i].tid);
+    EXPECT(cpu >= 0 && CPU_ISSET(cpu, &initial) && !CPU_ISSET(cpu, &taken));
+    EXPECT(CPU_COUNT(&workers[i].at_start) == 1 && CPU_ISSET(cpu, &workers[i].at_start));
+    CPU_SET(cpu, &taken);
+  }
+}
+
+static void own_cpu(void) {
+  struct worker *workers = calloc((size_t)nr_cpus, sizeof *workers);
+  for (int i = 0; i < nr_cpus; i++) begin(&workers[i]);
+  expect_own_cpus(workers, nr_cpus);
+  for (int i = 0; i < nr_cpus; i++) end(&workers[i]);
+  /* What they leave is used again. */
+  for (int i = 0; i < nr_cpus; i++) begin(&workers[i]);
+  expect_own_cpus(workers, nr_cpus);
+  for (int i = 0; i < nr_cpus; i++) end(&workers[i]);
+  free(workers);
+}
+
+static void too_many(void) {
+  const int count = nr_cpus + 1;
+  struct worker *workers = calloc((size_t)count, sizeof *workers);
+  for (int i = 0; i < count; i++) begin(&workers[i]);
+  for (int i = 0; i < count; i++) EXPECT(is_free(workers[i].tid));
+  for (int i = 0; i < count; i++) end(&workers[i]);
+  free(workers);
+}
+
+static void one_after_too_many(void) {
+  too_many();
+  struct worker worker = {0};
+  begin(&worker);
+  EXPECT(cpu_of(worker.tid) >= 0);
+  end(&worker);
+}
+
+static void main_is_free(void) {
+  struct worker worker = {0};
+  begin(&worker);
+  EXPECT(is_free(0));
+  end(&worker);
+  EXPECT(is_free(0));
+}
+
+static int shows_initial(pid_t tid, pthread_t thread) {
+  cpu_set_t mask;
+  CPU_ZERO(&mask);
+  if (sched_getaffinity(tid, sizeof mask, &mask) != 0 || !CPU_EQUAL(&mask, &initial)) return 0;
+  memset(&mask, 0xff, sizeof mask);
+  if (pthread_getaffinity_np(thread, sizeof mask, &mask) != 0 || !CPU_EQUAL(&mask, &initial)) return 0;
+  pthread_attr_t attr;
+  if (pthread_getattr_np(thread, &attr) != 0) return 0;
+  memset(&mask, 0xff, sizeof mask);
+  if (pthread_attr_getaffinity_np(&attr, sizeof mask, &mask) != 0 || !CPU_EQUAL(&mask, &initial)) return 0;
+  pthread_attr_destroy(&attr);
+  return 1;
+}
+
+static void ask_for_self(struct worker *worker) {
+  (void)worker;
+  EXPECT(cpu_of(0) >= 0);
+  EXPECT(shows_initial(0, pthread_self()));
+  EXPECT(shows_initial((pid_t)syscall(SYS_gettid), pthread_self()));
+  cpu_set_t mask;
+  EXPECT(sched_getaffinity(0, 1, &mask) != 0 && errno == EINVAL);
+}
+
+static void libc_hides(void) {
+  struct worker worker = {.first = ask_for_self};
+  begin(&worker);
+  EXPECT(cpu_of(worker.tid) >= 0);
+  EXPECT(shows_initial(worker.tid, worker.thread));
+  end(&worker);
+}
+
+static struct worker inner;
+
+static void begin_inner(struct worker *worker) {
+  (void)worker;
+  begin_with(&inner, NULL);
+  cpu_set_t mask;
+  EXPECT(pthread_getaffinity_np(inner.thread, sizeof mask, &mask) == 0 && CPU_EQUAL(&mask, &initial));
+  await(&inner);
+}
+
+static void threads_of_threads(void) {
+  for (int i = 0; i < 50; i++) {
+    struct worker workers[2] = {{.first = begin_inner}};
+    begin(&workers[0]);
+    workers[1].tid = inner.tid;
+    workers[1].at_start = inner.at_start;
+    expect_own_cpus(workers, 2);
+    end(&inner);
+    end(&workers[0]);
+  }
+}
+
+static void attribute(void) {
+  for (int i = 0; i < 2; i++) {
+    const cpu_set_t wanted = i == 0 ? only(nth_cpu(1)) : initial;
+    pthread_attr_t attr;
+    EXPECT(pthread_attr_init(&attr) == 0 && pthread_attr_setaffinity_np(&attr, sizeof wanted, &wanted) == 0);
+    struct worker worker = {0};
+    begin_with(&worker, &attr);
+    await(&worker);
+    const cpu_set_t mask = true_mask(worker.tid);
+    EXPECT(CPU_EQUAL(&mask, &wanted));
+    end(&worker);
+    pthread_attr_destroy(&attr);
+  }
+}
+
+/* The creator sets the mask as soon as it knows the thread, which may not have begun. */
+static void set_at_once(void) {
+  for (int i = 0; i < 500; i++) {
+    const cpu_set_t wanted = i % 2 == 0 ? only(nth_cpu(i / 2 % 2)) : initial;
+    struct worker worker = {0};
+    begin_with(&worker, NULL);
+    EXPECT(pthread_setaffinity_np(worker.thread, sizeof wanted, &wanted) == 0);
+    await(&worker);
+    const cpu_set_t mask = true_mask(worker.tid);
+    EXPECT(CPU_EQUAL(&mask, &wanted));
+    cpu_set_t shown;
+    EXPECT(sched_getaffinity(worker.tid, sizeof shown, &shown) == 0 && CPU_EQUAL(&shown, &wanted));
+    end(&worker);
+  }
+}
+
+static void set_later(void) {
+  struct worker *workers = calloc((size_t)nr_cpus + 1, sizeof *workers);
+  begin(&workers[0]);
+  const cpu_set_t wanted = only(cpu_of(workers[0].tid)); /* the very one that we chose */
+  EXPECT(sched_setaffinity(workers[0].tid, sizeof wanted, &wanted) == 0);
+  cpu_set_t shown;
+  EXPECT(sched_getaffinity(workers[0].tid, sizeof shown, &shown) == 0 && CPU_EQUAL(&shown, &wanted));
+  for (int i = 1; i <= nr_cpus; i++) begin(&workers[i]); /* all others are free again */
+  const cpu_set_t mask = true_mask(workers[0].tid);
+  EXPECT(CPU_EQUAL(&mask, &wanted));
+  EXPECT(is_free(workers[1].tid));
+  for (int i = 0; i <= nr_cpus; i++) end(&workers[i]);
+  free(workers);
+}
+
+static void set_by_system_call(void) {
+  struct worker *workers = calloc((size_t)nr_cpus + 1, sizeof *workers);
+  begin(&workers[0]);
+  const int ours = cpu_of(workers[0].tid);
+  const cpu_set_t wanted = only(ours == nth_cpu(0) ? nth_cpu(1) : nth_cpu(0));
+  EXPECT(syscall(SYS_sched_setaffinity, workers[0].tid, sizeof wanted, &wanted) == 0);
+  cpu_set_t shown;
+  EXPECT(sched_getaffinity(workers[0].tid, sizeof shown, &shown) == 0 && CPU_EQUAL(&shown, &wanted));
+  for (int i = 1; i <= nr_cpus; i++) begin(&workers[i]);
+  const cpu_set_t mask = true_mask(workers[0].tid);
+  EXPECT(CPU_EQUAL(&mask, &wanted));
+  for (int i = 0; i <= nr_cpus; i++) end(&workers[i]);
+  free(workers);
+}
+
+/* A thread inherits what the program set for its creator. */
+static void set_by_creator(void) {
+  const cpu_set_t wanted = only(nth_cpu(1));
+  EXPECT(sched_setaffinity(0, sizeof wanted, &wanted) == 0);
+  struct worker worker = {0};
+  begin(&worker);
+  cpu_set_t mask;
+  EXPECT(sched_getaffinity(worker.tid, sizeof mask, &mask) == 0 && CPU_EQUAL(&mask, &wanted));
+  end(&worker);
+}
+
+static void failure(void) {
+  struct worker *workers = calloc((size_t)nr_cpus, sizeof *workers);
+  for (int i = 0; i < nr_cpus - 1; i++) begin(&workers[i]);
+  pthread_attr_t attr;
+  EXPECT(pthread_attr_init(&attr) == 0 && pthread_attr_setstacksize(&attr, (size_t)1 << 46) == 0);
+  for (int i = 0; i < 1000; i++) {
+    pthread_t thread;
+    EXPECT(pthread_create(&thread, &attr, work, NULL) == EAGAIN);
+  }
+  for (int i = 0; i < nr_cpus - 1; i++) EXPECT(cpu_of(workers[i].tid) >= 0);
+  begin(&workers[nr_cpus - 1]);
+  expect_own_cpus(workers, nr_cpus); /* no CPU was lost to those that never were */
+  for (int i = 0; i < nr_cpus; i++) end(&workers[i]);
+  free(workers);
+}
+
+static void *leave(void *how) {
+  switch ((int)(long)how) {
+    case 0: return NULL;
+    case 1: pthread_exit(NULL);
+    case 2: pthread_cancel(pthread_self()); pthread_testcancel(); break;
+    case 3: pause(); break;
+  }
+  abort();
+}
+
+/* However threads end, detached or joined, at once or not, their CPUs are given to the next. */
+static void ends(void) {
+  for (long i = 0; i < 400; i++) {
+    pthread_t thread;
+    EXPECT(pthread_create(&thread, NULL, leave, (void *)(i % 4)) == 0);
+    if (i % 4 == 3) EXPECT(pthread_cancel(thread) == 0);
+    EXPECT(pthread_join(thread, NULL) == 0);
+  }
+  own_cpu();
+}
+
+static _Atomic pid_t c11_tid;
+static atomic_int c11_cpu;
+
+static int c11_work(void *argument) {
+  c11_tid = (pid_t)syscall(SYS_gettid);
+  c11_cpu = cpu_of(0);
+  return *(int *)argument;
+}
+
+static void c11(void) {
+  int argument = -7;
+  int result = 0;
+  thrd_t thread;
+  EXPECT(thrd_create(&thread, c11_work, &argument) == thrd_success && thrd_join(thread, &result) == thrd_success);
+  EXPECT(result == -7 && c11_cpu >= 0);
+}
+
+static void named(void) {
+  for (int i = 0; i < 200; i++) {
+    struct worker workers[3] = {{0}, {0}, {0}};
+    begin_with(&workers[0], NULL);
+    if (i % 2 == 0) await(&workers[0]); /* else the name comes, now and then, before the thread has begun */
+    EXPECT(pthread_setname_np(workers[0].thread, i % 4 < 2 ? "percpu-test" : "jemalloc_bg_thd") == 0);
+    await(&workers[0]);
+    EXPECT(is_free(workers[0].tid));
+    end(&workers[0]);
+  }
+  struct worker worker = {0}; /* other names change nothing */
+  begin(&worker);
+  EXPECT(pthread_setname_np(worker.thread, "worker") == 0 && cpu_of(worker.tid) >= 0);
+  end(&worker);
+}
+
+static void skipped(void) {
+  struct worker workers[3] = {{0}, {0}, {0}};
+  for (int i = 0; i < 3; i++) begin(&workers[i]);
+  EXPECT(cpu_of(workers[0].tid) >= 0 && is_free(workers[1].tid) && cpu_of(workers[2].tid) >= 0);
+  EXPECT(pthread_setname_np(workers[2].thread, "spare-3") == 0);
+  EXPECT(is_free(workers[2].tid));
+  for (int i = 0; i < 3; i++) end(&workers[i]);
+}
+
+static void have_children(struct worker *worker) {
+  (void)worker;
+  EXPECT(cpu_of(0) >= 0);
+  expect_all_children_free();
+}
+
+static void children(void) {
+  stays = 1;
+  expect_all_children_free();
+  struct worker worker = {.first = have_children};
+  begin(&worker);
+  EXPECT(cpu_of(worker.tid) >= 0);
+  end(&worker);
+}
+
+/* Every form of exec, from the child of a fork that makes a thread of its own for it: so it is called in a place. */
+static void *exec_in_thread(void *how) {
+  char *const *envp = environ;
+  if (cpu_of(0) < 0) _exit(99);
+  switch ((int)(long)how) {
+    case 0: execve(child_argv[0], child_argv, envp); break;
+    case 1: execv(child_argv[0], child_argv); break;
+    case 2: execvp(child_argv[0], child_argv); break;
+    case 3: execvpe(child_argv[0], child_argv, envp); break;
+    case 4: execl(child_argv[0], child_argv[0], child_argv[1], child_argv[2], (char *)NULL); break;
+    case 5: execle(child_argv[0], child_argv[0], child_argv[1], child_argv[2], (char *)NULL, envp); break;
+    case 6: execlp(child_argv[0], child_argv[0], child_argv[1], child_argv[2], (char *)NULL); break;
+    case 7: fexecve(open(child_argv[0], O_RDONLY | O_CLOEXEC), child_argv, envp); break;
+    case 8: execveat(AT_FDCWD, child_argv[0], child_argv, envp, 0); break;
+  }
+  _exit(98);
+}
+
+static void exec(void) {
+  for (long how = 0; how <= 8; how++) {
+    pid_t child = fork();
+    if (child == 0) {
+      pthread_t thread;
+      if (pthread_create(&thread, NULL, exec_in_thread, (void *)how) != 0) _exit(97);
+      pause();
+    }
+    EXPECT(status_of(child) == 0);
+  }
+}
+
+static void exec_and_fail(struct worker *worker) {
+  (void)worker;
+  const int cpu = cpu_of(0);
+  EXPECT(cpu >= 0);
+  EXPECT(execv("/nonexistent", child_argv) == -1 && errno == ENOENT);
+  EXPECT(execlp("no-such-program-at-all", "x", (char *)NULL) == -1 && errno == ENOENT);
+  EXPECT(cpu_of(0) == cpu);
+}
+
+static void exec_fails(void) {
+  struct worker worker = {.first = exec_and_fail};
+  begin(&worker);
+  end(&worker);
+}
+
+/* A child of fork begins anew: all CPUs for its own threads, whoever forked. */
+static void fork_and_place(struct worker *worker) {
+  (void)worker;
+  pid_t child = fork();
+  if (child == 0) {
+    EXPECT(is_free(0));
+    own_cpu();
+    too_many();
+    EXPECT(is_free(0));
+    _exit(0);
+  }
+  EXPECT(status_of(child) == 0);
+  EXPECT(cpu_of(0) >= 0);
+}
+
+static void forked_threads(void) {
+  for (int i = 0; i < 10; i++) {
+    struct worker worker = {.first = fork_and_place};
+    begin(&worker);
+    end(&worker);
+  }
+}
+
+/* A thread that lives on in destructors of thread-specific data: what it starts there is as free as ever, and so is
+ * the thread itself once it has had a child. */
+static pthread_key_t late_key;
+static int late_rounds;
+
+static void late(void *value) {
+  if (++late_rounds < 3) {
+    pthread_setspecific(late_key, value);
+    return;
+  }
+  expect_all_children_free();
+  struct worker workers[1] = {{0}};
+  begin(&workers[0]);
+  EXPECT(cpu_of(workers[0].tid) >= 0);
+  cpu_set_t mask;
+  EXPECT(sched_getaffinity(0, sizeof mask, &mask) == 0 && CPU_EQUAL(&mask, &initial));
+  end(&workers[0]);
+}
+
+static void *live_on(void *value) {
+  EXPECT(cpu_of(0) >= 0);
+  EXPECT(pthread_setspecific(late_key, value) == 0);
+  return NULL;
+}
+
+static void late_destructor(void) {
+  pthread_t thread;
+  EXPECT(pthread_key_create(&late_key, late) == 0);
+  EXPECT(pthread_create(&thread, NULL, live_on, &late_key) == 0 && pthread_join(thread, NULL) == 0);
+  EXPECT(late_rounds == 3);
+}
+
+static void spin(struct worker *worker) {
+  worker->tid = (pid_t)syscall(SYS_gettid);
+  for (volatile long i = 0; !worker->stop; i = i + 1) {
+  }
+}
+
+/* A process that always runs takes half of the thread's CPU: the thread is set free. Looked for when threads are created. */
+static void shared_cpu(void) {
+  struct worker worker = {.first = spin};
+  begin(&worker);
+  const int cpu = cpu_of(worker.tid);
+  EXPECT(cpu >= 0);
+  pid_t hog = fork();
+  if (hog == 0) {
+    const cpu_set_t mask = only(cpu);
+    syscall(SYS_sched_setaffinity, 0, sizeof mask, &mask);
+    alarm(100);
+    for (volatile int i = 0;; i = i + 1) {
+    }
+  }
+  for (int i = 0; i < 600 && !is_free(worker.tid); i++) {
+    nanosleep(&(struct timespec){0, 100000000}, NULL);
+    struct worker other = {0};
+    begin(&other);
+    end(&other);
+  }
+  EXPECT(is_free(worker.tid));
+  kill(hog, SIGKILL);
+  waitpid(hog, NULL, 0);
+  end(&worker);
+}
+
+static atomic_int storm_over;
+
+static void *storm_asker(void *argument) {
+  (void)argument;
+  while (!storm_over) {
+    cpu_set_t mask;
+    EXPECT(sched_getaffinity(0, sizeof mask, &mask) == 0 && CPU_EQUAL(&mask, &initial));
+  }
+  return NULL;
+}
+
+static void storm_signal(int number) {
+  (void)number;
+  cpu_set_t mask;
+  const int saved_errno = errno;
+  EXPECT(sched_getaffinity(0, sizeof mask, &mask) == 0 && CPU_EQUAL(&mask, &initial));
+  errno = saved_errno;
+}
+
+static void *storm_creator(void *argument) {
+  for (int i = 0; i < 300; i++) {
+    pthread_t thread;
+    EXPECT(pthread_create(&thread, NULL, leave, (void *)(long)(i % 3)) == 0 && pthread_join(thread, NULL) == 0);
+    if (i % 10 != 0) continue;
+    pid_t child = fork();
+    if (child == 0) _exit(is_free(0) ? 0 : 1);
+    EXPECT(status_of(child) == 0);
+    EXPECT(posix_spawn(&child, child_argv[0], NULL, NULL, child_argv, environ) == 0);
+    EXPECT(status_of(child) == 0);
+  }
+  return argument;
+}
+
+/* Threads begin, end, fork, spawn and ask, and are set free and placed meanwhile, under signals. */
+static void storm(void) {
+  struct sigaction action = {.sa_handler = storm_signal, .sa_flags = SA_RESTART};
+  EXPECT(sigaction(SIGALRM, &action, NULL) == 0);
+  const struct sigevent event = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGALRM};
+  const struct itimerspec often = {{0, 1000000}, {0, 1000000}};
+  timer_t timer;
+  EXPECT(timer_create(CLOCK_MONOTONIC, (struct sigevent *)&event, &timer) == 0);
+  EXPECT(timer_settime(timer, 0, &often, NULL) == 0);
+  pthread_t threads[4];
+  for (int i = 0; i < 4; i++)
+    EXPECT(pthread_create(&threads[i], NULL, i == 0 ? storm_asker : storm_creator, NULL) == 0);
+  for (int i = 1; i < 4; i++) EXPECT(pthread_join(threads[i], NULL) == 0);
+  storm_over = 1;
+  EXPECT(pthread_join(threads[0], NULL) == 0);
+  timer_delete(timer);
+  EXPECT(is_free(0));
+  own_cpu();
+}
+
+static void list(void) {
+  struct worker workers[4] = {{0}, {0}, {0}, {0}};
+  for (int i = 0; i < 4; i++) begin(&workers[i]);
+  for (int i = 0; i < 4; i++) EXPECT(cpu_of(workers[i].tid) == (i % 2 == 0 ? 1 : 0));
+  for (int i = 0; i < 4; i++) end(&workers[i]);
+}
+
+/* Twice as many threads as CPUs: each CPU has two. */
+static void wrap(void) {
+  struct worker *workers = calloc((size_t)nr_cpus * 2, sizeof *workers);
+  int *threads_of = calloc(CPU_SETSIZE, sizeof *threads_of);
+  for (int i = 0; i < 2 * nr_cpus; i++) begin(&workers[i]);
+  for (int i = 0; i < 2 * nr_cpus; i++) {
+    EXPECT(cpu_of(workers[i].tid) >= 0);
+    threads_of[cpu_of(workers[i].tid)]++;
+    EXPECT(shows_initial(workers[i].tid, workers[i].thread));
+  }
+  for (int cpu = 0; cpu < CPU_SETSIZE; cpu++) EXPECT(threads_of[cpu] == (CPU_ISSET(cpu, &initial) ? 2 : 0));
+  for (int i = 0; i < 2 * nr_cpus; i++) end(&workers[i]);
+  free(workers);
+  free(threads_of);
+}
+
+static void node(void) {
+  struct worker workers[3] = {{0}, {0}, {0}};
+  for (int i = 0; i < 3; i++) begin(&workers[i]);
+  for (int i = 0; i < 3; i++) {
+    const cpu_set_t mask = true_mask(workers[i].tid);
+    cpu_set_t both;
+    CPU_AND(&both, &mask, &initial);
+    EXPECT(CPU_COUNT(&mask) > 0 && CPU_EQUAL(&both, &mask));
+    EXPECT(shows_initial(workers[i].tid, workers[i].thread));
+  }
+  for (int i = 0; i < 3; i++) end(&workers[i]);
+}
+
+static void none(void) {
+  stays = 1;
+  struct worker worker = {.first = NULL};
+  begin(&worker);
+  EXPECT(is_free(worker.tid));
+  EXPECT(shows_initial(worker.tid, worker.thread));
+  expect_all_children_free();
+  end(&worker);
+}
+
+static void verbose(void) {
+  struct worker worker = {0};
+  begin(&worker);
+  end(&worker);
+}
+
+static const struct {
+  const char *name;
+  void (*check)(void);
+} kPromises[] = {
+    {"own_cpu", own_cpu},
+    {"too_many", too_many},
+    {"one_after_too_many", one_after_too_many},
+    {"main_is_free", main_is_free},
+    {"libc_hides", libc_hides},
+    {"threads_of_threads", threads_of_threads},
+    {"attribute", attribute},
+    {"set_at_once", set_at_once},
+    {"set_later", set_later},
+    {"set_by_system_call", set_by_system_call},
+    {"set_by_creator", set_by_creator},
+    {"failure", failure},
+    {"ends", ends},
+    {"c11", c11},
+    {"named", named},
+    {"skipped", skipped},
+    {"children", children},
+    {"exec", exec},
+    {"exec_fails", exec_fails},
+    {"forked_threads", forked_threads},
+    {"late_destructor", late_destructor},
+    {"shared_cpu", shared_cpu},
+    {"storm", storm},
+    {"list", list},
+    {"wrap", wrap},
+    {"node", node},
+    {"none", none},
+    {"verbose", verbose},
+};
+
+/* Runs the promise under the preload. What the preload says on stderr is checked here: nothing, or what is asked for. */
+static int run_preloaded(const char *name) {
+  char said[4096];
+  size_t len = 0;
+  int ends_of_pipe[2];
+  EXPECT(pipe(ends_of_pipe) == 0);
+  const pid_t child = fork();
+  if (child == 0) {
+    setenv("LD_PRELOAD", getenv("PIN_TEST_PRELOAD"), 1);
+    setenv("PIN_TEST_INSIDE", "1", 1);
+    dup2(ends_of_pipe[1], STDERR_FILENO);
+    close(ends_of_pipe[0]);
+    close(ends_of_pipe[1]);
+    execl("/proc/self/exe", "pin_promises", name, (char *)NULL);
+    _exit(127);
+  }
+  close(ends_of_pipe[1]);
+  for (ssize_t got; len < sizeof said - 1 && (got = read(ends_of_pipe[0], said + len, sizeof said - 1 - len)) > 0;)
+    len += (size_t)got;
+  said[len] = 0;
+  close(ends_of_pipe[0]);
+  const int status = status_of(child);
+  fprintf(stderr, "%s", said);
+  if (strcmp(name, "list_refused") == 0) {
+    EXPECT(status == 1);
+    EXPECT(strstr(said, "pin:list: expected CPUs that the process may use") != NULL && strstr(said, "found 8191\n") != NULL);
+    EXPECT(strchr(said, '\n') == said + len - 1);
+    return 0;
+  }
+  if (strcmp(name, "verbose") == 0) {
+    EXPECT(strstr(said, "libpercpu: pin: thread ") != NULL && strstr(said, ", number 1, on CPU ") != NULL);
+  } else {
+    EXPECT(len == 0);
+  }
+  return status;
+}
+
+int main(int argc, char **argv) {
+  initial = true_mask(0);
+  nr_cpus = CPU_COUNT(&initial);
+  write_mask(mask_text);
+  if (argc == 3 && strcmp(argv[1], "child_says") == 0) return strcmp(argv[2], mask_text) == 0 ? 0 : 1;
+  EXPECT(argc == 2);
+  if (nr_cpus < 2 || nr_cpus > kManyThreads) return 77;
+  if (strcmp(argv[1], "list") == 0 && !(CPU_ISSET(0, &initial) && CPU_ISSET(1, &initial))) return 77;
+  if (getenv("PIN_TEST_INSIDE") == NULL) return run_preloaded(argv[1]);
+  char path[256] = {0};
+  EXPECT(readlink("/proc/self/exe", path, sizeof path - 1) > 0);
+  child_argv[0] = path;
+  EXPECT(snprintf(command, sizeof command, "exec \"$PIN_TEST_SELF\" child_says %s", mask_text) < (int)sizeof command);
+  setenv("PIN_TEST_SELF", path, 1);
+  for (size_t i = 0; i < sizeof kPromises / sizeof kPromises[0]; i++) {
+    if (strcmp(argv[1], kPromises[i].name) != 0) continue;
+    kPromises[i].check();
+    return 0;
+  }
+  fprintf(stderr, "no such promise: %s\n", argv[1]);
+  return 2;
+}
