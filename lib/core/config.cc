@@ -4,6 +4,7 @@
 #include <cstring>
 #include <type_traits>
 
+#include "base/cpu_mask.h"
 #include "core/pool_shape.h"
 
 namespace percpu {
@@ -14,9 +15,10 @@ constexpr uint64_t kKilo = 1024;
 constexpr uint64_t kMega = kKilo * kKilo;
 constexpr uint64_t kGiga = kMega * kKilo;
 
-enum class Type : uint8_t { kBytes, kCount, kMillis, kChoice, kFlag };
+enum class Type : uint8_t { kBytes, kCount, kMillis, kChoice, kFlag, kPin, kNames };
 
 // The members of Config have several widths; a row reads and writes its own through these, as a number.
+// kNames has none: pin_skip is the only one, and what kPin has besides is in pin_list.
 using Setter = void (*)(Config*, uint64_t);
 using Getter = uint64_t (*)(const Config&);
 
@@ -75,6 +77,12 @@ constexpr Row kRows[] = {
      "preload: most bytes of free blocks a CPU caches; 0: chosen", PERCPU_MEMBER_(cache_bytes)},
     {"stats", Type::kChoice, uint64_t(HeapStats::kNone), 0, 1, false, "none|exit",
      "preload: print what the heap holds on stderr at exit", PERCPU_MEMBER_(stats)},
+    {"pin", Type::kPin, uint64_t(PinPolicy::kAuto), 0, 5, false, "none|auto|compact|scatter|node|list",
+     "where the preload's threads run; list:0,2-5 names the CPUs", PERCPU_MEMBER_(pin)},
+    {"pin_skip", Type::kNames, 0, 0, 0, false, nullptr,
+     "threads that stay free: names (a last * stands for any end) and creation numbers", nullptr, nullptr},
+    {"pin_verbose", Type::kFlag, 0, 0, 1, false, nullptr,
+     "tell on stderr which thread runs where", PERCPU_MEMBER_(pin_verbose)},
     {"help", Type::kFlag, 0, 0, 1, false, nullptr,
      "print this table on stderr when the library starts", PERCPU_MEMBER_(help)},
 };
@@ -126,6 +134,7 @@ Slice nth_choice(const char* choices, uint64_t n) {
 
 void put_value(Text& text, const Row& row, uint64_t value) {
   switch (row.type) {
+    case Type::kNames: break;
     case Type::kBytes: put_bytes(text, value); break;
     case Type::kMillis:
       if (value == kDecayOff) {
@@ -135,6 +144,7 @@ void put_value(Text& text, const Row& row, uint64_t value) {
       [[fallthrough]];
     case Type::kCount: text.format("%lu", static_cast<unsigned long>(value)); break;
     case Type::kFlag: text.put(value != 0 ? "yes" : "no"); break;
+    case Type::kPin:
     case Type::kChoice: {
       Slice choice = nth_choice(row.choices, value);
       text.put(choice.start, choice.len_bytes);
@@ -144,8 +154,10 @@ void put_value(Text& text, const Row& row, uint64_t value) {
 }
 
 void put_range(Text& text, const Row& row) {
-  if (row.type == Type::kChoice) {
+  if (row.type == Type::kChoice || row.type == Type::kPin) {
     text.put(row.choices);
+  } else if (row.type == Type::kNames) {
+    text.put("name+number");
   } else if (row.type == Type::kFlag) {
     text.put("yes|no");
   } else {
@@ -192,9 +204,62 @@ bool parse_choice(Slice text, const char* choices, uint64_t* number) {
   return false;
 }
 
+// "0" or "2-5".
+bool parse_range(Slice text, PinList::Range* range) {
+  Slice last_text;
+  const Slice first_text = cut_at(text, '-', &last_text);
+  uint64_t first = 0;
+  uint64_t last = 0;
+  if (!parse_number(first_text, false, &first)) return false;
+  if (last_text.start == nullptr) {
+    last = first;
+  } else if (!parse_number(last_text, false, &last)) {
+    return false;
+  }
+  if (last < first || last >= kMaxCpus) return false;
+  *range = {static_cast<uint16_t>(first), static_cast<uint16_t>(last)};
+  return true;
+}
+
+// "0,2-5": of no more ranges, and no more CPUs, than there is room for.
+bool parse_list(Slice text, PinList* list) {
+  *list = {};
+  size_t cpus = 0;
+  while (text.start != nullptr) {
+    const Slice item = cut_at(text, ',', &text);
+    if (list->count == PinList::kMaxRanges || !parse_range(item, &list->ranges[list->count])) return false;
+    cpus += size_t{list->ranges[list->count].last} - list->ranges[list->count].first + 1;
+    list->count++;
+  }
+  return cpus <= kMaxCpus;
+}
+
+void put_list(Text& text, const PinList& list) {
+  for (uint32_t i = 0; i < list.count; ++i) {
+    const PinList::Range& range = list.ranges[i];
+    text.format("%c%u", i == 0 ? ':' : ',', range.first);
+    if (range.last != range.first) text.format("-%u", range.last);
+  }
+}
+
+constexpr char kListItem[] = "pin:list:";
+constexpr size_t kListItemLen = sizeof kListItem - 1;
+
+// An item of the configuration; one of pin:list goes on over the commas that digits follow.
+Slice cut_item(Slice slice, Slice* rest) {
+  Slice item = cut_at(slice, ',', rest);
+  if (item.len_bytes < kListItemLen || memcmp(item.start, kListItem, kListItemLen) != 0) return item;
+  while (rest->start != nullptr && rest->len_bytes > 0 && *rest->start >= '0' && *rest->start <= '9') {
+    const Slice next = cut_at(*rest, ',', rest);
+    item.len_bytes = static_cast<size_t>(next.start + next.len_bytes - item.start);
+  }
+  return item;
+}
+
 bool parse_value(const Row& row, Slice text, uint64_t* value) {
   switch (row.type) {
     case Type::kChoice: return parse_choice(text, row.choices, value);
+    case Type::kPin: return parse_choice(text, row.choices, value) && *value != uint64_t(PinPolicy::kList);
     case Type::kFlag:
       *value = text.is("yes") || text.is("1") ? 1 : 0;
       return *value == 1 || text.is("no") || text.is("0");
@@ -214,7 +279,9 @@ bool parse_value(const Row& row, Slice text, uint64_t* value) {
 class Parser {
  public:
   Parser(ConfigNotice notice, void* context) : notice_(notice), context_(context) {
-    for (const Row& row : kRows) row.set(&config_, row.initial);
+    for (const Row& row : kRows) {
+      if (row.set != nullptr) row.set(&config_, row.initial);
+    }
   }
 
   void take(Slice item) {
@@ -239,10 +306,36 @@ class Parser {
   }
 
  private:
+  // Returns: whether it is a list that can be kept; then it has been taken.
+  bool take_pin_list(Slice text) {
+    Slice list;
+    if (!cut_at(text, ':', &list).is("list") || list.start == nullptr || !parse_list(list, &config_.pin_list)) {
+      config_.pin_list = {};
+      return false;
+    }
+    config_.pin = PinPolicy::kList;
+    return true;
+  }
+
+  // Returns: false if there is no value, or too long a one. "" skips nothing.
+  bool take_names(Slice text) {
+    config_.pin_skip = {};
+    if (text.start == nullptr || text.len_bytes >= PinSkip::kCapacityBytes) return false;
+    memcpy(config_.pin_skip.text, text.start, text.len_bytes);
+    return true;
+  }
+
   void take_value(const Row& row, Slice text) {
     if (row.type == Type::kFlag && text.start == nullptr) return row.set(&config_, 1);  // the name alone means yes
     uint64_t value = 0;
-    if (text.start != nullptr && parse_value(row, text, &value)) return row.set(&config_, value);
+    if (row.type == Type::kPin) config_.pin_list = {};
+    if (row.type == Type::kNames) {
+      if (take_names(text)) return;
+    } else if (row.type == Type::kPin && text.start != nullptr && take_pin_list(text)) {
+      return;
+    } else if (text.start != nullptr && parse_value(row, text, &value)) {
+      return row.set(&config_, value);
+    }
     char buffer[1024];
     Text message(buffer);
     message.format("%s: expected ", row.name);
@@ -253,7 +346,7 @@ class Parser {
       message.format(", found '%.*s'", text.shown(), text.start);
     }
     message.put("; using ");
-    row.set(&config_, row.initial);  // an earlier value of the same key does not count either
+    if (row.set != nullptr) row.set(&config_, row.initial);  // an earlier value of the same key does not count either
     put_value(message, row, row.initial);
     message.put("; keys are");
     for (const Row& other : kRows) message.format("%s %s", &other == kRows ? "" : ",", other.name);
@@ -300,6 +393,8 @@ const char* type_name(Type type) {
     case Type::kMillis: return "ms";
     case Type::kChoice: return "word";
     case Type::kFlag: return "flag";
+    case Type::kPin: return "word";
+    case Type::kNames: return "text";
   }
   return "";
 }
@@ -310,7 +405,7 @@ Config parse_config(const char* string, size_t page_size_bytes, ConfigNotice not
   Parser parser(notice, context);
   Slice rest{string, string == nullptr ? 0 : strlen(string)};
   while (rest.start != nullptr) {
-    Slice item = cut_at(rest, ',', &rest);
+    Slice item = cut_item(rest, &rest);
     if (item.len_bytes > 0) parser.take(item);
   }
   return parser.finish(page_size_bytes);
@@ -332,7 +427,12 @@ void config_help(Text& text) {
 void print_config(const Config& config, Text& text) {
   for (const Row& row : kRows) {
     text.format("%s%s:", &row == kRows ? "" : ",", row.name);
-    put_value(text, row, row.get(config));
+    if (row.type == Type::kNames) {
+      text.put(config.pin_skip.text);
+    } else {
+      put_value(text, row, row.get(config));
+    }
+    if (row.type == Type::kPin) put_list(text, config.pin_list);
   }
 }
 

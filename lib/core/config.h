@@ -31,6 +31,28 @@ enum class HeapStats : uint8_t { kNone, kExit };
 // decay: never.
 inline constexpr uint64_t kDecayOff = UINT64_MAX;
 
+// Where the preload's threads run (docs/pinning.md). The library alone has no use for it.
+enum class PinPolicy : uint8_t { kNone, kAuto, kCompact, kScatter, kNode, kList };
+
+// The CPUs of pin:list, in the order in which they were written; one may come twice.
+struct PinList {
+  static constexpr size_t kMaxRanges = 64;
+  struct Range {
+    uint16_t first = 0;
+    uint16_t last = 0;  // not below first
+  };
+
+  uint32_t count = 0;
+  Range ranges[kMaxRanges] = {};
+};
+
+// Names and creation numbers, separated by '+', as they were written.
+struct PinSkip {
+  static constexpr size_t kCapacityBytes = 128;
+
+  char text[kCapacityBytes] = {};
+};
+
 struct Config {
   size_t unit_size_bytes = 0;  // the minimum unit size: whole pages
   size_t reserved_size_bytes = 0;
@@ -47,6 +69,10 @@ struct Config {
   uint64_t decay_ms = 0;
   size_t cache_bytes = 0;
   HeapStats stats = HeapStats::kNone;
+  PinPolicy pin = PinPolicy::kAuto;
+  PinList pin_list;  // empty but for kList
+  PinSkip pin_skip;
+  bool pin_verbose = false;
   bool help = false;
 };
 
@@ -54,7 +80,8 @@ struct Config {
 using ConfigNotice = void (*)(void* context, const char* message);
 
 // Reads the string; null or "" gives the defaults. White space around keys and values is not allowed, empty items (",,") are
-// passed over. A key that is given twice counts as given last.
+// passed over. A key that is given twice counts as given last. Items that begin with a digit directly behind a pin:list
+// continue that list.
 // Requires: page_size_bytes is a power of two. `notice` may be null.
 [[nodiscard]] Config parse_config(const char* string, size_t page_size_bytes, ConfigNotice notice, void* context);
 

@@ -43,11 +43,11 @@ std::string printed(const Config& config) {
 
 constexpr char kDefaults[] =
     "unit_size:128K,reserved:8K,dynamic:28K,first_chunk:auto,balance:thread,empty_low:2,empty_high:4,window:0,"
-    "max_alloc:128K,warnings:10,nodes:auto,decay:1000,cache:0,stats:none,help:no";
+    "max_alloc:128K,warnings:10,nodes:auto,pin:auto,pin_skip:,pin_verbose:no,help:no";
 
 constexpr char kKeys[] =
     "unit_size, reserved, dynamic, first_chunk, balance, empty_low, empty_high, window, max_alloc, warnings, nodes, "
-    "decay, cache, stats, help";
+    "pin, pin_skip, pin_verbose, help";
 
 TEST_CASE("without a string there are the defaults, and no notice") {
   for (const char* string : {static_cast<const char*>(nullptr), "", ",", ",,,"}) {
@@ -60,7 +60,7 @@ TEST_CASE("without a string there are the defaults, and no notice") {
 TEST_CASE("every option can be set") {
   Parsed parsed = parse(
       "unit_size:64K,reserved:0,dynamic:20480,first_chunk:embed,balance:sync,empty_low:0,empty_high:100,window:64M,"
-      "max_alloc:32K,warnings:0,nodes:one,decay:250,cache:1M,stats:exit,help");
+      "max_alloc:32K,warnings:0,nodes:one,pin:scatter,pin_skip:writer+3,pin_verbose,help");
   CHECK(parsed.notices.empty());
   const Config& c = parsed.config;
   CHECK(c.unit_size_bytes == 64 * kKilo);
@@ -74,10 +74,62 @@ TEST_CASE("every option can be set") {
   CHECK(c.max_alloc_bytes == 32 * kKilo);
   CHECK(c.warnings == 0);
   CHECK(c.nodes == NodesMode::kOne);
-  CHECK(c.decay_ms == 250);
-  CHECK(c.cache_bytes == 1024 * kKilo);
-  CHECK(c.stats == HeapStats::kExit);
+  CHECK(c.pin == PinPolicy::kScatter);
+  CHECK(std::string(c.pin_skip.text) == "writer+3");
+  CHECK(c.pin_verbose);
   CHECK(c.help);
+}
+
+std::string listed(const Config& config) {
+  std::string text;
+  for (uint32_t i = 0; i < config.pin_list.count; ++i)
+    text += std::to_string(config.pin_list.ranges[i].first) + "-" + std::to_string(config.pin_list.ranges[i].last) + " ";
+  return text;
+}
+
+TEST_CASE("a list of CPUs goes on over the commas that digits follow, in the order written") {
+  Parsed parsed = parse("pin:list:5,0,2-3,warnings:3");
+  CHECK(parsed.notices.empty());
+  CHECK(parsed.config.pin == PinPolicy::kList);
+  CHECK(listed(parsed.config) == "5-5 0-0 2-3 ");
+  CHECK(parsed.config.warnings == 3);
+  CHECK(listed(parse("warnings:3,pin:list:8191").config) == "8191-8191 ");
+  CHECK(listed(parse("pin:list:0-8191").config) == "0-8191 ");
+  // What ends it: a key, an empty item, the end of the string.
+  CHECK(parse("pin:list:0,,2").notices.size() == 1);
+  CHECK(listed(parse("pin:list:0,nodes:one,2").config) == "0-0 ");
+  CHECK(parse("pin:list:0,nodes:one,2").notices.size() == 1);
+  CHECK(parse("warnings:3,2").notices.size() == 1);
+  // Another policy behind it forgets the list.
+  CHECK(parse("pin:list:0,1,pin:none").config.pin == PinPolicy::kNone);
+  CHECK(parse("pin:list:0,1,pin:none").config.pin_list.count == 0);
+}
+
+TEST_CASE("a list that cannot be kept is said, and the default is used") {
+  std::string many = "pin:list:0";
+  for (size_t i = 1; i < PinList::kMaxRanges; ++i) many += ",0";
+  CHECK(parse(many.c_str()).config.pin_list.count == PinList::kMaxRanges);
+  many += ",0";
+  for (const char* string : {"pin:list", "pin:list:", "pin:list:x", "pin:list:3-1", "pin:list:8192", "pin:list:0-8192",
+                             "pin:list:1-", "pin:list:-1", "pin:list:0,1x", "pin:list:0-8191,0", "pin:lists:0",
+                             "pin:list:0,5-", "pin:list:1K", many.c_str()}) {
+    CAPTURE(string);
+    Parsed parsed = parse(string);
+    REQUIRE(parsed.notices.size() == 1);
+    CHECK(parsed.notices[0].find("pin: expected none|auto|compact|scatter|node|list, found") == 0);
+    CHECK(printed(parsed.config) == kDefaults);
+  }
+}
+
+TEST_CASE("names to skip are kept as written, as far as there is room") {
+  CHECK(std::string(parse("pin_skip:io*+2,warnings:3").config.pin_skip.text) == "io*+2");
+  CHECK(parse("pin_skip:io,pin_skip:").config.pin_skip.text[0] == 0);
+  CHECK(parse("pin_skip").notices.size() == 1);
+  const std::string fits(PinSkip::kCapacityBytes - 1, 'n');
+  CHECK(std::string(parse(("pin_skip:" + fits).c_str()).config.pin_skip.text) == fits);
+  Parsed parsed = parse(("pin_skip:" + fits + "n").c_str());
+  CHECK(parsed.notices.size() == 1);
+  CHECK(parsed.config.pin_skip.text[0] == 0);
 }
 
 TEST_CASE("each word of each choice is understood") {
@@ -199,14 +251,6 @@ TEST_CASE("options that do not fit together are said, and their defaults used") 
   CHECK(largest.config.max_alloc_bytes == 65536);
 }
 
-TEST_CASE("decay may be off") {
-  Parsed parsed = parse("decay:off");
-  CHECK(parsed.notices.empty());
-  CHECK(parsed.config.decay_ms == kDecayOff);
-  CHECK(printed(parsed.config).find("decay:off,") != std::string::npos);
-  CHECK(parse("decay:of").notices.size() == 1);
-}
-
 TEST_CASE("the help names every option with type, range, default and meaning") {
   char buffer[4096];
   Text text(buffer);
@@ -226,7 +270,8 @@ TEST_CASE("the help names every option with type, range, default and meaning") {
 }
 
 TEST_CASE("what is printed is read back as the same") {
-  Parsed parsed = parse("unit_size:100000,reserved:12345,first_chunk:page,balance:off,window:4G,help,max_alloc:33000");
+  Parsed parsed = parse("unit_size:100000,reserved:12345,first_chunk:page,balance:off,window:4G,help,max_alloc:33000,"
+                       "pin:list:3,0-1,pin_skip:a+2,pin_verbose");
   REQUIRE(parsed.notices.empty());
   Parsed again = parse(printed(parsed.config).c_str());
   CHECK(again.notices.empty());
@@ -236,7 +281,8 @@ TEST_CASE("what is printed is read back as the same") {
 TEST_CASE("any string is survived, and leaves a configuration within its ranges") {
   std::mt19937_64 random(test_seed());
   const char* pieces[] = {"unit_size", "reserved", ":",  ",",   "64K", "empty_low", "window", "G", "9999999999999999999",
-                          "help",      "balance",  "off", "\xff", "-",   "%s%n",     "max_alloc", "0", " ", "1M", "::"};
+                          "help",      "balance",  "off", "\xff", "-",   "%s%n",     "max_alloc", "0", " ", "1M", "::",
+                          "pin:list:",  "pin_skip", "3-5"};
   for (int round = 0; round < 20000; ++round) {
     std::string string;
     for (size_t i = 0, n = random() % 14; i < n; ++i) string += pieces[random() % std::size(pieces)];
