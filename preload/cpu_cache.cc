@@ -129,8 +129,10 @@ void CpuCache::set_limits(uint32_t number, bool open) {
 
 void CpuCache::empty(uint32_t cpu, uint32_t size_class, BlockSink sink, void* context) {
   percpu_stack* stack = stack_of(cpu, size_class);
-  if (stack->count != 0) sink(context, size_class, percpu_stack_slots(stack), stack->count);
-  stack->count = 0;
+  const uint32_t count = stack->count;
+  // Before any other thread can own one of the blocks: on_top() must not find it here then.
+  __atomic_store_n(&stack->count, 0, __ATOMIC_RELAXED);
+  if (count != 0) sink(context, size_class, percpu_stack_slots(stack), count);
 }
 
 void CpuCache::age(bool all, BlockSink sink, void* context) {
