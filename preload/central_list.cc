@@ -43,8 +43,9 @@ bool CentralList::add_span() {
                              : info.span_blocks <= begin    ? 0
                                                             : word_mask_before(info.span_blocks - begin);
   }
+  const uint32_t first_block = static_cast<uint32_t>(span.first_page << kPageShift) + info.span_lead;
   for (uint64_t page = 0; page < info.span_pages; ++page)
-    window_->set_entry(span.first_page + page, number, size_class_ + 1);
+    window_->set_entry(span.first_page + page, number, kKindLane + lane_, first_block);
   free_in_spans_ += span.nr_free;
   nr_spans_++;
   link(number);
@@ -55,7 +56,7 @@ uint32_t CentralList::take_from_span(uint64_t* blocks, uint32_t want) {
   const uint32_t number = spans_;
   Span& span = window_->span(number);
   const uint32_t size = kClasses.info[size_class_].size_bytes;
-  const uint64_t start = reinterpret_cast<uint64_t>(window_->address_of(span.first_page));
+  const uint64_t start = reinterpret_cast<uint64_t>(window_->address_of(span.first_page)) + kClasses.info[size_class_].span_lead;
   uint32_t got = 0;
   for (uint32_t word = span.hint; word < kMaxSpanBlocks / 64 && got < want; ++word) {
     uint64_t bits = span.free_blocks[word];
@@ -89,10 +90,10 @@ uint32_t CentralList::take(uint64_t* blocks, uint32_t want) {
 void CentralList::give_to_span(uint64_t block) {
   uint64_t page = 0;
   (void)window_->page_of(reinterpret_cast<void*>(block), &page);
-  const uint32_t number = Window::span_of(window_->entry(page));
+  const uint32_t number = window_->span_of(page);
   Span& span = window_->span(number);
   const uint32_t index =
-      block_index(size_class_, static_cast<uint32_t>(block - window_->base() - (span.first_page << kPageShift)));
+      block_index(size_class_, static_cast<uint32_t>(block - window_->base()) - window_->entry(page).first_block);
   uint64_t& word = span.free_blocks[index / 64];
   const uint64_t bit = uint64_t{1} << index % 64;
   if (__builtin_expect((word & bit) != 0, 0))

@@ -17,10 +17,11 @@ class CentralList {
  public:
   constexpr CentralList() = default;
 
-  void init(Window& window, PageHeap& pages, uint32_t size_class) {
+  void init(Window& window, PageHeap& pages, uint32_t lane) {
     window_ = &window;
     pages_ = &pages;
-    size_class_ = size_class;
+    lane_ = lane;
+    size_class_ = class_of_lane(lane);
   }
 
   // Takes up to `want` blocks. Returns how many; 0 where there is no memory.
@@ -56,6 +57,7 @@ class CentralList {
 
   Window* window_ = nullptr;
   PageHeap* pages_ = nullptr;
+  uint32_t lane_ = 0;
   uint32_t size_class_ = 0;
   HeapLock lock_;
   uint32_t spans_ PERCPU_GUARDED_BY(lock_) = 0;

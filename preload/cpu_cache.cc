@@ -2,12 +2,19 @@
 #include "preload/cpu_cache.h"
 
 #include <errno.h>
+#include <sys/mman.h>
+#include <sys/rseq.h>
 
 #include "base/bits.h"
 #include "base/check.h"
 #include "os/pages.h"
 
 namespace percpu::heap {
+
+extern "C" {
+__thread const CacheTable* thread_caches __attribute__((tls_model("initial-exec"), visibility("hidden"))) = nullptr;
+}
+
 namespace {
 
 // All CPUs' budgets together, and the bounds of one: a machine with 2 CPUs gets 2 MiB a CPU, one with 256 gets 256 KiB.
@@ -16,29 +23,38 @@ constexpr size_t kLeastBudget = 256 * 1024;
 constexpr size_t kMostBudget = size_t{2} << 20;
 // With more CPUs than this the stacks are shorter, since each takes its memory on each CPU.
 constexpr uint32_t kManyCpus = 32;
+// A lane that asked for nothing in so many demands of its CPU is idle.
+constexpr uint32_t kIdleDemands = 16;
 
 constexpr size_t kLineBytes = 64;
 
-uint32_t this_cpu() {
-#if PERCPU_HAVE_SEQUENCES
-  return percpu_arch_cpu_();
-#else
-  return 0;
-#endif
+uint32_t size_of_lane(uint32_t lane) { return kClasses.info[class_of_lane(lane)].size_bytes; }
+
+// An open range of whole pages; 0 where there is no memory.
+uintptr_t pages_for(const System& system, size_t bytes) {
+  PageRange range{};
+  const size_t size = round_up(bytes, page_size_bytes());
+  if (reserve(system, size, page_size_bytes(), &range) != 0 || open_range(system, range) != 0) return 0;
+  return range.start;
 }
 
 }  // namespace
 
-int CpuCache::open(const System& system, size_t budget_bytes) {
+int CpuCache::open(const Window& window, size_t budget_bytes) {
+  const System& system = window.system();
+  const uint32_t nr_nodes = window.nr_nodes();
   const uint32_t nr_cpus = percpu_nr_cpu_ids();
-  size_t area = 0;
+  nr_lanes_ = nr_nodes * kNrClasses;
+  const size_t heads = round_up((kKindLane + nr_lanes_) * sizeof(StackHead), kLineBytes);
+  size_t group = 0;
   for (uint32_t i = 0; i < kNrClasses; ++i) {
     const uint32_t cap = kClasses.info[i].cache_limit;
     limit_cap_[i] = nr_cpus <= kManyCpus || cap <= 32 ? cap : cap / 4 < 32 ? 32 : cap / 4;
-    stack_offset_[i] = static_cast<uint32_t>(area);
-    area += round_up(PERCPU_STACK_BYTES(size_t{limit_cap_[i]}), kLineBytes);
+    slots_[i] = static_cast<uint32_t>(heads + group + sizeof(uint64_t));
+    group += round_up((1 + size_t{limit_cap_[i]}) * sizeof(uint64_t), kLineBytes);
   }
-  area = round_up(area, page_size_bytes());
+  group_bytes_ = static_cast<uint32_t>(group);
+  const size_t area = round_up(heads + group * nr_nodes, page_size_bytes());
 
   percpu_pool_attr attr{};
   attr.struct_bytes = sizeof attr;
@@ -51,12 +67,12 @@ int CpuCache::open(const System& system, size_t budget_bytes) {
   percpu_pool_t* pool = percpu_pool_create(&attr);
   if (pool == nullptr) return -errno;
   void* handle = percpu_pool_alloc(pool, area, page_size_bytes(), 0);
-  PageRange cpus{};
-  if (handle == nullptr || reserve(system, round_up(nr_cpus * sizeof(Cpu), page_size_bytes()), page_size_bytes(), &cpus) != 0 ||
-      open_range(system, cpus) != 0)
-    return -ENOMEM;
+  const uintptr_t cpus = pages_for(system, nr_cpus * sizeof(Cpu));
+  const uintptr_t table = pages_for(system, sizeof(CacheTable));
+  closed_copy_ = pages_for(system, heads + sizeof(uint64_t));
+  if (handle == nullptr || cpus == 0 || table == 0 || closed_copy_ == 0) return -ENOMEM;
   view_ = *reinterpret_cast<const percpu_view*>(pool);
-  cpus_ = reinterpret_cast<Cpu*>(cpus.start);  // zero is a valid Cpu
+  cpus_ = reinterpret_cast<Cpu*>(cpus);  // zero is a valid Cpu
   nr_cpus_ = nr_cpus;
   area_bytes_ = area;
   if (budget_bytes == 0) {
@@ -65,122 +81,176 @@ int CpuCache::open(const System& system, size_t budget_bytes) {
     if (budget_bytes > kMostBudget) budget_bytes = kMostBudget;
   }
   budget_bytes_ = budget_bytes;
+
+  table_ = reinterpret_cast<CacheTable*>(table);
+  table_->rseq_offset = static_cast<uintptr_t>(__rseq_offset);
+  table_->window = window.base();
+  table_->window_bytes = window.size_bytes();
+  table_->page_map = window.map();
+  for (uint32_t i = 0; i < ClassTable::kEntries; ++i)
+    table_->home_head[i] = static_cast<uint32_t>((kKindLane + kClasses.of[i]) * sizeof(StackHead));
+  StackHead* closed_heads = reinterpret_cast<StackHead*>(closed_copy_);
+  uint64_t* closed_slot = reinterpret_cast<uint64_t*>(closed_copy_ + heads);
+  for (uint32_t lane = 0; lane < nr_lanes_; ++lane) {
+    const ClassInfo& info = kClasses.info[class_of_lane(lane)];
+    table_->kinds[kKindLane + lane] = {info.inverse, info.size_bytes};
+    closed_heads[kKindLane + lane] = {closed_slot + 1, closed_slot + 1};
+  }
+  for (size_t i = 0; i < CacheTable::kNoCpu + nr_cpus; ++i) table_->homes[i] = table_->copies[i] = closed_copy_;
   __atomic_store_n(&base_, reinterpret_cast<uintptr_t>(handle), __ATOMIC_RELEASE);
   return 0;
 }
 
-uint32_t CpuCache::demand(uint32_t size_class, BlockSink sink, void* context) {
-  if (!is_open()) return 0;
+void CpuCache::set_home(uint32_t cpu, uint32_t node) {
+  HeapGuard guard(cpus_[cpu].lock);
+  cpus_[cpu].home = node;
+  reopen(cpu);
+}
+
+const CacheTable* CpuCache::attach() {
+  if (!is_open() || percpu_thread_attach_() == 0) return nullptr;
+  thread_caches = table_;
+  return table_;
+}
+
+uint32_t CpuCache::this_cpu() const {
+  const uint32_t cpu = percpu_arch_cpu_();
+  return cpu < nr_cpus_ ? cpu : 0;
+}
+
+// ---- closing and opening ---------------------------------------------------------------------------------------------
+
+void CpuCache::close(uint32_t cpu) {
+  __atomic_store_n(&table_->homes[CacheTable::kNoCpu + cpu], closed_copy_, __ATOMIC_SEQ_CST);
+  __atomic_store_n(&table_->copies[CacheTable::kNoCpu + cpu], closed_copy_, __ATOMIC_SEQ_CST);
+}
+
+void CpuCache::reopen(uint32_t cpu) {
+  if (!cpus_[cpu].in_use) return;
+  const uintptr_t copy = copy_of(cpu);
+  const uintptr_t home = copy + lane_of(cpus_[cpu].home, 0) * sizeof(StackHead);
+  __atomic_store_n(&table_->homes[CacheTable::kNoCpu + cpu], home, __ATOMIC_RELEASE);
+  __atomic_store_n(&table_->copies[CacheTable::kNoCpu + cpu], copy, __ATOMIC_RELEASE);
+}
+
+// Sets the heads of a CPU that nobody used yet, and opens it.
+void CpuCache::begin_use(uint32_t cpu) {
+  for (uint32_t lane = 0; lane < nr_lanes_; ++lane) *head_of(cpu, lane) = {slots_of(cpu, lane), slots_of(cpu, lane)};
+  cpus_[cpu].in_use = true;
+  reopen(cpu);
+}
+
+void CpuCache::set_limit(uint32_t cpu, uint32_t lane, uint32_t limit) {
+  store_relaxed(&cpus_[cpu].limit[lane], limit);
+  __atomic_store_n(&head_of(cpu, lane)->end, slots_of(cpu, lane) + limit, __ATOMIC_RELAXED);
+}
+
+void CpuCache::empty(uint32_t cpu, uint32_t lane, BlockSink sink, void* context) {
+  const uint32_t blocks = count(cpu, lane);
+  uint64_t* slots = slots_of(cpu, lane);
+  __atomic_store_n(&head_of(cpu, lane)->top, slots, __ATOMIC_RELAXED);
+  set_limit(cpu, lane, 0);
+  if (blocks != 0) sink(context, lane, slots, blocks);
+}
+
+// ---- limits ----------------------------------------------------------------------------------------------------------
+
+uint32_t CpuCache::cap_of(const Cpu& cpu, uint32_t lane) const {
+  const uint32_t cap = limit_cap_[class_of_lane(lane)];
+  const uint32_t batch = kClasses.info[class_of_lane(lane)].batch;
+  return node_of_lane(lane) == cpu.home || batch > cap ? cap : batch;
+}
+
+uint32_t CpuCache::demand(uint32_t lane, BlockSink sink, void* context) {
   const uint32_t number = this_cpu();
   Cpu& cpu = cpus_[number];
-  if (this_thread_forks() || !cpu.lock.try_lock()) return 0;
-  const uint32_t size = kClasses.info[size_class].size_bytes;
-  const uint32_t limit = cpu.limit[size_class];
+  if (!exists(number) || this_thread_forks() || !cpu.lock.try_lock()) return 0;
+  if (!cpu.in_use) begin_use(number);
+  const uint32_t cap = cap_of(cpu, lane);
+  const uint32_t limit = cpu.limit[lane];
   // It begins small, so that a class that is asked for once costs little, and doubles.
-  uint32_t wanted = limit == 0 ? (kClasses.info[size_class].batch + 7) / 8 : 2 * limit;
-  if (wanted > limit_cap_[size_class]) wanted = limit_cap_[size_class];
-  cpu.asked[size_class] = ++cpu.demand_clock;
+  uint32_t wanted = limit == 0 ? (kClasses.info[class_of_lane(lane)].batch + 7) / 8 : 2 * limit;
+  if (wanted > cap) wanted = cap;
+  cpu.asked[lane] = ++cpu.demand_clock;
   if (wanted > limit) {
-    size_t more = size_t{wanted - limit} * size;
-    while (cpu.used_bytes + more > budget_bytes_ && evict(number, size_class, sink, context)) {}
+    const size_t more = size_t{wanted - limit} * size_of_lane(lane);
+    while (cpu.used_bytes + more > budget_bytes_ && evict(number, lane, sink, context)) {}
     if (cpu.used_bytes + more <= budget_bytes_) {
       cpu.used_bytes += more;
-      store_relaxed(&cpu.limit[size_class], wanted);
-      set_limit(stack_of(number, size_class), wanted);
+      set_limit(number, lane, wanted);
     }
   }
-  const uint32_t usable = cpu.limit[size_class];
+  const uint32_t usable = cpu.limit[lane];
   cpu.lock.unlock();
   return usable;
 }
 
-// Frees the room of one class that asked for nothing during the last demands. False where there is none.
-bool CpuCache::evict(uint32_t number, uint32_t for_class, BlockSink sink, void* context) {
-  Cpu& cpu = cpus_[number];
-  uint32_t victim = kNrClasses;
+// The lane with the largest limit, in bytes, of those that are idle; kMaxLanes: none.
+uint32_t CpuCache::find_idle(const Cpu& cpu, uint32_t for_lane) const {
+  uint32_t victim = kMaxLanes;
   size_t most = 0;
-  for (uint32_t i = 0; i < kNrClasses; ++i) {
-    const size_t bytes = size_t{cpu.limit[i]} * kClasses.info[i].size_bytes;
-    if (i == for_class || cpu.demand_clock - cpu.asked[i] < 16 || bytes <= most) continue;
+  for (uint32_t lane = 0; lane < nr_lanes_; ++lane) {
+    const size_t bytes = size_t{cpu.limit[lane]} * size_of_lane(lane);
+    if (lane == for_lane || cpu.demand_clock - cpu.asked[lane] < kIdleDemands || bytes <= most) continue;
     most = bytes;
-    victim = i;
+    victim = lane;
   }
-  if (victim == kNrClasses) return false;
-  set_limit(stack_of(number, victim), 0);
-  if (percpu_fence(static_cast<int>(number)) != 0) {
-    set_limit(stack_of(number, victim), cpu.limit[victim]);
-    return false;
-  }
-  empty(number, victim, sink, context);
-  store_relaxed(&cpu.limit[victim], 0u);
-  cpu.used_bytes -= most;
-  return true;
+  return victim;
 }
 
-// Closes a CPU's stacks, or opens them again. Those that hold nothing by their limit are not touched: the CPU may be one that
-// never runs us, and its copy backed by nothing.
-void CpuCache::set_limits(uint32_t number, bool open) {
-  if (!exists(number)) return;
-  for (uint32_t i = 0; i < kNrClasses; ++i) {
-    const uint32_t limit = cpus_[number].limit[i];
-    if (limit != 0) set_limit(stack_of(number, i), open ? limit : 0);
+// Frees the room of an idle lane. False where there is none.
+bool CpuCache::evict(uint32_t number, uint32_t for_lane, BlockSink sink, void* context) {
+  Cpu& cpu = cpus_[number];
+  const uint32_t victim = find_idle(cpu, for_lane);
+  if (victim == kMaxLanes) return false;
+  const size_t bytes = size_t{cpu.limit[victim]} * size_of_lane(victim);
+  close(number);
+  const bool fenced = percpu_fence(static_cast<int>(number)) == 0;
+  if (fenced) {
+    empty(number, victim, sink, context);
+    cpu.used_bytes -= bytes;
   }
-}
-
-void CpuCache::empty(uint32_t cpu, uint32_t size_class, BlockSink sink, void* context) {
-  percpu_stack* stack = stack_of(cpu, size_class);
-  const uint32_t count = stack->count;
-  // Before any other thread can own one of the blocks: on_top() must not find it here then.
-  __atomic_store_n(&stack->count, 0, __ATOMIC_RELAXED);
-  if (count != 0) sink(context, size_class, percpu_stack_slots(stack), count);
+  reopen(number);
+  return fenced;
 }
 
 void CpuCache::age(bool all, BlockSink sink, void* context) {
   if (!is_open()) return;
   for (uint32_t number = 0; number < nr_cpus_; ++number) {
-    if (!exists(number)) continue;
     Cpu& cpu = cpus_[number];
     HeapGuard guard(cpu.lock);
+    if (!cpu.in_use) continue;
     bool used = false;
     bool any = false;
-    for (uint32_t i = 0; i < kNrClasses; ++i) {
-      if (cpu.limit[i] == 0) continue;
+    for (uint32_t lane = 0; lane < nr_lanes_; ++lane) {
+      if (cpu.limit[lane] == 0) continue;
       any = true;
-      const uint32_t count = __atomic_load_n(&stack_of(number, i)->count, __ATOMIC_RELAXED);
-      used = used || count != cpu.seen[i];
-      cpu.seen[i] = count;
+      const uint32_t now = count(number, lane);
+      used = used || now != cpu.seen[lane];
+      cpu.seen[lane] = now;
     }
     if (!any || (used && !all)) continue;
-    set_limits(number, false);
-    if (percpu_fence(static_cast<int>(number)) != 0) {
-      set_limits(number, true);
-      continue;
+    close(number);
+    if (percpu_fence(static_cast<int>(number)) == 0) {
+      for (uint32_t lane = 0; lane < nr_lanes_; ++lane) {
+        if (cpu.limit[lane] != 0) empty(number, lane, sink, context);
+      }
+      cpu.used_bytes = 0;
     }
-    for (uint32_t i = 0; i < kNrClasses; ++i) {
-      if (cpu.limit[i] == 0) continue;
-      empty(number, i, sink, context);
-      store_relaxed(&cpu.limit[i], 0u);
-    }
-    cpu.used_bytes = 0;
-  }
-}
-
-void CpuCache::sums(uint32_t cpu, Sums* sums) const {
-  for (uint32_t i = 0; i < kNrClasses; ++i) {
-    sums->blocks[i] = is_open() && exists(cpu) ? __atomic_load_n(&stack_of(cpu, i)->count, __ATOMIC_RELAXED) : 0;
+    reopen(number);
   }
 }
 
 // ---- fork ------------------------------------------------------------------------------------------------------------
 //
 // fork copies pages at different moments: a sequence in between would leave a block on a stack and in a program's hands, or
-// on neither. So all stacks are closed and fenced first.
+// on neither. So all CPUs are closed and fenced first.
 
 void CpuCache::fork_prepare() {
   if (!is_open()) return;
   for (uint32_t number = 0; number < nr_cpus_; ++number) {
     cpus_[number].lock.lock();
-    set_limits(number, false);
+    close(number);
   }
   if (percpu_fence(PERCPU_ALL_CPUS) != 0) report("fork: the CPUs' caches cannot be fenced; the child may see some blocks twice");
 }
@@ -188,7 +258,7 @@ void CpuCache::fork_prepare() {
 void CpuCache::fork_parent() {
   if (!is_open()) return;
   for (uint32_t number = nr_cpus_; number-- > 0;) {
-    set_limits(number, true);
+    reopen(number);
     cpus_[number].lock.unlock();
   }
 }
@@ -196,7 +266,7 @@ void CpuCache::fork_parent() {
 void CpuCache::fork_child() {
   if (!is_open()) return;
   for (uint32_t number = nr_cpus_; number-- > 0;) {
-    set_limits(number, true);
+    reopen(number);
     cpus_[number].lock.reset_after_fork_in_child();
   }
 }

@@ -60,7 +60,7 @@ int Heap::prepare_now() {
   if (const int result = window_.reserve_all(system, nr_nodes); result != 0) return result;
   for (uint32_t node = 0; node < nr_nodes; ++node) {
     pages_[node].init(window_, node);
-    for (uint32_t i = 0; i < kNrClasses; ++i) lists_[node][i].init(window_, pages_[node], i);
+    for (uint32_t i = 0; i < kNrClasses; ++i) lists_[node][i].init(window_, pages_[node], lane_of(node, i));
   }
   keep_ = 222;  // half a second's worth; start() reads what the user wants
   return 0;
@@ -81,7 +81,7 @@ void Heap::start() {
     const uint64_t x = kTickMs * 256 / config_.decay_ms;
     keep_ = x >= 9 * 256 ? 0 : static_cast<uint32_t>((512 - x % 256) >> (x / 256 + 1));
   }
-  if (cache_.open(real_system(), config_.cache_bytes) != 0)
+  if (cache_.open(window_, config_.cache_bytes) != 0)
     report("the CPUs' caches cannot be made; malloc works without them");
   CpuMask nodes;
   if (read_cpu_list(real_system(), kNodesFile, &nodes) == 0) place_nodes(nodes);
@@ -91,99 +91,101 @@ void Heap::start() {
 // served by the nearest that has some.
 void Heap::place_nodes(const CpuMask& nodes) {
   if (window_.nr_nodes() == 1 || !cache_.is_open()) return;
-  PageRange range{};
-  const size_t bytes = round_up(cache_.nr_cpus() * sizeof *cpu_nodes_, page_size_bytes());
-  if (reserve(real_system(), bytes, page_size_bytes(), &range) != 0 || open_range(real_system(), range) != 0) return;
-  uint32_t* of_cpu = reinterpret_cast<uint32_t*>(range.start);
   for (uint32_t cpu = 0; cpu < cache_.nr_cpus(); ++cpu) {
     const int node = cache_.node_of(cpu);
     uint32_t index = 0;
     for (CpuId at = nodes.first(); at.valid() && at.value != node; at = nodes.after(at)) index++;
-    of_cpu[cpu] = index < window_.nr_nodes() ? index : 0;
+    cache_.set_home(cpu, index < window_.nr_nodes() ? index : 0);
   }
   uint32_t index = 0;
   for (CpuId at = nodes.first(); at.valid() && index < window_.nr_nodes(); at = nodes.after(at))
     pages_[index++].bind_to(NodeId{at.value});
-  cpu_nodes_ = of_cpu;
 }
 
-// Whether this thread can use the CPUs' caches.
-bool Heap::may_cache() { return cache_.is_open() && in_vfork_word == 0 && percpu_thread_attach_() != 0; }
+const CacheTable* Heap::caches() {
+  if (thread_caches != nullptr) return thread_caches;
+  return in_vfork_word == 0 ? cache_.attach() : nullptr;
+}
 
 // ---- small blocks --------------------------------------------------------------------------------------------------------
 
-void* Heap::allocate_slow(size_t size_bytes) { return allocate_large(size_bytes, 1, nullptr); }
+void* Heap::allocate(size_t size_bytes) {
+  if (size_bytes > kMaxSmallBytes) return allocate_large(size_bytes, 1, nullptr);
+  if (const CacheTable* table = thread_caches; __builtin_expect(table != nullptr, 1)) {
+    if (void* block = pop_home(table, ClassTable::index(size_bytes)); __builtin_expect(block != nullptr, 1)) return block;
+  }
+  return allocate_small(class_of(size_bytes));
+}
 
-// The cache is empty: it takes a batch from the central list of this node.
-void* Heap::allocate_small_slow(uint32_t size_class) {
+// The stack is empty: it takes a batch from the central list of this node.
+void* Heap::allocate_small(uint32_t size_class) {
   if (__builtin_expect(!prepared_.done(), 0) && prepare() != 0) return nullptr;
-  uint64_t blocks[kMaxBatch];
-  uint64_t block = 0;
-  const bool cached = may_cache();
-  // The thread may have been new, or the stack filled meanwhile.
-  if (cached && cache_.pop(size_class, &block)) return reinterpret_cast<void*>(block);
+  const CacheTable* table = caches();
+  const uint32_t first = this_node(table);
+  uint32_t lane = lane_of(first, size_class);
   uint32_t want = 1;
-  if (cached) {
-    const uint32_t room = cache_.demand(size_class, sink_to_lists, this);
+  if (table != nullptr) {
+    // The thread may have been new, or the stack filled meanwhile.
+    if (void* block = pop_lane(table, lane); block != nullptr) return block;
+    const uint32_t room = cache_.demand(lane, sink_to_lists, this);
     want = room + 1 < kClasses.info[size_class].batch ? room + 1 : kClasses.info[size_class].batch;
   }
-  const uint32_t first = this_node();
-  uint32_t got = 0;
-  for (uint32_t i = 0; i < window_.nr_nodes() && got == 0; ++i)
-    got = lists_[(first + i) % window_.nr_nodes()][size_class].take(blocks, want);
+  uint64_t blocks[kMaxBatch];
+  uint32_t got = list_of(lane).take(blocks, want);
+  // Where this node has no memory, the next one's; and what idle CPUs keep may be what is missing.
+  for (uint32_t i = 1; i < window_.nr_nodes() && got == 0; ++i) {
+    lane = lane_of((first + i) % window_.nr_nodes(), size_class);
+    got = list_of(lane).take(blocks, 1);
+  }
   if (got == 0) {
-    // What idle CPUs keep may be what is missing.
     if (!trim()) return nullptr;
-    got = lists_[first][size_class].take(blocks, 1);
+    lane = lane_of(first, size_class);
+    got = list_of(lane).take(blocks, 1);
     if (got == 0) return nullptr;
   }
   uint32_t kept = 1;
-  while (kept < got && cache_.push(size_class, blocks[kept])) kept++;
-  if (kept < got) give_back(size_class, blocks + kept, got - kept);
+  while (kept < got && push_lane(table, lane, blocks[kept]) == Pushed::kYes) kept++;
+  if (kept < got) list_of(lane).give(blocks + kept, got - kept);
   return reinterpret_cast<void*>(blocks[0]);
 }
 
-// The cache is full, or the block may be another node's.
-void Heap::release_slow(uint32_t size_class, uint64_t block) {
-  const bool cached = may_cache();
-  if (cached && cpu_nodes_ != nullptr) {
-    uint64_t page = 0;
-    (void)window_.page_of(reinterpret_cast<void*>(block), &page);
-    if (window_.node_of_page(page) != this_node()) {
-      give_back(size_class, &block, 1);
-      decay_if_due();
-      return;
+void Heap::release(void* block) {
+  uint64_t page = 0;
+  if (window_.page_of(block, &page)) {
+    const PageEntry entry = window_.entry(page);
+    if (const uint32_t lane = entry.kind() - kKindLane; lane < kMaxLanes) {
+      if (!begins_block(static_cast<int32_t>(window_.offset_of(block) - entry.first_block), kClasses.info[class_of_lane(lane)].inverse))
+        refuse(block, "free");
+      return release_small(lane, reinterpret_cast<uint64_t>(block));
     }
   }
-  if (cached && cache_.push(size_class, block)) return;
-  if (cached && cache_.demand(size_class, sink_to_lists, this) != 0 && cache_.push(size_class, block)) return;
+  release_large(block);
+}
+
+// The stack is full, or closed, or the thread has none.
+void Heap::release_small(uint32_t lane, uint64_t block) {
+  const CacheTable* table = caches();
   uint64_t blocks[kMaxBatch];
   uint32_t count = 0;
   blocks[count++] = block;
-  const uint32_t batch = kClasses.info[size_class].batch;
-  while (cached && count < batch && cache_.pop(size_class, &blocks[count])) count++;
-  give_back(size_class, blocks, count);
+  if (table != nullptr) {
+    Pushed pushed = push_lane(table, lane, block);
+    if (pushed == Pushed::kFull && cache_.demand(lane, sink_to_lists, this) != 0) pushed = push_lane(table, lane, block);
+    if (pushed == Pushed::kTwice) refuse(reinterpret_cast<void*>(block), "free");
+    if (pushed == Pushed::kYes) return;
+    const uint32_t batch = kClasses.info[class_of_lane(lane)].batch;
+    while (count < batch) {
+      void* other = pop_lane(table, lane);
+      if (other == nullptr) break;
+      blocks[count++] = reinterpret_cast<uint64_t>(other);
+    }
+  }
+  list_of(lane).give(blocks, count);
   decay_if_due();
 }
 
-void Heap::sink_to_lists(void* self, uint32_t size_class, const uint64_t* blocks, uint32_t count) {
-  static_cast<Heap*>(self)->give_back(size_class, blocks, count);
-}
-
-void Heap::give_back(uint32_t size_class, const uint64_t* blocks, uint32_t count) {
-  if (window_.nr_nodes() == 1) return lists_[0][size_class].give(blocks, count);
-  for (uint32_t i = 0; i < count;) {
-    uint64_t page = 0;
-    (void)window_.page_of(reinterpret_cast<void*>(blocks[i]), &page);
-    const uint32_t node = window_.node_of_page(page);
-    uint32_t end = i + 1;
-    for (; end < count; ++end) {
-      (void)window_.page_of(reinterpret_cast<void*>(blocks[end]), &page);
-      if (window_.node_of_page(page) != node) break;
-    }
-    lists_[node][size_class].give(blocks + i, end - i);
-    i = end;
-  }
+void Heap::sink_to_lists(void* self, uint32_t lane, const uint64_t* blocks, uint32_t count) {
+  static_cast<Heap*>(self)->list_of(lane).give(blocks, count);
 }
 
 // ---- large blocks --------------------------------------------------------------------------------------------------------
@@ -193,7 +195,7 @@ void* Heap::allocate_large(size_t size_bytes, size_t align_bytes, bool* clean) {
   uint64_t nr_pages = pages_of(size_bytes);
   if (nr_pages == 0) nr_pages = 1;
   const uint64_t align_pages = align_bytes <= kPageBytes ? 1 : align_bytes >> kPageShift;
-  const uint32_t first = this_node();
+  const uint32_t first = window_.nr_nodes() == 1 ? 0 : this_node(caches());
   for (int attempt = 0; attempt < 2; ++attempt) {
     for (uint32_t i = 0; i < window_.nr_nodes(); ++i) {
       const uint32_t number = pages_[(first + i) % window_.nr_nodes()].allocate(nr_pages, align_pages);
@@ -212,8 +214,7 @@ void* Heap::allocate_large(size_t size_bytes, size_t align_bytes, bool* clean) {
 uint32_t Heap::large_span(const void* block, const char* what) {
   uint64_t page = 0;
   if (window_.page_of(block, &page)) {
-    const uint32_t entry = window_.entry(page);
-    if (Window::kind_of(entry) == kKindLarge && window_.address_of(page) == block) return Window::span_of(entry);
+    if (window_.entry(page).kind() == kKindLarge && window_.address_of(page) == block) return window_.span_of(page);
   }
   refuse(block, what);
 }
@@ -234,43 +235,35 @@ void Heap::release_large(void* block) {
 void Heap::refuse(const void* block, const char* what) {
   uint64_t page = 0;
   if (!window_.page_of(block, &page)) fatal("%s(%p): not a block of this heap (a wild or stack pointer)", what, block);
-  const uint32_t entry = window_.entry(page);
-  const uint32_t kind = Window::kind_of(entry);
-  if (kind == 0 || kind == kKindFree)
+  const PageEntry entry = window_.entry(page);
+  const uint32_t kind = entry.kind();
+  if (kind == kKindNone || kind == kKindFree)
     fatal("%s(%p): no block begins there: freed already, or inside a large block", what, block);
-  const Span& span = window_.span(Window::span_of(entry));
-  const uintptr_t start = reinterpret_cast<uintptr_t>(window_.address_of(span.first_page));
   if (kind == kKindLarge)
-    fatal("%s(%p): inside the large block that begins at 0x%lx", what, block, static_cast<unsigned long>(start));
-  const uint32_t size_class = kind - 1;
-  const uint32_t size = kClasses.info[size_class].size_bytes;
-  const uint32_t offset = static_cast<uint32_t>(reinterpret_cast<uintptr_t>(block) - start);
-  const uint32_t index = offset / size;
-  if (index >= kClasses.info[size_class].span_blocks)
-    fatal("%s(%p): behind the last block of its span", what, block);
-  if (index * size != offset)
-    fatal("%s(%p): inside a block of %u bytes, %u behind its start", what, block, size, offset - index * size);
+    fatal("%s(%p): inside the large block that begins at %p", what, block, window_.address_of(page));
+  const ClassInfo& info = kClasses.info[class_of_lane(kind - kKindLane)];
+  const uint32_t size = info.size_bytes;
+  const int32_t offset = static_cast<int32_t>(window_.offset_of(block) - entry.first_block);
+  if (offset < 0) fatal("%s(%p): before the first block of its span", what, block);
+  const uint32_t behind = static_cast<uint32_t>(offset) % size;
+  if (behind != 0) fatal("%s(%p): inside a block of %u bytes, %u behind its start", what, block, size, behind);
   fatal("%s(%p): the block of %u bytes is free already (freed twice)", what, block, size);
 }
 
 uint32_t Heap::kind_of_block(const void* block, const char* what) {
   uint64_t page = 0;
   if (!window_.page_of(block, &page)) {
-    if (block == nullptr || is_linkers(block)) return 0;
+    if (block == nullptr || is_linkers(block)) return kKindNone;
     refuse(block, what);
   }
-  const uint32_t entry = window_.entry(page);
-  const uint32_t kind = Window::kind_of(entry);
+  const PageEntry entry = window_.entry(page);
+  const uint32_t kind = entry.kind();
   if (kind == kKindLarge) {
     (void)large_span(block, what);
     return kind;
   }
-  if (kind == 0 || kind == kKindFree) refuse(block, what);
-  const Span& span = window_.span(Window::span_of(entry));
-  const uint32_t offset = static_cast<uint32_t>(reinterpret_cast<uintptr_t>(block) - window_.base() -
-                                                (span.first_page << kPageShift));
-  const uint32_t index = block_index(kind - 1, offset);
-  if (index * kClasses.info[kind - 1].size_bytes != offset || index >= kClasses.info[kind - 1].span_blocks)
+  if (kind < kKindLane ||
+      !begins_block(static_cast<int32_t>(window_.offset_of(block) - entry.first_block), kClasses.info[class_of_lane(kind - kKindLane)].inverse))
     refuse(block, what);
   return kind;
 }
@@ -301,21 +294,21 @@ void* Heap::allocate_zeroed(size_t size_bytes) {
 
 size_t Heap::usable_bytes(const void* block) {
   const uint32_t kind = kind_of_block(block, "malloc_usable_size");
-  if (kind == 0) return 0;
+  if (kind == kKindNone) return 0;
   if (kind == kKindLarge) return window_.span(large_span(block, "malloc_usable_size")).nr_pages << kPageShift;
-  return kClasses.info[kind - 1].size_bytes;
+  return kClasses.info[class_of_lane(kind - kKindLane)].size_bytes;
 }
 
 void Heap::release_sized(void* block, size_t size_bytes) {
   const uint32_t kind = kind_of_block(block, "free_sized");
-  if (kind == 0) return;
+  if (kind == kKindNone) return;
   const bool right = kind == kKindLarge
                          ? pages_of(size_bytes) <= window_.span(large_span(block, "free_sized")).nr_pages
-                         : size_bytes <= kClasses.info[kind - 1].size_bytes;
+                         : size_bytes <= kClasses.info[class_of_lane(kind - kKindLane)].size_bytes;
   if (!right) {
     fatal("free_sized(%p, %zu): the block has %zu bytes", block, size_bytes,
           kind == kKindLarge ? static_cast<size_t>(window_.span(large_span(block, "free_sized")).nr_pages << kPageShift)
-                             : size_t{kClasses.info[kind - 1].size_bytes});
+                             : size_t{kClasses.info[class_of_lane(kind - kKindLane)].size_bytes});
   }
   release(block);
 }
@@ -335,9 +328,9 @@ void* Heap::reallocate(void* block, size_t size_bytes) {
       if (nr_pages < span.nr_pages) return block;
       if (old_bytes >= kMoveBytes) return move_pages(number, old_bytes, size_bytes);
     }
-  } else if (kind != 0) {
-    old_bytes = kClasses.info[kind - 1].size_bytes;
-    if (size_bytes <= kMaxSmallBytes && class_of(size_bytes) == kind - 1) return block;
+  } else if (kind != kKindNone) {
+    old_bytes = kClasses.info[class_of_lane(kind - kKindLane)].size_bytes;
+    if (size_bytes <= kMaxSmallBytes && class_of(size_bytes) == class_of_lane(kind - kKindLane)) return block;
   } else {
     old_bytes = size_bytes;  // the linker's: how much there is it does not say; its image goes on behind it
   }
@@ -423,9 +416,8 @@ HeapTotals Heap::totals() {
   }
   sum.used_bytes = sum.open_bytes - sum.dirty_bytes - sum.clean_bytes;
   for (uint32_t cpu = 0; cpu < cache_.nr_cpus(); ++cpu) {
-    CpuCache::Sums cached;
-    cache_.sums(cpu, &cached);
-    for (uint32_t i = 0; i < kNrClasses; ++i) sum.cached_bytes += cached.blocks[i] * kClasses.info[i].size_bytes;
+    for (uint32_t lane = 0; lane < cache_.nr_lanes(); ++lane)
+      sum.cached_bytes += uint64_t{cache_.count(cpu, lane)} * kClasses.info[class_of_lane(lane)].size_bytes;
   }
   sum.free_small_bytes += sum.cached_bytes;
   sum.metadata_bytes = window_.metadata_bytes() + cache_.area_bytes() * cache_.nr_cpus();
@@ -445,13 +437,12 @@ void Heap::print_stats(Text& text) {
                 kib(pages.dirty_pages << kPageShift), kib(pages.clean_pages << kPageShift));
   }
   for (uint32_t cpu = 0; cpu < cache_.nr_cpus(); ++cpu) {
-    CpuCache::Sums cached;
-    cache_.sums(cpu, &cached);
     uint64_t blocks = 0;
     uint64_t bytes = 0;
-    for (uint32_t i = 0; i < kNrClasses; ++i) {
-      blocks += cached.blocks[i];
-      bytes += cached.blocks[i] * kClasses.info[i].size_bytes;
+    for (uint32_t lane = 0; lane < cache_.nr_lanes(); ++lane) {
+      const uint64_t count = cache_.count(cpu, lane);
+      blocks += count;
+      bytes += count * kClasses.info[class_of_lane(lane)].size_bytes;
     }
     if (blocks != 0)
       text.format("  CPU %u: %lu blocks, %lu KiB cached of %lu\n", cpu, static_cast<unsigned long>(blocks), kib(bytes),

@@ -43,13 +43,17 @@ class Heap {
   constexpr Heap() = default;
 
   // ---- blocks. Null: no memory, or a size beyond PTRDIFF_MAX.
-  PRELOAD_HOT void* allocate(size_t size_bytes);
+  void* allocate(size_t size_bytes);
+  // What most calls need, to be inlined: null means only that allocate() must be asked.
+  PRELOAD_HOT void* try_allocate(size_t size_bytes);
   void* allocate_aligned(size_t align_bytes, size_t size_bytes);
   void* allocate_zeroed(size_t size_bytes);
   // As realloc(): null leaves the old block as it is. Requires: block is not null.
   void* reallocate(void* block, size_t size_bytes);
   // Null is fine. A pointer that is no live block of this heap stops the program.
-  PRELOAD_HOT void release(void* block);
+  void release(void* block);
+  // What most calls need, to be inlined: false means only that release() must be asked.
+  PRELOAD_HOT bool try_release(void* block);
   // As release(), told the size that was asked for: a size of another class stops the program.
   void release_sized(void* block, size_t size_bytes);
   size_t usable_bytes(const void* block);
@@ -70,36 +74,32 @@ class Heap {
   void fork_child() PERCPU_NO_THREAD_SAFETY_ANALYSIS;
 
  private:
-  void* allocate_slow(size_t size_bytes);
-  void* allocate_small_slow(uint32_t size_class);
+  void* allocate_small(uint32_t size_class);
   void* allocate_large(size_t size_bytes, size_t align_bytes, bool* clean);
-  void release_slow(uint32_t size_class, uint64_t block);
+  void release_small(uint32_t lane, uint64_t block);
   void release_large(void* block);
   void* move_pages(uint32_t number, size_t old_bytes, size_t size_bytes);
-  bool may_cache();
+  // This thread's table; null where it can't use the CPUs' caches.
+  const CacheTable* caches();
   void place_nodes(const CpuMask& nodes);
   // The index of the page heap of this CPU's node.
-  uint32_t this_node() const {
-#if PERCPU_HAVE_SEQUENCES
-    if (cpu_nodes_ != nullptr && percpu_thread_.offset != nullptr) return cpu_nodes_[percpu_arch_cpu_()];
-#endif
-    return 0;
+  uint32_t this_node(const CacheTable* table) const {
+    return table == nullptr || window_.nr_nodes() == 1 ? 0 : cache_.home_of(cache_.this_cpu());
   }
   // The large block that begins here; stops the program where there is none. `what` names the function.
   uint32_t large_span(const void* block, const char* what);
   [[noreturn]] void refuse(const void* block, const char* what);
-  // 0 for a null pointer or one of the dynamic linker's; else the class + 1, or kKindLarge.
+  // kKindNone for a null pointer or one of the dynamic linker's; else the lane's kind, or kKindLarge.
   uint32_t kind_of_block(const void* block, const char* what);
 
   int prepare();
   int prepare_now();
   void decay_if_due();
-  static void sink_to_lists(void* heap, uint32_t size_class, const uint64_t* blocks, uint32_t count);
-  void give_back(uint32_t size_class, const uint64_t* blocks, uint32_t count);
+  static void sink_to_lists(void* heap, uint32_t lane, const uint64_t* blocks, uint32_t count);
+  CentralList& list_of(uint32_t lane) { return lists_[node_of_lane(lane)][class_of_lane(lane)]; }
 
   CpuCache cache_;
   Window window_;
-  uint32_t* cpu_nodes_ = nullptr;  // of each CPU, the index of its node's page heap; null: one node
   OnceFlag prepared_;
   HeapLock decay_lock_;  // who ticks or trims; first in the order
   uint64_t last_tick_ms_ = 0;
@@ -111,37 +111,21 @@ class Heap {
 
 extern Heap heap;
 
-PRELOAD_HOT void* Heap::allocate(size_t size_bytes) {
-  if (__builtin_expect(size_bytes <= kMaxSmallBytes, 1)) {
-    const uint32_t size_class = class_of(size_bytes);
-    uint64_t block = 0;
-    if (__builtin_expect(cache_.pop(size_class, &block), 1)) return reinterpret_cast<void*>(block);
-    return allocate_small_slow(size_class);
-  }
-  return allocate_slow(size_bytes);
+PRELOAD_HOT void* Heap::try_allocate(size_t size_bytes) {
+  const CacheTable* table = thread_caches;
+  if (__builtin_expect(size_bytes <= ClassTable::kFine && table != nullptr, 1))
+    return pop_home(table, ClassTable::fine_index(size_bytes));
+  return nullptr;
 }
 
-PRELOAD_HOT void Heap::release(void* block) {
-  uint64_t page = 0;
-  if (__builtin_expect(window_.page_of(block, &page), 1)) {
-    const uint32_t entry = window_.entry(page);
-    const uint32_t size_class = Window::kind_of(entry) - 1;
-    if (__builtin_expect(size_class < kNrClasses, 1)) {
-      const Span& span = window_.span(Window::span_of(entry));
-      const uint32_t offset = static_cast<uint32_t>(reinterpret_cast<uintptr_t>(block) - window_.base() -
-                                                    (span.first_page << kPageShift));
-      const uint32_t index = block_index(size_class, offset);
-      if (__builtin_expect(index * kClasses.info[size_class].size_bytes != offset ||
-                               index >= kClasses.info[size_class].span_blocks ||
-                               cache_.on_top(size_class, reinterpret_cast<uint64_t>(block)),
-                           0))
-        refuse(block, "free");
-      if ((cpu_nodes_ == nullptr || window_.node_of_page(page) == this_node()) && __builtin_expect(cache_.push(size_class, reinterpret_cast<uint64_t>(block)), 1))
-        return;
-      return release_slow(size_class, reinterpret_cast<uint64_t>(block));
-    }
-  }
-  release_large(block);
+PRELOAD_HOT bool Heap::try_release(void* block) {
+  const CacheTable* table = thread_caches;
+  if (__builtin_expect(table == nullptr, 0)) return false;
+  const uintptr_t offset = reinterpret_cast<uintptr_t>(block) - table->window;
+  if (__builtin_expect(offset >= table->window_bytes, 0)) return false;
+  uint32_t head = 0;
+  if (__builtin_expect(!find_block(table, offset, &head), 0)) return false;
+  return __builtin_expect(push(table, head, block) == Pushed::kYes, 1);
 }
 
 }  // namespace percpu::heap

@@ -28,10 +28,14 @@ namespace {
 
 constexpr size_t kLargestAlign = size_t{1} << 30;
 
-PRELOAD_HOT void* or_enomem(void* block) {
+void* or_enomem(void* block) {
   if (__builtin_expect(block == nullptr, 0)) errno = ENOMEM;
   return block;
 }
+
+// What malloc() and free() do when the cache could not serve them. Out of the way, so that they themselves need no stack.
+__attribute__((noinline)) void* malloc_slow(size_t size) { return or_enomem(heap.allocate(size)); }
+__attribute__((noinline)) void free_slow(void* block) { heap.release(block); }
 
 // errno as it was, whatever the system calls below do. (They keep it; clock_gettime and its like need not.)
 void* aligned(size_t align, size_t size) {
@@ -45,10 +49,15 @@ bool product(size_t count, size_t size, size_t* bytes) {
 
 }  // namespace
 
-PRELOAD_EXPORT void* malloc(size_t size) { return or_enomem(heap.allocate(size)); }
+PRELOAD_EXPORT void* malloc(size_t size) {
+  void* block = heap.try_allocate(size);
+  return __builtin_expect(block != nullptr, 1) ? block : malloc_slow(size);
+}
 
-PRELOAD_EXPORT void free(void* block) { heap.release(block); }
-PRELOAD_EXPORT void cfree(void* block) { heap.release(block); }
+PRELOAD_EXPORT void free(void* block) {
+  if (__builtin_expect(!heap.try_release(block), 0)) free_slow(block);
+}
+PRELOAD_EXPORT void cfree(void* block) { free(block); }
 PRELOAD_EXPORT void free_sized(void* block, size_t size) { heap.release_sized(block, size); }
 PRELOAD_EXPORT void free_aligned_sized(void* block, size_t, size_t size) { heap.release_sized(block, size); }
 

@@ -49,9 +49,14 @@ __attribute__((noinline, cold)) void* try_again(size_t align, size_t size, bool 
   }
 }
 
-PRELOAD_HOT void* make(size_t size, bool nothrow) {
+__attribute__((noinline)) void* make_slow(size_t size, bool nothrow) {
   void* block = heap.allocate(size);
   return __builtin_expect(block != nullptr, 1) ? block : try_again(0, size, nothrow);
+}
+
+PRELOAD_HOT void* make(size_t size, bool nothrow) {
+  void* block = heap.try_allocate(size);
+  return __builtin_expect(block != nullptr, 1) ? block : make_slow(size, nothrow);
 }
 
 void* make_aligned(size_t size, std::align_val_t align, bool nothrow) {
@@ -59,6 +64,12 @@ void* make_aligned(size_t size, std::align_val_t align, bool nothrow) {
   void* block = std::has_single_bit(bytes) ? heap.allocate_aligned(bytes, size) : nullptr;
   if (block != nullptr) return block;
   return std::has_single_bit(bytes) ? try_again(bytes, size, nothrow) : nothrow ? nullptr : (throw_bad_alloc(size), nullptr);
+}
+
+__attribute__((noinline)) void drop_slow(void* block) { heap.release(block); }
+
+PRELOAD_HOT void drop(void* block) {
+  if (__builtin_expect(!heap.try_release(block), 0)) drop_slow(block);
 }
 
 }  // namespace
@@ -76,17 +87,15 @@ PRELOAD_OPERATOR void* operator new[](size_t size, std::align_val_t align, const
   return make_aligned(size, align, true);
 }
 
-PRELOAD_OPERATOR void operator delete(void* block) noexcept { heap.release(block); }
-PRELOAD_OPERATOR void operator delete[](void* block) noexcept { heap.release(block); }
-PRELOAD_OPERATOR void operator delete(void* block, const std::nothrow_t&) noexcept { heap.release(block); }
-PRELOAD_OPERATOR void operator delete[](void* block, const std::nothrow_t&) noexcept { heap.release(block); }
-PRELOAD_OPERATOR void operator delete(void* block, size_t) noexcept { heap.release(block); }
-PRELOAD_OPERATOR void operator delete[](void* block, size_t) noexcept { heap.release(block); }
-PRELOAD_OPERATOR void operator delete(void* block, std::align_val_t) noexcept { heap.release(block); }
-PRELOAD_OPERATOR void operator delete[](void* block, std::align_val_t) noexcept { heap.release(block); }
-PRELOAD_OPERATOR void operator delete(void* block, size_t, std::align_val_t) noexcept { heap.release(block); }
-PRELOAD_OPERATOR void operator delete[](void* block, size_t, std::align_val_t) noexcept { heap.release(block); }
-PRELOAD_OPERATOR void operator delete(void* block, std::align_val_t, const std::nothrow_t&) noexcept { heap.release(block); }
-PRELOAD_OPERATOR void operator delete[](void* block, std::align_val_t, const std::nothrow_t&) noexcept {
-  heap.release(block);
-}
+PRELOAD_OPERATOR void operator delete(void* block) noexcept { drop(block); }
+PRELOAD_OPERATOR void operator delete[](void* block) noexcept { drop(block); }
+PRELOAD_OPERATOR void operator delete(void* block, const std::nothrow_t&) noexcept { drop(block); }
+PRELOAD_OPERATOR void operator delete[](void* block, const std::nothrow_t&) noexcept { drop(block); }
+PRELOAD_OPERATOR void operator delete(void* block, size_t) noexcept { drop(block); }
+PRELOAD_OPERATOR void operator delete[](void* block, size_t) noexcept { drop(block); }
+PRELOAD_OPERATOR void operator delete(void* block, std::align_val_t) noexcept { drop(block); }
+PRELOAD_OPERATOR void operator delete[](void* block, std::align_val_t) noexcept { drop(block); }
+PRELOAD_OPERATOR void operator delete(void* block, size_t, std::align_val_t) noexcept { drop(block); }
+PRELOAD_OPERATOR void operator delete[](void* block, size_t, std::align_val_t) noexcept { drop(block); }
+PRELOAD_OPERATOR void operator delete(void* block, std::align_val_t, const std::nothrow_t&) noexcept { drop(block); }
+PRELOAD_OPERATOR void operator delete[](void* block, std::align_val_t, const std::nothrow_t&) noexcept { drop(block); }

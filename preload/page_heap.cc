@@ -64,8 +64,8 @@ void PageHeap::unlink(uint32_t number) {
   }
   if (span.next != 0) window_->span(span.next).prev = span.prev;
   span.state = SpanState::kInHand;
-  window_->set_entry(span.first_page, 0, 0);
-  window_->set_entry(span.first_page + span.nr_pages - 1, 0, 0);
+  window_->set_entry(span.first_page, 0, kKindNone);
+  window_->set_entry(span.first_page + span.nr_pages - 1, 0, kKindNone);
   count(span, false);
 }
 
@@ -95,9 +95,8 @@ uint32_t PageHeap::find(const Bins& bins, uint64_t nr_pages, uint64_t align_page
 void PageHeap::join_and_insert(uint32_t number) {
   Span& span = window_->span(number);
   if (span.first_page > begin_) {
-    const uint32_t entry = window_->entry(span.first_page - 1);
-    const uint32_t before = Window::span_of(entry);
-    if (Window::kind_of(entry) == kKindFree && window_->span(before).clean == span.clean) {
+    const uint32_t before = window_->span_of(span.first_page - 1);
+    if (window_->entry(span.first_page - 1).kind() == kKindFree && window_->span(before).clean == span.clean) {
       unlink(before);
       span.first_page = window_->span(before).first_page;
       span.nr_pages += window_->span(before).nr_pages;
@@ -105,9 +104,8 @@ void PageHeap::join_and_insert(uint32_t number) {
     }
   }
   if (const uint64_t next_page = span.first_page + span.nr_pages; next_page < frontier_) {
-    const uint32_t entry = window_->entry(next_page);
-    const uint32_t behind = Window::span_of(entry);
-    if (Window::kind_of(entry) == kKindFree && window_->span(behind).clean == span.clean) {
+    const uint32_t behind = window_->span_of(next_page);
+    if (window_->entry(next_page).kind() == kKindFree && window_->span(behind).clean == span.clean) {
       unlink(behind);
       span.nr_pages += window_->span(behind).nr_pages;
       window_->give_span(behind);
@@ -220,9 +218,8 @@ bool PageHeap::resize(uint32_t number, uint64_t nr_pages) {
   const uint64_t wanted = nr_pages - span.nr_pages;
   const uint64_t next_page = span.first_page + span.nr_pages;
   if (next_page >= frontier_) return false;
-  const uint32_t entry = window_->entry(next_page);
-  if (Window::kind_of(entry) != kKindFree) return false;
-  const uint32_t behind = Window::span_of(entry);
+  if (window_->entry(next_page).kind() != kKindFree) return false;
+  const uint32_t behind = window_->span_of(next_page);
   if (window_->span(behind).nr_pages < wanted) return false;
   unlink(behind);
   if (!cut(behind, wanted)) {

@@ -4,9 +4,10 @@
  *
  * The child of a vfork runs in the memory of its parent, thread-local words included, but the kernel has registered no rseq
  * for it: what the thread's rseq area says of the CPU is its parent's news, and its sequences would never be restarted. So a
- * child that allocates (it should not, but does) must not touch the CPUs' caches: percpu_thread_.offset is cleared for it,
- * which sends it to the slow path, and in_vfork tells that one why. The parent, which goes on when the child has left the
- * memory, takes both back; it is in no other call in between.
+ * child that allocates (it should not, but does) must not touch the CPUs' caches: percpu_thread_.offset and thread_caches are
+ * cleared for it, which sends it to the slow path, and in_vfork_word tells that one why. The parent, which goes on when the
+ * child has left the
+ * memory, takes them back; it is in no other call in between.
  *
  * The return address is kept in a register across the system call, since the child's return overwrites the stack's.
  */
@@ -22,6 +23,9 @@ vfork:
 	movq	%fs:(%rsi), %r8
 	movq	in_vfork_word@gottpoff(%rip), %r9
 	movq	$0, %fs:(%rsi)
+	movq	thread_caches@gottpoff(%rip), %rdx
+	movq	%fs:(%rdx), %r10
+	movq	$0, %fs:(%rdx)
 	movl	$1, %fs:(%r9)
 	popq	%rdi
 	.cfi_adjust_cfa_offset -8
@@ -34,6 +38,7 @@ vfork:
 	je	1f
 	movl	$0, %fs:(%r9)
 	movq	%r8, %fs:(%rsi)
+	movq	%r10, %fs:(%rdx)
 	js	2f
 1:	ret
 2:	negl	%eax

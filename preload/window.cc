@@ -30,6 +30,7 @@ int Window::reserve_all(const System& system, uint32_t nr_nodes) {
   nr_nodes_ = nr_nodes;
   PageRange window{};
   PageRange map{};
+  PageRange page_spans{};
   PageRange spans{};
   size_t size = wanted_window() & ~(kHugeBytes * nr_nodes - 1);
   if (nr_nodes > 1) size = size / (kHugeBytes * nr_nodes) * (kHugeBytes * nr_nodes);
@@ -38,14 +39,18 @@ int Window::reserve_all(const System& system, uint32_t nr_nodes) {
     const size_t nr_pages = size >> kPageShift;
     max_spans_ = nr_pages < kMaxSpans ? static_cast<uint32_t>(nr_pages) : kMaxSpans;
     if (reserve(system, round_up(nr_pages * sizeof *map_, kMapPiece), kMapPiece, &map) == 0) {
-      if (reserve(system, round_up(max_spans_ * sizeof *spans_, kSpanPiece), kSpanPiece, &spans) == 0) break;
+      if (reserve(system, round_up(nr_pages * sizeof *page_spans_, kMapPiece), kMapPiece, &page_spans) == 0) {
+        if (reserve(system, round_up(max_spans_ * sizeof *spans_, kSpanPiece), kSpanPiece, &spans) == 0) break;
+        (void)unreserve(system, page_spans);
+      }
       (void)unreserve(system, map);
     }
     (void)unreserve(system, window);
   }
   if (size < kSmallestWindow) return -ENOMEM;
   base_ = window.start;
-  map_ = reinterpret_cast<uint32_t*>(map.start);
+  map_ = reinterpret_cast<PageEntry*>(map.start);
+  page_spans_ = reinterpret_cast<uint32_t*>(page_spans.start);
   spans_ = reinterpret_cast<Span*>(spans.start);
   node_pages_ = (size >> kPageShift) / nr_nodes;
   // The map must be readable for every address that free() is called with.
@@ -54,14 +59,22 @@ int Window::reserve_all(const System& system, uint32_t nr_nodes) {
   return 0;
 }
 
-void Window::clear_entries(uint64_t page, uint64_t nr_pages) { memset(&map_[page], 0, nr_pages * sizeof *map_); }
+void Window::clear_entries(uint64_t page, uint64_t nr_pages) {
+  memset(static_cast<void*>(&map_[page]), 0, nr_pages * sizeof *map_);
+}
+
+// Opens the part of a table that tells of these pages.
+int Window::open_table(const void* table, size_t entry_bytes, uint64_t page, uint64_t nr_pages) {
+  const uintptr_t start = reinterpret_cast<uintptr_t>(table);
+  const uintptr_t first = (start + page * entry_bytes) & ~(kMapPiece - 1);
+  const uintptr_t last = round_up(start + (page + nr_pages) * entry_bytes, kMapPiece);
+  return open_range(*system_, {first, last - first});
+}
 
 int Window::open_pages(uint64_t page, uint64_t nr_pages) {
-  const uintptr_t map = reinterpret_cast<uintptr_t>(map_);
-  const uintptr_t first = (map + page * sizeof *map_) & ~(kMapPiece - 1);
-  const uintptr_t last = round_up(map + (page + nr_pages) * sizeof *map_, kMapPiece);
-  if (const int result = open_range(*system_, {first, last - first}); result != 0) return result;
-  __atomic_fetch_add(&metadata_bytes_, nr_pages * sizeof *map_, __ATOMIC_RELAXED);
+  if (const int result = open_table(map_, sizeof *map_, page, nr_pages); result != 0) return result;
+  if (const int result = open_table(page_spans_, sizeof *page_spans_, page, nr_pages); result != 0) return result;
+  __atomic_fetch_add(&metadata_bytes_, nr_pages * (sizeof *map_ + sizeof *page_spans_), __ATOMIC_RELAXED);
   return open_range(*system_, range(page, nr_pages));
 }
 

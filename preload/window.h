@@ -1,14 +1,12 @@
 // SPDX-License-Identifier: MIT
 //
-// The heap's addresses: one window, reserved at the first call, in which each NUMA node has an equal part; and the two
-// tables about it, reserved beside it and opened piece by piece as the window is used.
+// The heap's addresses: one window, reserved at the first call, in which each NUMA node has an equal part; and the tables
+// about it, reserved beside it and opened piece by piece as the window is used.
 //
-//   window     | node 0: used ... |reserved          | node 1: used .. |reserved      | ...
-//   page map   one 32-bit entry a page: span number << 8 | kind
-//   spans      one record a span
-//
-// Kinds: 0 nothing begins here; 1 .. kNrClasses: a page of a span of blocks, the class + 1; kKindLarge: the first page of a
-// large block; kKindFree: the first or last page of a free span.
+//   window       | node 0: used ... |reserved          | node 1: used .. |reserved      | ...
+//   page map     of each page its kind, and where its span's first block begins: all that free() needs, in one load
+//   page spans   of each page the number of its span, for the slow paths
+//   spans        one record a span
 //
 // Invariants: an entry changes only while its page belongs to nobody, or to the one who changes it.
 // Locking: entries are atomic words. Spans' records are handed out under spans_lock_.
@@ -26,11 +24,6 @@
 
 namespace percpu::heap {
 
-inline constexpr uint32_t kMaxHeapNodes = 8;
-inline constexpr uint32_t kKindLarge = 254;
-inline constexpr uint32_t kKindFree = 255;
-static_assert(kNrClasses < kKindLarge);
-
 class Window {
  public:
   constexpr Window() = default;
@@ -40,11 +33,16 @@ class Window {
 
   // ---- addresses
   uintptr_t base() const { return base_; }
+  size_t size_bytes() const { return size_bytes_; }
   // Whether the address is in the window, and which page of it.
   bool page_of(const void* address, uint64_t* page) const {
     const uintptr_t offset = reinterpret_cast<uintptr_t>(address) - base_;
     *page = offset >> kPageShift;
     return offset < size_bytes_;
+  }
+  // The low 32 bits of the address's offset in the window.
+  uint32_t offset_of(const void* address) const {
+    return static_cast<uint32_t>(reinterpret_cast<uintptr_t>(address) - base_);
   }
   void* address_of(uint64_t page) const { return reinterpret_cast<void*>(base_ + (page << kPageShift)); }
   uint32_t node_of_page(uint64_t page) const { return nr_nodes_ == 1 ? 0 : static_cast<uint32_t>(page / node_pages_); }
@@ -55,11 +53,16 @@ class Window {
   }
 
   // ---- the page map
-  uint32_t entry(uint64_t page) const { return load_relaxed(&map_[page]); }
-  void set_entry(uint64_t page, uint32_t span, uint32_t kind) { store_relaxed(&map_[page], span << 8 | kind); }
+  PageEntry entry(uint64_t page) const { return {load_relaxed(&map_[page].first_block), load_relaxed(&map_[page].shifted_kind)}; }
+  const PageEntry* map() const { return map_; }
+  // The span that the page belongs to, begins or ends. Requires: the page's kind is not kKindNone.
+  uint32_t span_of(uint64_t page) const { return load_relaxed(&page_spans_[page]); }
+  void set_entry(uint64_t page, uint32_t span, uint32_t kind, uint32_t first_block = 0) {
+    store_relaxed(&page_spans_[page], span);
+    store_relaxed(&map_[page].first_block, first_block);
+    store_relaxed(&map_[page].shifted_kind, kind << kKindShift);
+  }
   void clear_entries(uint64_t page, uint64_t nr_pages);
-  static uint32_t kind_of(uint32_t entry) { return entry & 0xff; }
-  static uint32_t span_of(uint32_t entry) { return entry >> 8; }
 
   // Opens pages of the window and their part of the page map. 0 or -errno.
   [[nodiscard]] int open_pages(uint64_t page, uint64_t nr_pages);
@@ -78,12 +81,15 @@ class Window {
  private:
   static constexpr uint32_t kMaxSpans = 1u << 24;
 
+  int open_table(const void* table, size_t entry_bytes, uint64_t page, uint64_t nr_pages);
+
   const System* system_ = nullptr;
   uintptr_t base_ = 0;
   size_t size_bytes_ = 0;
   uint64_t node_pages_ = 0;
   uint32_t nr_nodes_ = 1;
-  uint32_t* map_ = nullptr;
+  PageEntry* map_ = nullptr;
+  uint32_t* page_spans_ = nullptr;
   Span* spans_ = nullptr;
   uint32_t max_spans_ = 0;
   size_t metadata_bytes_ = 0;
