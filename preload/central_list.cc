@@ -129,6 +129,12 @@ void CentralList::age(bool now) {
   least_on_shelf_ = on_shelf_;
 }
 
+void CentralList::begin_anew() {
+  HeapGuard guard(lock_);
+  spans_ = nr_spans_ = on_shelf_ = least_on_shelf_ = 0;
+  free_in_spans_ = 0;
+}
+
 CentralList::Counts CentralList::counts() {
   HeapGuard guard(lock_);
   return {free_in_spans_ + on_shelf_, nr_spans_};

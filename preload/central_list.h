@@ -32,6 +32,9 @@ class CentralList {
   // Puts back into spans what lay on the shelf since the last call; all of it if `now`.
   void age(bool now) PERCPU_EXCLUDES(lock_);
 
+  // Never gives out again what it holds now.
+  void begin_anew() PERCPU_EXCLUDES(lock_);
+
   // Free blocks on the shelf and in spans, and spans.
   struct Counts {
     uint64_t free_blocks = 0;

@@ -150,7 +150,9 @@ void CpuCache::empty(uint32_t cpu, uint32_t lane, BlockSink sink, void* context)
   uint64_t* slots = slots_of(cpu, lane);
   __atomic_store_n(&head_of(cpu, lane)->top, slots, __ATOMIC_RELAXED);
   set_limit(cpu, lane, 0);
-  if (blocks != 0) sink(context, lane, slots, blocks);
+  if (blocks == 0) return;
+  __atomic_fetch_add(&work_.taken_blocks, blocks, __ATOMIC_RELAXED);
+  sink(context, lane, slots, blocks);
 }
 
 // ---- limits ----------------------------------------------------------------------------------------------------------
@@ -209,6 +211,7 @@ bool CpuCache::evict(uint32_t number, uint32_t for_lane, BlockSink sink, void* c
   if (fenced) {
     empty(number, victim, sink, context);
     cpu.used_bytes -= bytes;
+    __atomic_fetch_add(&work_.evicted_lanes, 1, __ATOMIC_RELAXED);
   }
   reopen(number);
   return fenced;
@@ -236,6 +239,7 @@ void CpuCache::age(bool all, BlockSink sink, void* context) {
         if (cpu.limit[lane] != 0) empty(number, lane, sink, context);
       }
       cpu.used_bytes = 0;
+      __atomic_fetch_add(&work_.emptied_cpus, 1, __ATOMIC_RELAXED);
     }
     reopen(number);
   }

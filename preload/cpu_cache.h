@@ -58,6 +58,14 @@ class CpuCache {
   // Empties the caches of CPUs that nobody used since the last call, or of all.
   void age(bool all, BlockSink sink, void* context);
 
+  // What was done to the stacks so far.
+  struct Work {
+    uint64_t emptied_cpus = 0;
+    uint64_t evicted_lanes = 0;
+    uint64_t taken_blocks = 0;
+  };
+  const Work& work() const { return work_; }
+
   // How many blocks lie on a CPU's stack: a snapshot.
   uint32_t count(uint32_t cpu, uint32_t lane) const {
     if (!is_open() || !cpus_[cpu].in_use) return 0;
@@ -117,6 +125,7 @@ class CpuCache {
   size_t budget_bytes_ = 0;
   size_t area_bytes_ = 0;
   Cpu* cpus_ = nullptr;
+  Work work_;  // relaxed counts
 };
 
 }  // namespace percpu::heap

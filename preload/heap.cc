@@ -81,8 +81,15 @@ void Heap::start() {
     const uint64_t x = kTickMs * 256 / config_.decay_ms;
     keep_ = x >= 9 * 256 ? 0 : static_cast<uint32_t>((512 - x % 256) >> (x / 256 + 1));
   }
-  if (cache_.open(window_, config_.cache_bytes) != 0)
+  if (config_.check == HeapCheck::kFull) {
+    for (uint32_t node = 0; node < window_.nr_nodes(); ++node) {
+      for (CentralList& list : lists_[node]) list.begin_anew();
+      checked_from_[node] = pages_[node].begin_anew();
+    }
+    if (checker_.open(real_system()) != 0) report("check:full: no memory for its records; the usual checks are made");
+  } else if (cache_.open(window_, config_.cache_bytes) != 0) {
     report("the CPUs' caches cannot be made; malloc works without them");
+  }
   CpuMask nodes;
   if (read_cpu_list(real_system(), kNodesFile, &nodes) == 0) place_nodes(nodes);
 }
@@ -104,12 +111,16 @@ void Heap::place_nodes(const CpuMask& nodes) {
 
 const CacheTable* Heap::caches() {
   if (thread_caches != nullptr) return thread_caches;
-  return in_vfork_word == 0 ? cache_.attach() : nullptr;
+  return in_vfork_word == 0 && !checker_.on() ? cache_.attach() : nullptr;
 }
 
 // ---- small blocks --------------------------------------------------------------------------------------------------------
 
 void* Heap::allocate(size_t size_bytes) {
+  return __builtin_expect(checker_.on(), 0) ? allocate_checked(1, size_bytes) : take_block(size_bytes);
+}
+
+PRELOAD_HOT void* Heap::take_block(size_t size_bytes) {
   if (size_bytes > kMaxSmallBytes) return allocate_large(size_bytes, 1, nullptr);
   if (const CacheTable* table = thread_caches; __builtin_expect(table != nullptr, 1)) {
     if (void* block = pop_home(table, ClassTable::index(size_bytes)); __builtin_expect(block != nullptr, 1)) return block;
@@ -150,6 +161,11 @@ void* Heap::allocate_small(uint32_t size_class) {
 }
 
 void Heap::release(void* block) {
+  if (__builtin_expect(checker_.on(), 0)) return release_checked(block, "free");
+  drop_block(block);
+}
+
+void Heap::drop_block(void* block) {
   uint64_t page = 0;
   if (window_.page_of(block, &page)) {
     const PageEntry entry = window_.entry(page);
@@ -271,17 +287,21 @@ uint32_t Heap::kind_of_block(const void* block, const char* what) {
 // ---- the rest of the interface ---------------------------------------------------------------------------------------------
 
 void* Heap::allocate_aligned(size_t align_bytes, size_t size_bytes) {
+  return checker_.on() ? allocate_checked(align_bytes, size_bytes) : take_aligned(align_bytes, size_bytes);
+}
+
+void* Heap::take_aligned(size_t align_bytes, size_t size_bytes) {
   if (align_bytes <= kPageBytes && size_bytes <= kMaxSmallBytes) {
     // Spans begin at pages: the blocks of a class whose size is a multiple of the alignment are aligned.
     for (uint32_t i = class_of(size_bytes < align_bytes ? align_bytes : size_bytes); i < kNrClasses; ++i) {
-      if (kClasses.info[i].size_bytes % align_bytes == 0) return allocate(kClasses.info[i].size_bytes);
+      if (kClasses.info[i].size_bytes % align_bytes == 0) return take_block(kClasses.info[i].size_bytes);
     }
   }
   return allocate_large(size_bytes, align_bytes, nullptr);
 }
 
 void* Heap::allocate_zeroed(size_t size_bytes) {
-  if (size_bytes <= kMaxSmallBytes) {
+  if (size_bytes <= kMaxSmallBytes || checker_.on()) {
     void* block = allocate(size_bytes);
     if (block != nullptr) memset(block, 0, size_bytes);
     return block;
@@ -292,28 +312,36 @@ void* Heap::allocate_zeroed(size_t size_bytes) {
   return block;
 }
 
-size_t Heap::usable_bytes(const void* block) {
-  const uint32_t kind = kind_of_block(block, "malloc_usable_size");
+size_t Heap::block_bytes(const void* block, const char* what) {
+  const uint32_t kind = kind_of_block(block, what);
   if (kind == kKindNone) return 0;
-  if (kind == kKindLarge) return window_.span(large_span(block, "malloc_usable_size")).nr_pages << kPageShift;
+  if (kind == kKindLarge) return window_.span(large_span(block, what)).nr_pages << kPageShift;
   return kClasses.info[class_of_lane(kind - kKindLane)].size_bytes;
 }
 
+size_t Heap::usable_bytes(const void* block) {
+  const size_t bytes = block_bytes(block, "malloc_usable_size");
+  return is_checked(block, "malloc_usable_size") ? checker_.size_of(block, bytes, "malloc_usable_size") : bytes;
+}
+
+size_t Heap::size_for(size_t size_bytes) {
+  if (size_bytes <= kMaxSmallBytes) return kClasses.info[class_of(size_bytes)].size_bytes;
+  return size_bytes > kMaxBytes ? 0 : pages_of(size_bytes) << kPageShift;
+}
+
 void Heap::release_sized(void* block, size_t size_bytes) {
-  const uint32_t kind = kind_of_block(block, "free_sized");
-  if (kind == kKindNone) return;
-  const bool right = kind == kKindLarge
-                         ? pages_of(size_bytes) <= window_.span(large_span(block, "free_sized")).nr_pages
-                         : size_bytes <= kClasses.info[class_of_lane(kind - kKindLane)].size_bytes;
-  if (!right) {
-    fatal("free_sized(%p, %zu): the block has %zu bytes", block, size_bytes,
-          kind == kKindLarge ? static_cast<size_t>(window_.span(large_span(block, "free_sized")).nr_pages << kPageShift)
-                             : size_t{kClasses.info[class_of_lane(kind - kKindLane)].size_bytes});
-  }
+  if (block == nullptr) return;
+  const size_t bytes = block_bytes(block, "free_sized");
+  if (bytes == 0) return;
+  const bool checked = is_checked(block, "free_sized");
+  const size_t usable = checked ? checker_.size_of(block, bytes, "free_sized") : bytes;
+  if (checked ? size_bytes != usable : size_for(size_bytes) > bytes)
+    fatal("free_sized(%p, %zu): the block has %zu bytes", block, size_bytes, usable);
   release(block);
 }
 
 void* Heap::reallocate(void* block, size_t size_bytes) {
+  if (checker_.on()) return reallocate_checked(block, size_bytes);
   const uint32_t kind = kind_of_block(block, "realloc");
   if (size_bytes > kMaxBytes) return nullptr;
   size_t old_bytes = 0;
@@ -334,10 +362,10 @@ void* Heap::reallocate(void* block, size_t size_bytes) {
   } else {
     old_bytes = size_bytes;  // the linker's: how much there is it does not say; its image goes on behind it
   }
-  void* other = allocate(size_bytes);
+  void* other = take_block(size_bytes);
   if (other == nullptr) return nullptr;
   memcpy(other, block, old_bytes < size_bytes ? old_bytes : size_bytes);
-  release(block);
+  drop_block(block);
   return other;
 }
 
@@ -361,6 +389,52 @@ void* Heap::move_pages(uint32_t number, size_t old_bytes, size_t size_bytes) {
   return other;
 }
 
+// ---- check:full --------------------------------------------------------------------------------------------------------------
+
+// Whether the block was laid out by the checker. Requires: it is a block.
+bool Heap::is_checked(const void* block, const char* what) {
+  if (!checker_.on() || block == nullptr) return false;
+  uint64_t page = 0;
+  if (!window_.page_of(block, &page)) {
+    if (is_linkers(block)) return false;
+    refuse(block, what);
+  }
+  return page >= checked_from_[window_.node_of_page(page)];
+}
+
+void* Heap::allocate_checked(size_t align_bytes, size_t size_bytes) {
+  if (size_bytes > kMaxBytes) return nullptr;
+  const size_t padded = Checker::padded(size_bytes);
+  void* block = align_bytes > 16 ? take_aligned(align_bytes, padded) : take_block(padded);
+  if (block != nullptr) checker_.lay_out(block, block_bytes(block, "malloc"), size_bytes);
+  return block;
+}
+
+void Heap::release_checked(void* block, const char* what) {
+  const size_t bytes = block == nullptr ? 0 : block_bytes(block, what);
+  // Blocks from before the checker stay where they are: their spans are not to hold others.
+  if (bytes == 0 || !is_checked(block, what)) return;
+  (void)checker_.size_of(block, bytes, what);
+  checker_.put(block, bytes);
+  for (Checker::Left left = checker_.take(false); left.block != nullptr; left = checker_.take(false)) drop_block(left.block);
+}
+
+void* Heap::reallocate_checked(void* block, size_t size_bytes) {
+  const size_t bytes = block_bytes(block, "realloc");
+  const size_t old_bytes = bytes == 0               ? size_bytes  // the linker's
+                           : is_checked(block, "realloc") ? checker_.size_of(block, bytes, "realloc")
+                                                    : bytes;
+  void* other = allocate_checked(1, size_bytes);
+  if (other == nullptr) return nullptr;
+  memcpy(other, block, old_bytes < size_bytes ? old_bytes : size_bytes);
+  release_checked(block, "realloc");
+  return other;
+}
+
+void Heap::empty_quarantine() {
+  for (Checker::Left left = checker_.take(true); left.block != nullptr; left = checker_.take(true)) drop_block(left.block);
+}
+
 // ---- giving back -------------------------------------------------------------------------------------------------------------
 
 // One tick of everything that ages. The balance thread calls it; without one, whoever frees at the right time.
@@ -374,8 +448,15 @@ bool Heap::tick() {
     if (keep_ < 256) pages_[node].decay(keep_);
     dirty += pages_[node].dirty_pages();
   }
+  store_relaxed(&nr_ticks_, nr_ticks_ + 1);
   decay_lock_.unlock();
   return dirty > 0;
+}
+
+void Heap::begin_threads() {
+  if (load_relaxed(&threads_begun_)) return;
+  store_relaxed(&threads_begun_, true);
+  (void)percpu_balance_start_();
 }
 
 void Heap::decay_if_due() {
@@ -385,11 +466,16 @@ void Heap::decay_if_due() {
     }
     return;
   }
-  if (now_ms() - load_relaxed(&last_tick_ms_) >= kTickMs) (void)tick();
+  const uint64_t since_ms = now_ms() - load_relaxed(&last_tick_ms_);
+  if (since_ms < kTickMs) return;
+  // The balance thread may sleep because there was nothing to do. Where it does not hear, or has no time, who frees ticks.
+  if (load_relaxed(&threads_begun_)) percpu_balance_wake_();
+  if (!load_relaxed(&threads_begun_) || since_ms > 4 * kTickMs) (void)tick();
 }
 
 bool Heap::trim() {
   if (this_thread_forks()) return false;
+  if (checker_.on()) empty_quarantine();
   HeapGuard guard(decay_lock_);
   uint64_t given = 0;
   cache_.age(true, sink_to_lists, this);
@@ -424,45 +510,6 @@ HeapTotals Heap::totals() {
   return sum;
 }
 
-void Heap::print_stats(Text& text) {
-  const HeapTotals sum = totals();
-  const auto kib = [](uint64_t bytes) { return static_cast<unsigned long>(bytes >> 10); };
-  text.format("percpu malloc: %lu KiB in use, %lu KiB free in spans and caches, %lu KiB free pages still backed, %lu KiB "
-              "given back so far, %lu KiB metadata\n",
-              kib(sum.used_bytes - sum.free_small_bytes), kib(sum.free_small_bytes), kib(sum.dirty_bytes),
-              kib(sum.purged_bytes), kib(sum.metadata_bytes));
-  for (uint32_t node = 0; node < window_.nr_nodes(); ++node) {
-    const PageStats pages = pages_[node].stats();
-    text.format("  node %u: %lu KiB open, %lu backed and free, %lu not backed\n", node, kib(pages.open_pages << kPageShift),
-                kib(pages.dirty_pages << kPageShift), kib(pages.clean_pages << kPageShift));
-  }
-  for (uint32_t cpu = 0; cpu < cache_.nr_cpus(); ++cpu) {
-    uint64_t blocks = 0;
-    uint64_t bytes = 0;
-    for (uint32_t lane = 0; lane < cache_.nr_lanes(); ++lane) {
-      const uint64_t count = cache_.count(cpu, lane);
-      blocks += count;
-      bytes += count * kClasses.info[class_of_lane(lane)].size_bytes;
-    }
-    if (blocks != 0)
-      text.format("  CPU %u: %lu blocks, %lu KiB cached of %lu\n", cpu, static_cast<unsigned long>(blocks), kib(bytes),
-                  kib(cache_.budget_bytes()));
-  }
-  for (uint32_t i = 0; i < kNrClasses; ++i) {
-    uint64_t spans = 0;
-    uint64_t free_blocks = 0;
-    for (uint32_t node = 0; node < window_.nr_nodes(); ++node) {
-      const CentralList::Counts counts = lists_[node][i].counts();
-      spans += counts.nr_spans;
-      free_blocks += counts.free_blocks;
-    }
-    if (spans != 0)
-      text.format("  class %5u: %lu spans, %lu blocks of %lu free in them\n", kClasses.info[i].size_bytes,
-                  static_cast<unsigned long>(spans), static_cast<unsigned long>(free_blocks),
-                  static_cast<unsigned long>(spans * kClasses.info[i].span_blocks));
-  }
-}
-
 // ---- fork ------------------------------------------------------------------------------------------------------------------
 
 void Heap::fork_prepare() {
@@ -474,11 +521,13 @@ void Heap::fork_prepare() {
   }
   for (PageHeap& pages : pages_) pages.lock().lock();
   window_.spans_lock().lock();
+  checker_.lock().lock();
   forking_thread.store(this_thread(), std::memory_order_relaxed);
 }
 
 void Heap::fork_parent() {
   forking_thread.store(0, std::memory_order_relaxed);
+  checker_.lock().unlock();
   window_.spans_lock().unlock();
   for (PageHeap& pages : pages_) pages.lock().unlock();
   for (auto& node : lists_) {
@@ -490,6 +539,8 @@ void Heap::fork_parent() {
 
 void Heap::fork_child() {
   forking_thread.store(0, std::memory_order_relaxed);
+  store_relaxed(&threads_begun_, false);
+  checker_.lock().reset_after_fork_in_child();
   window_.spans_lock().reset_after_fork_in_child();
   for (PageHeap& pages : pages_) pages.lock().reset_after_fork_in_child();
   for (auto& node : lists_) {

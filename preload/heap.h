@@ -18,6 +18,7 @@
 #include "core/config.h"
 #include "os/system.h"
 #include "preload/central_list.h"
+#include "preload/check.h"
 #include "preload/cpu_cache.h"
 #include "preload/page_heap.h"
 #include "preload/window.h"
@@ -57,6 +58,8 @@ class Heap {
   // As release(), told the size that was asked for: a size of another class stops the program.
   void release_sized(void* block, size_t size_bytes);
   size_t usable_bytes(const void* block);
+  // How many bytes a block for so many has; 0: none is so large.
+  static size_t size_for(size_t size_bytes);
 
   // ---- the whole
   // Reads the configuration and opens the caches: once, from the constructor.
@@ -65,8 +68,12 @@ class Heap {
   bool trim();
   // What the balance thread does every fifth of a second. True: look again.
   bool tick();
+  // The program makes its first thread: from now on the balance thread ticks.
+  void begin_threads();
+  void print_stats_when_asked();
   HeapTotals totals();
-  void print_stats(Text& text);
+  void print_stats(Text& text);  // stats.cc
+  void print_json(Text& text);
   const Config& config() const { return config_; }
 
   void fork_prepare() PERCPU_NO_THREAD_SAFETY_ANALYSIS;
@@ -74,6 +81,18 @@ class Heap {
   void fork_child() PERCPU_NO_THREAD_SAFETY_ANALYSIS;
 
  private:
+  // The same without check:full, whatever is set.
+  void* take_block(size_t size_bytes);
+  void* take_aligned(size_t align_bytes, size_t size_bytes);
+  void drop_block(void* block);
+  size_t block_bytes(const void* block, const char* what);
+  // With it.
+  void* allocate_checked(size_t align_bytes, size_t size_bytes);
+  void release_checked(void* block, const char* what);
+  void* reallocate_checked(void* block, size_t size_bytes);
+  bool is_checked(const void* block, const char* what);
+  void empty_quarantine();
+
   void* allocate_small(uint32_t size_class);
   void* allocate_large(size_t size_bytes, size_t align_bytes, bool* clean);
   void release_small(uint32_t lane, uint64_t block);
@@ -100,9 +119,13 @@ class Heap {
 
   CpuCache cache_;
   Window window_;
+  Checker checker_;
+  uint64_t checked_from_[kMaxHeapNodes] = {};  // pages before these hold blocks from before checker_ was on
   OnceFlag prepared_;
   HeapLock decay_lock_;  // who ticks or trims; first in the order
   uint64_t last_tick_ms_ = 0;
+  uint32_t nr_ticks_ = 0;
+  bool threads_begun_ = false;  // the balance thread was asked to tick, in this process
   uint32_t keep_ = 0;    // of idle dirty pages, a tick, in 1/256; 256: all
   Config config_{};
   PageHeap pages_[kMaxHeapNodes];

@@ -1,35 +1,85 @@
 // SPDX-License-Identifier: MIT
 //
 // When the preload begins, forks and ends. malloc() itself needs none of it: it works from its first call.
+#include <errno.h>
+#include <percpu/abi.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdlib.h>
 
 #include "base/check.h"
 #include "base/text.h"
 #include "preload/heap.h"
+#include "preload/pin.h"
 
 namespace {
 
+using percpu::HeapStats;
 using percpu::heap::heap;
 
 void at_fork_prepare() { heap.fork_prepare(); }
 void at_fork_parent() { heap.fork_parent(); }
-void at_fork_child() { heap.fork_child(); }
+void at_fork_child() {
+  heap.fork_child();
+  percpu::heap::pin_fork_child();
+}
+
+// ---- statistics --------------------------------------------------------------------------------------------------------
+
+void print(bool json) {
+  static char buffer[64 * 1024];  // of one printer at a time: the end of the process, or the balance thread
+  percpu::Text text(buffer);
+  if (json) {
+    heap.print_json(text);
+  } else {
+    heap.print_stats(text);
+  }
+  percpu::report_raw(buffer, text.length_bytes());
+}
+
+volatile sig_atomic_t asked = 0;
+
+void on_signal(int) {
+  const int saved_errno = errno;
+  asked = 1;
+  percpu_balance_wake_();
+  errno = saved_errno;
+}
+
+// SIGUSR2, if the program has not taken it before its libraries began (it may later).
+void listen() {
+  struct sigaction now {};
+  if (sigaction(SIGUSR2, nullptr, &now) != 0 || now.sa_handler != SIG_DFL) return;
+  now.sa_handler = on_signal;
+  now.sa_flags = SA_RESTART;
+  (void)sigaction(SIGUSR2, &now, nullptr);
+  heap.begin_threads();
+}
+
+// What the balance thread does for the preload. Returns whether it is to look again soon.
+int background(void*) {
+  if (asked != 0) {
+    asked = 0;
+    print(false);
+  }
+  const bool placed = percpu::heap::pin_tick();
+  return heap.tick() || placed ? 1 : 0;
+}
 
 // libpercpu's constructors have run, as it is a dependency. Handlers installed this early prepare last, when those of the
 // program have allocated what they need.
 __attribute__((constructor(102))) void start() {
   heap.start();
+  percpu::heap::pin_start(heap.config());
   if (pthread_atfork(at_fork_prepare, at_fork_parent, at_fork_child) != 0)
     percpu::report("fork handlers cannot be installed: a fork while other threads allocate may hang");
+  percpu_balance_job_(background, nullptr);
+  if (heap.config().stats == HeapStats::kSignal) listen();
 }
 
 __attribute__((destructor)) void finish() {
-  if (heap.config().stats != percpu::HeapStats::kExit) return;
-  char buffer[16 * 1024];
-  percpu::Text text(buffer);
-  heap.print_stats(text);
-  percpu::report_raw(buffer, text.length_bytes());
+  const HeapStats stats = heap.config().stats;
+  if (stats == HeapStats::kExit || stats == HeapStats::kJson) print(stats == HeapStats::kJson);
 }
 
 }  // namespace

@@ -277,6 +277,16 @@ void PageHeap::decay(uint32_t keep) {
 
 uint64_t PageHeap::purge_all() { return purge(~uint64_t{0}, true); }
 
+uint64_t PageHeap::begin_anew() {
+  HeapGuard guard(lock_);
+  dirty_ = {};
+  clean_ = {};
+  dirty_pages_ = clean_pages_ = least_dirty_ = 0;
+  // Neighbours are not joined across this line: the last page before it is nobody's.
+  if (frontier_ > begin_) window_->set_entry(frontier_ - 1, 0, kKindNone);
+  return frontier_;
+}
+
 PageStats PageHeap::stats() {
   HeapGuard guard(lock_);
   return {frontier_ - begin_, dirty_pages_, clean_pages_, purged_pages_};

@@ -44,6 +44,9 @@ class PageHeap {
   uint64_t purge_all() PERCPU_EXCLUDES(lock_);
 
   PageStats stats() PERCPU_EXCLUDES(lock_);
+
+  // Never gives out again what it gave out, or holds, until now. Returns the first page of what it may give out.
+  uint64_t begin_anew() PERCPU_EXCLUDES(lock_);
   // What decides whether a tick is due, without the lock.
   uint64_t dirty_pages() const { return load_relaxed(&dirty_pages_); }
 

@@ -9,10 +9,11 @@
 // whether there is one. All signals are blocked while the lock is held, so that a handler that creates, asks or execs
 // never finds it held by its own thread. fork does not take it: the child trusts only what single stores have made, the chain
 // of slabs and the forking thread's own place, and makes the rest anew.
-#include "pin.h"
+#include "preload/pin.h"
 
 #include <dlfcn.h>
 #include <errno.h>
+#include <percpu/abi.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -23,8 +24,8 @@
 #include "base/annotations.h"
 #include "base/check.h"
 #include "os/mutex.h"
-#include "pin_order.h"
-#include "pin_places.h"
+#include "preload/pin_order.h"
+#include "preload/pin_places.h"
 
 // The bounds of this module's code, made by the linker.
 extern "C" {
@@ -120,7 +121,8 @@ class PERCPU_SCOPED_CAPABILITY PinGuard {
 
 bool is_our_code(const void* address) {
   const auto at = reinterpret_cast<uintptr_t>(address);
-  return at >= reinterpret_cast<uintptr_t>(__ehdr_start) && at < reinterpret_cast<uintptr_t>(etext);
+  return (at >= reinterpret_cast<uintptr_t>(__ehdr_start) && at < reinterpret_cast<uintptr_t>(etext)) ||
+         percpu_own_code_(address) != 0;
 }
 
 // An attribute without a mask answers with all CPUs. Anything that does not fit our masks is a mask.
@@ -163,7 +165,7 @@ class Pin {
   bool leave() PERCPU_EXCLUDES(lock_);
   void come_back() PERCPU_EXCLUDES(lock_);
 
-  void tick() PERCPU_EXCLUDES(lock_);
+  bool tick() PERCPU_EXCLUDES(lock_);
   void fork_child();
 
   static constexpr pid_t kByThread = -1;
@@ -629,13 +631,13 @@ void Pin::look(uint64_t now) {
   }
 }
 
-void Pin::tick() {
+bool Pin::tick() {
+  if (!any_placed()) return false;
   const int saved_errno = errno;
-  if (any_placed()) {
-    PinGuard guard(lock_);
-    look(now_ns());
-  }
+  PinGuard guard(lock_);
+  look(now_ns());
   errno = saved_errno;
+  return true;
 }
 
 // The process has this thread only; the lock may be a thread's that is gone, and what it guards half changed.
@@ -736,9 +738,7 @@ void pin_fork_child() {
   if (g_pin.active()) g_pin.fork_child();
 }
 
-void pin_tick() {
-  if (g_pin.active()) g_pin.tick();
-}
+bool pin_tick() { return g_pin.active() && g_pin.tick(); }
 
 const PinNext& pin_next() {
   if (!g_next_found.load(std::memory_order_acquire)) find_all_next();

@@ -38,7 +38,8 @@ void pin_start(const Config& config);
 void pin_fork_child();
 
 // From background work, as often as it likes: at most once a second this looks whether placed threads share their CPUs.
-void pin_tick();
+// Returns whether there are any to look after.
+bool pin_tick();
 
 // The functions behind those that we interpose.
 struct PinNext {

@@ -6,7 +6,8 @@
 #include <stdarg.h>
 #include <unistd.h>
 
-#include "pin.h"
+#include "preload/heap.h"
+#include "preload/pin.h"
 
 using percpu::heap::OffPlace;
 using percpu::heap::OffPlaceForExec;
@@ -18,11 +19,15 @@ using percpu::heap::pin_next;
 
 PERCPU_EXPORT_ int pthread_create(pthread_t* thread, const pthread_attr_t* attr, void* (*start)(void*),
                                   void* argument) noexcept {
-  return percpu::heap::pin_pthread_create(thread, attr, start, argument);
+  const int result = percpu::heap::pin_pthread_create(thread, attr, start, argument);
+  if (result == 0) percpu::heap::heap.begin_threads();
+  return result;
 }
 
 PERCPU_EXPORT_ int thrd_create(thrd_t* thread, thrd_start_t start, void* argument) {
-  return percpu::heap::pin_thrd_create(thread, start, argument);
+  const int result = percpu::heap::pin_thrd_create(thread, start, argument);
+  if (result == thrd_success) percpu::heap::heap.begin_threads();
+  return result;
 }
 
 PERCPU_EXPORT_ int pthread_setname_np(pthread_t thread, const char* name) noexcept {

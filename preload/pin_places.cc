@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "pin_places.h"
+#include "preload/pin_places.h"
 
 #include <errno.h>
 

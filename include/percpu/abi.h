@@ -61,6 +61,22 @@ int percpu_thread_attach_(void);
  */
 void *percpu_shared_copy_(const struct percpu_view *view, const void *handle);
 
+/*
+ * For the preload. The balance thread calls job(context) whenever it wakes, and again after a fifth of a second while that
+ * returns nonzero; it holds none of the library's locks then. Once a process, before the thread is started.
+ */
+void percpu_balance_job_(int (*job)(void *), void *context);
+
+/* Starts the balance thread if it does not run. Returns 1 if it runs, 0 if it may not (balance:sync or off, the process ends)
+ * or cannot. Not async-signal-safe: creates a thread. */
+int percpu_balance_start_(void);
+
+/* Whether the address lies in the library's own code: what its threads begin with. */
+int percpu_own_code_(const void *address);
+
+/* Wakes the balance thread, if it runs. Async-signal-safe. */
+void percpu_balance_wake_(void);
+
 #ifdef __cplusplus
 }
 #endif

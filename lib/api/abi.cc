@@ -19,6 +19,12 @@ using percpu::library;
 #define PERCPU_TEXT_OF_(x) #x
 #define PERCPU_TEXT_OF(x) PERCPU_TEXT_OF_(x)
 
+// The bounds of this module's code, made by the linker.
+extern "C" {
+__attribute__((visibility("hidden"))) extern const char __ehdr_start[];
+__attribute__((visibility("hidden"))) extern const char etext[];
+}
+
 namespace {
 
 __thread uint32_t current_domain __attribute__((tls_model("initial-exec"))) = 0;
@@ -125,6 +131,16 @@ PERCPU_EXPORT int percpu_cpu_possible(unsigned cpu) {
 }
 PERCPU_EXPORT int percpu_thread_has_rseq(void) { return percpu_thread_.offset != nullptr || library.attach_thread(); }
 PERCPU_EXPORT int percpu_fence(int cpu) { return result_of(library.fence(cpu)); }
+
+// ---- the balance thread ----------------------------------------------------------------------------------------------
+
+PERCPU_EXPORT void percpu_balance_job_(int (*job)(void*), void* context) { library.set_balance_job(job, context); }
+PERCPU_EXPORT int percpu_balance_start_(void) { return library.start_balance(); }
+PERCPU_EXPORT void percpu_balance_wake_(void) { library.wake_balance(); }
+PERCPU_EXPORT int percpu_own_code_(const void* address) {
+  const char* at = static_cast<const char*>(address);
+  return at >= __ehdr_start && at < etext;
+}
 
 // ---- pools ---------------------------------------------------------------------------------------------------------
 

@@ -327,6 +327,12 @@ int Library::fence(int cpu) {
   return result == 0 ? 0 : -ENOSYS;
 }
 
+int Library::start_balance() {
+  if (prepare() != 0 || config_.balance != BalanceMode::kThread) return 0;
+  balancer_.start_now();
+  return balancer_.serves() ? 1 : 0;
+}
+
 // ---- questions -------------------------------------------------------------------------------------------------------
 
 int Library::address_info(const void* address, percpu_address* info) {

@@ -52,6 +52,13 @@ class Library {
   int attach_thread();
   void* shared_copy(const percpu_view* view, const void* handle);
   int fence(int cpu);
+
+  // For the preload (percpu/abi.h).
+  void set_balance_job(Balancer::Job job, void* context) { balancer_.set_job(job, context); }
+  int start_balance();
+  void wake_balance() {
+    if (balancer_.running()) balancer_.wake();
+  }
   int address_info(const void* address, percpu_address* info);
   int page_node(const void* address);
 

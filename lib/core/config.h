@@ -26,7 +26,10 @@ enum class NodesMode : uint8_t {
 };
 
 // When the preload says what its heap holds.
-enum class HeapStats : uint8_t { kNone, kExit };
+enum class HeapStats : uint8_t { kNone, kExit, kSignal, kJson };
+
+// What the preload looks for besides what costs nothing.
+enum class HeapCheck : uint8_t { kUsual, kFull };
 
 // decay: never.
 inline constexpr uint64_t kDecayOff = UINT64_MAX;
@@ -69,6 +72,7 @@ struct Config {
   uint64_t decay_ms = 0;
   size_t cache_bytes = 0;
   HeapStats stats = HeapStats::kNone;
+  HeapCheck check = HeapCheck::kUsual;
   PinPolicy pin = PinPolicy::kAuto;
   PinList pin_list;  // empty but for kList
   PinSkip pin_skip;

@@ -103,6 +103,7 @@ void Balancer::run() {
   while (!stopping_.load(std::memory_order_seq_cst)) {
     (void)bell_.wait(*system_, look_again ? &kLookAgain : nullptr);
     look_again = age_front_caches();
+    look_again = do_job() || look_again;
     run_rounds();
     while (any_grace_waiting() && !stopping_.load(std::memory_order_seq_cst)) {
       in_grace_.store(true, std::memory_order_relaxed);
@@ -113,6 +114,12 @@ void Balancer::run() {
   }
   state_.store(kEnded, std::memory_order_release);
   futex_wake(state_, 1);
+}
+
+// True while there is more to do.
+bool Balancer::do_job() {
+  const Job job = job_.load(std::memory_order_acquire);
+  return job != nullptr && job(job_context_) != 0;
 }
 
 // True while a pool wants another look.

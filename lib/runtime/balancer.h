@@ -52,6 +52,19 @@ class Balancer {
     if (start_wanted_.load(std::memory_order_relaxed)) start();
   }
   bool running() const { return state_.load(std::memory_order_acquire) == kRunning; }
+
+  // Work that is no pool's: the thread calls it whenever it wakes, with no lock of ours held, and again after a fifth of a
+  // second while it returns nonzero. Set once.
+  using Job = int (*)(void* context);
+  void set_job(Job job, void* context) {
+    job_context_ = context;
+    job_.store(job, std::memory_order_release);
+  }
+  // Starts the thread, wanted or not; and wakes it. Context: may block, holds no lock of ours.
+  void start_now() {
+    start();
+    bell_.ring(*system_);
+  }
   // Whether there is a thread that hears of what is due, or nobody needs one any more. False: who finds work due does it.
   bool serves() const {
     return state_.load(std::memory_order_relaxed) != kNone || stopping_.load(std::memory_order_relaxed);
@@ -76,6 +89,7 @@ class Balancer {
   void run();
   void run_rounds() PERCPU_EXCLUDES(rounds_lock_);
   bool age_front_caches() PERCPU_EXCLUDES(rounds_lock_);
+  bool do_job();
   bool any_grace_waiting() PERCPU_EXCLUDES(rounds_lock_);
 
   const System* system_ = nullptr;
@@ -85,6 +99,8 @@ class Balancer {
   std::atomic<Pool*> pools_{nullptr};  // written under rounds_lock_
   WakeWord bell_;
   FutexWord state_{kNone};
+  std::atomic<Job> job_{nullptr};
+  void* job_context_ = nullptr;
   std::atomic<bool> start_wanted_{false};
   std::atomic<bool> stopping_{false};
   std::atomic<bool> in_grace_{false};  // the thread may be held up by the program's readers

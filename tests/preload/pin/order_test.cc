@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "pin_order.h"
+#include "preload/pin_order.h"
 
 #include <doctest/doctest.h>
 

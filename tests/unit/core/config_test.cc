@@ -43,11 +43,11 @@ std::string printed(const Config& config) {
 
 constexpr char kDefaults[] =
     "unit_size:128K,reserved:8K,dynamic:28K,first_chunk:auto,balance:thread,empty_low:2,empty_high:4,window:0,"
-    "max_alloc:128K,warnings:10,nodes:auto,pin:auto,pin_skip:,pin_verbose:no,help:no";
+    "max_alloc:128K,warnings:10,nodes:auto,decay:1000,cache:0,stats:none,check:usual,pin:auto,pin_skip:,pin_verbose:no,help:no";
 
 constexpr char kKeys[] =
     "unit_size, reserved, dynamic, first_chunk, balance, empty_low, empty_high, window, max_alloc, warnings, nodes, "
-    "pin, pin_skip, pin_verbose, help";
+    "decay, cache, stats, check, pin, pin_skip, pin_verbose, help";
 
 TEST_CASE("without a string there are the defaults, and no notice") {
   for (const char* string : {static_cast<const char*>(nullptr), "", ",", ",,,"}) {
@@ -60,7 +60,7 @@ TEST_CASE("without a string there are the defaults, and no notice") {
 TEST_CASE("every option can be set") {
   Parsed parsed = parse(
       "unit_size:64K,reserved:0,dynamic:20480,first_chunk:embed,balance:sync,empty_low:0,empty_high:100,window:64M,"
-      "max_alloc:32K,warnings:0,nodes:one,pin:scatter,pin_skip:writer+3,pin_verbose,help");
+      "max_alloc:32K,warnings:0,nodes:one,decay:250,cache:1M,stats:exit,check:full,pin:scatter,pin_skip:writer+3,pin_verbose,help");
   CHECK(parsed.notices.empty());
   const Config& c = parsed.config;
   CHECK(c.unit_size_bytes == 64 * kKilo);
@@ -74,6 +74,10 @@ TEST_CASE("every option can be set") {
   CHECK(c.max_alloc_bytes == 32 * kKilo);
   CHECK(c.warnings == 0);
   CHECK(c.nodes == NodesMode::kOne);
+  CHECK(c.decay_ms == 250);
+  CHECK(c.cache_bytes == 1024 * kKilo);
+  CHECK(c.stats == HeapStats::kExit);
+  CHECK(c.check == HeapCheck::kFull);
   CHECK(c.pin == PinPolicy::kScatter);
   CHECK(std::string(c.pin_skip.text) == "writer+3");
   CHECK(c.pin_verbose);
@@ -133,6 +137,10 @@ TEST_CASE("names to skip are kept as written, as far as there is room") {
 }
 
 TEST_CASE("each word of each choice is understood") {
+  CHECK(parse("stats:none").config.stats == HeapStats::kNone);
+  CHECK(parse("stats:signal").config.stats == HeapStats::kSignal);
+  CHECK(parse("stats:json").config.stats == HeapStats::kJson);
+  CHECK(parse("check:usual").config.check == HeapCheck::kUsual);
   CHECK(parse("first_chunk:auto").config.first_chunk == FirstChunk::kAuto);
   CHECK(parse("first_chunk:page").config.first_chunk == FirstChunk::kPage);
   CHECK(parse("balance:thread").config.balance == BalanceMode::kThread);
@@ -249,6 +257,14 @@ TEST_CASE("options that do not fit together are said, and their defaults used") 
   REQUIRE(largest.notices.size() == 1);
   CHECK(largest.notices[0] == "max_alloc must not exceed unit_size, found 131072 and 65536; using 65536");
   CHECK(largest.config.max_alloc_bytes == 65536);
+}
+
+TEST_CASE("decay may be off") {
+  Parsed parsed = parse("decay:off");
+  CHECK(parsed.notices.empty());
+  CHECK(parsed.config.decay_ms == kDecayOff);
+  CHECK(printed(parsed.config).find("decay:off,") != std::string::npos);
+  CHECK(parse("decay:of").notices.size() == 1);
 }
 
 TEST_CASE("the help names every option with type, range, default and meaning") {
