@@ -58,10 +58,14 @@ Checker::Left Checker::take(bool all) {
     nr_blocks_--;
     bytes_ -= left.block_bytes;
   }
-  const unsigned char* bytes = static_cast<const unsigned char*>(left.block);
-  for (size_t i = 0; i < left.block_bytes - kTrailerBytes; ++i) {
-    if (bytes[i] != kPoison) fatal("write after free: byte %zu of the freed block %p of %zu bytes", i, left.block,
-                                   static_cast<size_t>((*trailer_of(left.block, left.block_bytes) ^ mixed(left.block)) & ~kStateMask));
+  // Blocks are multiples of 8 bytes, at multiples of 8.
+  const uint64_t* words = static_cast<const uint64_t*>(left.block);
+  for (size_t i = 0; i < left.block_bytes / sizeof *words - 1; ++i) {
+    if (words[i] == kPoison * (~uint64_t{0} / 255)) continue;
+    size_t at = i * sizeof *words;
+    while (static_cast<const unsigned char*>(left.block)[at] == kPoison) at++;
+    fatal("write after free: byte %zu of the freed block %p of %zu bytes", at, left.block,
+          static_cast<size_t>((*trailer_of(left.block, left.block_bytes) ^ mixed(left.block)) & ~kStateMask));
   }
   *trailer_of(left.block, left.block_bytes) = 0;
   return left;

@@ -50,6 +50,10 @@ class Checker {
   };
   void put(void* block, size_t block_bytes) PERCPU_EXCLUDES(lock_);
   Left take(bool all) PERCPU_EXCLUDES(lock_);
+  uint32_t nr_waiting() PERCPU_EXCLUDES(lock_) {
+    HeapGuard guard(lock_);
+    return nr_blocks_;
+  }
   HeapLock& lock() PERCPU_RETURNS_LOCK(lock_) { return lock_; }
 
  private:

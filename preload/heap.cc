@@ -431,8 +431,13 @@ void* Heap::reallocate_checked(void* block, size_t size_bytes) {
   return other;
 }
 
+// Other threads may go on filling it: what waits now leaves.
 void Heap::empty_quarantine() {
-  for (Checker::Left left = checker_.take(true); left.block != nullptr; left = checker_.take(true)) drop_block(left.block);
+  for (uint32_t count = checker_.nr_waiting(); count-- > 0;) {
+    const Checker::Left left = checker_.take(true);
+    if (left.block == nullptr) return;
+    drop_block(left.block);
+  }
 }
 
 // ---- giving back -------------------------------------------------------------------------------------------------------------

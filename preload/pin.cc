@@ -159,7 +159,8 @@ class Pin {
   template <class Call>
   int set_name(pthread_t thread, const char* name, Call call) PERCPU_EXCLUDES(lock_);
   // Puts the initial mask where that of the thread's place is.
-  void hide(pid_t tid, pthread_t thread, size_t size_bytes, void* mask) PERCPU_EXCLUDES(lock_);
+  template <class Call>
+  int ask(pid_t tid, pthread_t thread, size_t size_bytes, void* mask, Call call) PERCPU_EXCLUDES(lock_);
 
   // The calling thread leaves its place, and takes it again. Returns: whether it had one.
   bool leave() PERCPU_EXCLUDES(lock_);
@@ -189,6 +190,7 @@ class Pin {
   void set_free(Record* record, const char* why) PERCPU_REQUIRES(lock_);
   void set_all_free() PERCPU_REQUIRES(lock_);
   void look(uint64_t now) PERCPU_REQUIRES(lock_);
+  void hide(pid_t tid, pthread_t thread, size_t size_bytes, void* mask) PERCPU_REQUIRES(lock_);
   void look_at(Record* record, uint64_t now) PERCPU_REQUIRES(lock_);
 
   int32_t own_place() const;
@@ -548,8 +550,16 @@ int Pin::set_name(pthread_t thread, const char* name, Call call) {
   return result;
 }
 
-void Pin::hide(pid_t tid, pthread_t thread, size_t size_bytes, void* mask) {
+// `call` reads the mask, under the lock: between reading and comparing nobody places the thread, or sets it free.
+template <class Call>
+int Pin::ask(pid_t tid, pthread_t thread, size_t size_bytes, void* mask, Call call) {
   PinGuard guard(lock_);
+  const int result = call();
+  if (result == 0) hide(tid, thread, size_bytes, mask);
+  return result;
+}
+
+void Pin::hide(pid_t tid, pthread_t thread, size_t size_bytes, void* mask) {
   const size_t bytes = size_bytes < sizeof scratch_.words ? size_bytes : sizeof scratch_.words;
   scratch_ = {};
   memcpy(scratch_.words, mask, bytes);
@@ -780,15 +790,13 @@ int pin_pthread_setaffinity(pthread_t thread, size_t size_bytes, const cpu_set_t
 }
 
 int pin_sched_getaffinity(pid_t tid, size_t size_bytes, cpu_set_t* mask) {
-  const int result = pin_next().sched_getaffinity(tid, size_bytes, mask);
-  if (result == 0 && g_pin.active() && g_pin.any_placed()) g_pin.hide(tid, {}, size_bytes, mask);
-  return result;
+  const auto call = [=] { return pin_next().sched_getaffinity(tid, size_bytes, mask); };
+  return g_pin.active() && g_pin.any_placed() ? g_pin.ask(tid, {}, size_bytes, mask, call) : call();
 }
 
 int pin_pthread_getaffinity(pthread_t thread, size_t size_bytes, cpu_set_t* mask) {
-  const int result = pin_next().pthread_getaffinity_np(thread, size_bytes, mask);
-  if (result == 0 && g_pin.active() && g_pin.any_placed()) g_pin.hide(Pin::kByThread, thread, size_bytes, mask);
-  return result;
+  const auto call = [=] { return pin_next().pthread_getaffinity_np(thread, size_bytes, mask); };
+  return g_pin.active() && g_pin.any_placed() ? g_pin.ask(Pin::kByThread, thread, size_bytes, mask, call) : call();
 }
 
 int pin_pthread_getattr(pthread_t thread, pthread_attr_t* attr) {
@@ -798,7 +806,9 @@ int pin_pthread_getattr(pthread_t thread, pthread_attr_t* attr) {
   cpu_set_t* words = reinterpret_cast<cpu_set_t*>(mask.words);
   if (pthread_attr_getaffinity_np(attr, sizeof mask.words, words) != 0) return result;
   const CpuMask before = mask;
-  g_pin.hide(Pin::kByThread, thread, sizeof mask.words, words);
+  // What libc read may be old by now: it is read again, and shown as it would be.
+  const auto call = [=] { return pin_next().pthread_getaffinity_np(thread, sizeof mask.words, words); };
+  if (g_pin.ask(Pin::kByThread, thread, sizeof mask.words, words, call) != 0) return result;
   // If there is no memory for it, the attributes tell the place: better than none.
   if (mask != before) (void)pthread_attr_setaffinity_np(attr, sizeof mask.words, words);
   return result;

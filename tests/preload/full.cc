@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: MIT
+//
+// Under the preload with PERCPU_CONF=check:full: what only it tells. Each misuse runs in a child.
+#define DOCTEST_CONFIG_IMPLEMENT_WITH_MAIN
+#include <doctest/doctest.h>
+
+#include <malloc.h>
+#include <signal.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <string>
+#include <vector>
+
+extern "C" void free_sized(void*, size_t) __attribute__((weak));
+
+namespace {
+
+template <class T>
+T opaque(T value) {
+  volatile T hidden = value;
+  return hidden;
+}
+
+// What the child wrote on stderr; it must have been stopped by abort().
+template <class Act>
+std::string stopped_by(Act act) {
+  int ends[2];
+  REQUIRE(pipe(ends) == 0);
+  const pid_t child = fork();
+  REQUIRE(child >= 0);
+  if (child == 0) {
+    const rlimit none{0, 0};
+    setrlimit(RLIMIT_CORE, &none);
+    signal(SIGABRT, SIG_DFL);
+    dup2(ends[1], 2);
+    act();
+    _exit(0);
+  }
+  close(ends[1]);
+  std::string text;
+  char buffer[1024];
+  for (ssize_t got; (got = read(ends[0], buffer, sizeof buffer)) > 0;) text.append(buffer, static_cast<size_t>(got));
+  close(ends[0]);
+  int status = 0;
+  REQUIRE(waitpid(child, &status, 0) == child);
+  CHECK(WIFSIGNALED(status));
+  CHECK(WTERMSIG(status) == SIGABRT);
+  CHECK(text.find('\n') == text.size() - 1);
+  return text;
+}
+
+bool says(const std::string& text, const char* what) {
+  INFO(text);
+  return text.find(what) != std::string::npos;
+}
+
+char* at(void* block, size_t offset) { return static_cast<char*>(opaque(block)) + offset; }
+
+}  // namespace
+
+TEST_CASE("a block freed twice, with others in between") {
+  const std::string text = stopped_by([] {
+    void* block = opaque(malloc(100));
+    std::vector<void*> others;
+    for (int i = 0; i < 1000; ++i) others.push_back(malloc(100));
+    free(block);
+    for (void* other : others) free(other);
+    free(block);
+  });
+  CHECK(says(text, "the block of 100 bytes is free already (freed twice)"));
+}
+
+TEST_CASE("a large block freed twice") {
+  CHECK(says(stopped_by([] {
+               void* block = opaque(malloc(200000));
+               free(block);
+               free(malloc(10));
+               free(block);
+             }),
+             "the block of 200000 bytes is free already"));
+}
+
+TEST_CASE("a write behind the end is told when the block is freed, or grown") {
+  CHECK(says(stopped_by([] {
+               void* block = malloc(100);
+               *at(block, 100) = 1;
+               free(block);
+             }),
+             "written over, 0 behind the end of the block of 100 bytes"));
+  CHECK(says(stopped_by([] {
+               void* block = malloc(100000);
+               *at(block, 100003) = 1;
+               (void)opaque(realloc(opaque(block), 200000));
+             }),
+             "realloc("));
+  CHECK(says(stopped_by([] {
+               void* block = malloc(24);
+               memset(at(block, 24), 0, malloc_usable_size(block) + 64);
+               free(block);
+             }),
+             "was written over"));
+}
+
+TEST_CASE("a write after free is told when the block leaves the quarantine") {
+  CHECK(says(stopped_by([] {
+               void* block = opaque(malloc(100));
+               free(block);
+               *at(block, 50) = 1;
+               malloc_trim(0);
+             }),
+             "write after free: byte 50 of the freed block"));
+}
+
+TEST_CASE("a size that was not asked for") {
+  CHECK(says(stopped_by([] { free_sized(opaque(malloc(100)), 101); }), "the block has 100 bytes"));
+  void* block = malloc(100);
+  free_sized(block, 100);
+}
+
+TEST_CASE("realloc of a freed block") {
+  CHECK(says(stopped_by([] {
+               void* block = opaque(malloc(100));
+               free(block);
+               (void)opaque(realloc(block, 200));
+             }),
+             "realloc("));
+}
+
+TEST_CASE("what is right goes on: sizes, zeroes, alignment, content") {
+  for (size_t size : {size_t{0}, size_t{1}, size_t{15}, size_t{16}, size_t{100}, size_t{5000}, size_t{32760}, size_t{32768}, size_t{300000}}) {
+    CAPTURE(size);
+    char* block = static_cast<char*>(malloc(size));
+    REQUIRE(block != nullptr);
+    CHECK(malloc_usable_size(block) == size);
+    memset(block, 7, size);
+    block = static_cast<char*>(realloc(block, size + 1000));
+    for (size_t i = 0; i < size; ++i) REQUIRE(block[i] == 7);
+    free(block);
+    char* zeroes = static_cast<char*>(calloc(1, size));
+    for (size_t i = 0; i < size; ++i) REQUIRE(zeroes[i] == 0);
+    free(zeroes);
+    void* aligned = nullptr;
+    REQUIRE(posix_memalign(&aligned, 4096, size) == 0);
+    CHECK(reinterpret_cast<uintptr_t>(aligned) % 4096 == 0);
+    free(aligned);
+  }
+}
+
+TEST_CASE("memory is used again, though not at once") {
+  for (int i = 0; i < 200000; ++i) free(opaque(malloc(1000)));
+  struct mallinfo2 info = mallinfo2();
+  CHECK(info.arena < size_t{200} << 20);
+}
