@@ -240,8 +240,9 @@ void Heap::release_large(void* block) {
   const uint32_t number = large_span(block, "free");
   Span& span = window_.span(number);
   // Of two threads that free it at once, one finds it no longer there.
-  SpanState expected = SpanState::kLarge;
-  if (!__atomic_compare_exchange_n(&span.state, &expected, SpanState::kInHand, false, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED))
+  uint8_t expected = static_cast<uint8_t>(SpanState::kLarge);
+  if (!__atomic_compare_exchange_n(reinterpret_cast<uint8_t*>(&span.state), &expected, static_cast<uint8_t>(SpanState::kInHand),
+                                   false, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED))
     refuse(block, "free");
   pages_[window_.node_of_page(span.first_page)].release(number);
   decay_if_due();

@@ -27,7 +27,8 @@ class PageHeap {
  public:
   constexpr PageHeap() = default;
 
-  void init(Window& window, uint32_t node);
+  // Before any other thread can know of it.
+  void init(Window& window, uint32_t node) PERCPU_NO_THREAD_SAFETY_ANALYSIS;
 
   // Takes a run of pages whose first is a multiple of align_pages (a power of two). Its record is kInHand; the caller makes
   // it what it is to be. span.clean: it reads as zero.

@@ -94,11 +94,18 @@ void fixture_leave_rseq(void) {
   if (leave_rseq() != 0) die("fixture: rseq unregister");
 }
 
+/* All that the process may use. */
+static cpu_set_t allowed;
+static __attribute__((constructor)) void read_allowed(void) {
+  if (sched_getaffinity(0, sizeof allowed, &allowed) != 0) die("fixture: sched_getaffinity");
+}
+
 void fixture_pin(int cpu) {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  for (unsigned i = 0; i < nr_cpus; ++i)
-    if (cpu < 0 || (unsigned)cpu == i) CPU_SET(i, &set);
+  cpu_set_t set = allowed;
+  if (cpu >= 0) {
+    CPU_ZERO(&set);
+    CPU_SET((unsigned)cpu, &set);
+  }
   if (sched_setaffinity(0, sizeof set, &set) != 0) die("fixture: sched_setaffinity");
 }
 
@@ -122,7 +129,7 @@ void *percpu_shared_copy_(const struct percpu_view *view, const void *handle) {
   syscall(SYS_getcpu, &cpu, NULL, NULL);
   errno = saved;
   if (__rseq_size != 0) cpu = view->nr_cpu_ids + cpu % 2;
-  return (char *)(uintptr_t)handle + view->offset[cpu];
+  return (void *)((uintptr_t)handle + view->offset[cpu]);
 }
 
 int percpu_fence(int cpu) {
