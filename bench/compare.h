@@ -3,6 +3,8 @@
 // Benchmarks that are compared with each other in one run. Google Benchmark runs each of them several times, in random
 // order, so that what else the machine does falls on all alike; this gathers the times, and prints medians with their spread
 // and the ratios that were asked for. A ratio of medians of interleaved runs holds where single times do not.
+//
+// Options besides Google Benchmark's: --json FILE (json_rows.h), and --quick for shorter and fewer runs.
 #ifndef PERCPU_BENCH_COMPARE_H
 #define PERCPU_BENCH_COMPARE_H
 
@@ -10,11 +12,14 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <cstring>
 #include <functional>
 #include <map>
 #include <string>
 #include <utility>
 #include <vector>
+
+#include "json_rows.h"
 
 class Comparison {
  public:
@@ -23,14 +28,26 @@ class Comparison {
   // Adds a benchmark; the order of adding is the order of the table.
   benchmark::internal::Benchmark* add(const std::string& name, Body body) {
     names_.push_back(name);
-    return benchmark::RegisterBenchmark(name.c_str(), std::move(body))->Repetitions(kRepetitions)->MinTime(kSeconds);
+    benchmarks_.push_back(benchmark::RegisterBenchmark(name.c_str(), std::move(body)));
+    return benchmarks_.back();
   }
   // Asks for the ratio of two of them.
   void ratio(std::string over, std::string under) { ratios_.emplace_back(std::move(over), std::move(under)); }
 
-  // Runs all. Takes Google Benchmark's options. Returns the exit status.
+  // Runs all. Takes Google Benchmark's options and ours. Returns the exit status.
   int run(int argc, char** argv) {
     std::vector<char*> arguments(argv, argv + argc);
+    arguments.push_back(nullptr);
+    JsonRows json(&argc, arguments.data());
+    arguments.resize(static_cast<size_t>(argc));
+    const auto quick = std::find_if(arguments.begin() + 1, arguments.end(),
+                                    [](const char* argument) { return std::strcmp(argument, "--quick") == 0; });
+    if (quick != arguments.end()) {
+      arguments.erase(quick);
+      repetitions_ = 3;
+      seconds_ = 0.005;
+    }
+    for (benchmark::internal::Benchmark* one : benchmarks_) one->Repetitions(repetitions_)->MinTime(seconds_);
     char interleave[] = "--benchmark_enable_random_interleaving=true";
     arguments.insert(arguments.begin() + 1, interleave);
     int count = static_cast<int>(arguments.size());
@@ -40,13 +57,12 @@ class Comparison {
     Reporter reporter(*this);
     benchmark::RunSpecifiedBenchmarks(&reporter);
     print();
-    return 0;
+    for (const std::string& name : names_)
+      if (!times_[name].empty()) json.add(name, "ns", times_[name]);
+    return json.write() ? 0 : 1;
   }
 
  private:
-  static constexpr int kRepetitions = 9;
-  static constexpr double kSeconds = 0.05;
-
   class Reporter : public benchmark::ConsoleReporter {
    public:
     explicit Reporter(Comparison& comparison) : ConsoleReporter(OO_None), comparison_(comparison) {}
@@ -73,7 +89,7 @@ class Comparison {
   }
 
   void print() {
-    std::printf("\n%-28s %10s %10s %10s   (ns, %d interleaved runs)\n", "", "median", "min", "max", kRepetitions);
+    std::printf("\n%-28s %10s %10s %10s   (ns, %d interleaved runs)\n", "", "median", "min", "max", repetitions_);
     for (const std::string& name : names_) {
       const double middle = median(name);
       if (times_[name].empty()) continue;
@@ -86,7 +102,10 @@ class Comparison {
     }
   }
 
+  int repetitions_ = 9;
+  double seconds_ = 0.05;
   std::vector<std::string> names_;
+  std::vector<benchmark::internal::Benchmark*> benchmarks_;
   std::vector<std::pair<std::string, std::string>> ratios_;
   std::map<std::string, std::vector<double>> times_;
 };
