@@ -10,7 +10,7 @@
 #include "base/check.h"
 #include "base/text.h"
 #include "preload/heap.h"
-#include "preload/pin.h"
+#include "preload/pin/pin.h"
 
 namespace {
 

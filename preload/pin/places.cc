@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "preload/pin_places.h"
+#include "preload/pin/places.h"
 
 #include <errno.h>
 

@@ -5,7 +5,7 @@
 #define PERCPU_PRELOAD_PIN_PLACES_H
 
 #include "os/system.h"
-#include "preload/pin_order.h"
+#include "preload/pin/order.h"
 
 namespace percpu::heap {
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "preload/pin_order.h"
+#include "preload/pin/order.h"
 
 #include <cstring>
 

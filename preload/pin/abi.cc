@@ -7,7 +7,7 @@
 #include <unistd.h>
 
 #include "preload/heap.h"
-#include "preload/pin.h"
+#include "preload/pin/pin.h"
 
 using percpu::heap::OffPlace;
 using percpu::heap::OffPlaceForExec;

@@ -13,8 +13,8 @@
 //
 // Context of everything here: any thread, signal handlers included (all signals are blocked while the one lock is held);
 // nothing allocates but what libc's own functions do. A child of vfork may call what is needed to exec.
-#ifndef PERCPU_PRELOAD_PIN_H
-#define PERCPU_PRELOAD_PIN_H
+#ifndef PERCPU_PRELOAD_PIN_PIN_H
+#define PERCPU_PRELOAD_PIN_PIN_H
 
 #include <pthread.h>
 #include <sched.h>
@@ -100,4 +100,4 @@ class OffPlaceForExec {
 
 }  // namespace percpu::heap
 
-#endif  // PERCPU_PRELOAD_PIN_H
+#endif  // PERCPU_PRELOAD_PIN_PIN_H

@@ -1,0 +1,398 @@
+// SPDX-License-Identifier: MIT
+#include "preload/pin/placement.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <cstring>
+
+#include "base/check.h"
+#include "preload/pin/places.h"
+
+namespace percpu::heap {
+
+__thread ThreadPlace t_place __attribute__((tls_model("initial-exec"), visibility("hidden"))) = {};
+constinit Placement placement;
+
+namespace {
+
+constexpr uint64_t kSecondNs = 1000 * 1000 * 1000;
+constexpr uint64_t kLookEveryNs = kSecondNs;
+// A CPU that turned out to be shared is not given out for this long.
+constexpr uint64_t kSharedForNs = 10 * kSecondNs;
+
+const System& os() { return real_system(); }
+uint64_t now_ns() {
+  timespec now;
+  clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
+  return static_cast<uint64_t>(now.tv_sec) * kSecondNs + static_cast<uint64_t>(now.tv_nsec);
+}
+
+pid_t this_tid() { return static_cast<pid_t>(syscall(SYS_gettid)); }
+
+}  // namespace
+
+// libc's own function would leave two signals unblocked.
+uint64_t PlacementGuard::set_signals(uint64_t blocked) {
+  uint64_t before = 0;
+  syscall(SYS_rt_sigprocmask, SIG_SETMASK, &blocked, &before, sizeof before);
+  return before;
+}
+// ---- masks and places ----------------------------------------------------------------------------------------------------
+
+bool Placement::is_mask_of(const CpuMask& mask, int32_t place) const {
+  if (place == kNoPlace) return false;
+  if (policy_ != PinPolicy::kNode) return mask.first().value == place && !mask.after({place}).valid();
+  for (CpuId cpu = mask.first(); cpu.valid(); cpu = mask.after(cpu)) {
+    if (!initial_.has(cpu)) return false;
+  }
+  for (CpuId cpu = initial_.first(); cpu.valid(); cpu = initial_.after(cpu)) {
+    if (mask.has(cpu) != (places_[cpu.index()].node == place)) return false;
+  }
+  return true;
+}
+
+bool Placement::stands_at(pid_t tid, int32_t place) {
+  if (place == kNoPlace) return false;
+  scratch_ = {};
+  return os().sched_getaffinity(tid, sizeof scratch_.words, scratch_.words) > 0 && is_mask_of(scratch_, place);
+}
+
+int Placement::go_to(pid_t tid, int32_t place) {
+  scratch_ = {};
+  if (policy_ == PinPolicy::kNode) {
+    for (CpuId cpu = initial_.first(); cpu.valid(); cpu = initial_.after(cpu)) {
+      if (places_[cpu.index()].node == place) scratch_.add(cpu);
+    }
+  } else {
+    scratch_.add({place});
+  }
+  any_placed_.store(true, std::memory_order_relaxed);
+  return os().sched_setaffinity(tid, sizeof scratch_.words, scratch_.words);
+}
+
+int Placement::go_free(pid_t tid) const { return os().sched_setaffinity(tid, sizeof initial_.words, initial_.words); }
+
+int32_t Placement::own_place() const { return t_place.record != nullptr ? t_place.record->place : t_place.last; }
+
+// ---- the machine ---------------------------------------------------------------------------------------------------------
+
+void Placement::start(const Config& config) {
+  if (config.pin == PinPolicy::kNone) return;
+  if (os().sched_getaffinity(0, sizeof initial_.words, initial_.words) <= 0) return;
+  policy_ = config.pin;
+  list_ = config.pin_list;
+  skip_ = config.pin_skip;
+  verbose_ = config.pin_verbose;
+  if (policy_ == PinPolicy::kList) {
+    const CpuId refused = first_not_allowed(list_, initial_);
+    if (refused.valid()) {
+      report("pin:list: expected CPUs that the process may use (%d..%d, %zu of them), found %d", initial_.first().value,
+             initial_.last().value, initial_.count(), refused.value);
+      _exit(1);
+    }
+  }
+  if (initial_.count() < 2) return;  // one CPU: everybody is placed
+  active_ = pthread_key_create(&key_, end) == 0;
+}
+
+// Looks at the machine, once, when the first thread is created.
+bool Placement::make_ready() {
+  if (ready_) return true;
+  size_t listed = 0;
+  for (uint32_t i = 0; i < list_.count; ++i) listed += size_t{list_.ranges[i].last} - list_.ranges[i].first + 1;
+  const size_t nr_cpus = initial_.last().index() + 1;
+  const size_t capacity = listed > initial_.count() ? listed : initial_.count();
+  const size_t bytes = capacity * (sizeof *shared_until_ns_ + sizeof *users_ + sizeof *order_.ids) + nr_cpus * sizeof *places_;
+  const intptr_t at = os().mmap(0, bytes, PROT_READ | PROT_WRITE, 0);
+  if (at < 0) return false;
+  shared_until_ns_ = reinterpret_cast<uint64_t*>(at);
+  users_ = reinterpret_cast<uint32_t*>(shared_until_ns_ + capacity);
+  order_.ids = reinterpret_cast<uint16_t*>(users_ + capacity);
+  order_.capacity = capacity;
+  places_ = reinterpret_cast<CpuPlace*>(order_.ids + capacity);
+  read_cpu_places(os(), initial_, places_);
+  order_slots(policy_, initial_, places_, list_, &order_);
+  // Several processes on one machine begin at different cores.
+  first_slot_ = policy_ == PinPolicy::kAuto ? static_cast<size_t>(getpid()) % order_.nr_cores : 0;
+  looked_ns_ = now_ns();
+  if (verbose_) report("pin: %zu CPUs allowed, %zu places", initial_.count(), order_.count);
+  ready_ = true;
+  return true;
+}
+// ---- records -------------------------------------------------------------------------------------------------------------
+
+void Placement::drop(ThreadRecord* record) {
+  release_slot(record);
+  uncount(record);
+  records_.remove(record);
+}
+
+ThreadRecord* Placement::find(pid_t tid, pthread_t thread) {
+  if (tid == 0) {
+    // A child of vfork runs on its parent's thread-local words.
+    return t_place.record != nullptr && t_place.record->tid == this_tid() ? t_place.record : nullptr;
+  }
+  for (ThreadRecord* record = records_.first(); record != nullptr; record = record->next) {
+    if (record->tid == 0) continue;
+    if (tid == kByThread ? pthread_equal(record->thread, thread) != 0 : record->tid == tid) return record;
+  }
+  return nullptr;
+}
+
+void Placement::add_claim(pid_t tid, pthread_t thread, bool exempt) {
+  if (beginning_ == 0) return;
+  if (nr_claims_ == kMaxClaims) {
+    claims_lost_ = true;
+    return;
+  }
+  claims_[nr_claims_++] = {thread, tid == kByThread ? 0 : tid, exempt};
+}
+// ---- slots ---------------------------------------------------------------------------------------------------------------
+
+// pin:auto: the first slot that nobody has. Others: the first of those that fewest have.
+int32_t Placement::pick_slot(uint64_t now) {
+  const bool own = policy_ == PinPolicy::kAuto;
+  if (own && live_ > order_.count) return kNoSlot;
+  int32_t best = kNoSlot;
+  for (size_t i = 0; i < order_.count; ++i) {
+    const size_t slot = i < order_.nr_cores ? (i + first_slot_) % order_.nr_cores : i;
+    if (own && (users_[slot] != 0 || shared_until_ns_[slot] > now)) continue;
+    if (best == kNoSlot || users_[slot] < users_[best]) best = static_cast<int32_t>(slot);
+    if (users_[slot] == 0) break;
+  }
+  if (best != kNoSlot) users_[best]++;
+  return best;
+}
+
+void Placement::release_slot(ThreadRecord* record) {
+  if (record->slot == kNoSlot) return;
+  users_[record->slot]--;
+  record->slot = kNoSlot;
+}
+
+void Placement::uncount(ThreadRecord* record) {
+  if (record->counted) live_--;
+  record->counted = false;
+}
+
+void Placement::set_free(ThreadRecord* record, const char* why) {
+  release_slot(record);
+  if (record->place == kNoPlace) return;
+  if (stands_at(record->tid, record->place)) {
+    (void)go_free(record->tid);
+    if (verbose_) report("pin: thread %d is free: %s", static_cast<int>(record->tid), why);
+  }
+  record->place = kNoPlace;
+}
+
+void Placement::set_all_free() {
+  for (ThreadRecord* record = records_.first(); record != nullptr; record = record->next) set_free(record, "more threads than CPUs");
+}
+// ---- creation ------------------------------------------------------------------------------------------------------------
+
+ThreadRecord* Placement::prepare(bool mask_in_attr) {
+  PlacementGuard guard(lock_);
+  if (!make_ready()) return nullptr;
+  const uint64_t now = now_ns();
+  look(now);
+  ThreadRecord* record = records_.add(os());
+  if (record == nullptr) return nullptr;
+  record->number = ++nr_created_;
+  record->inherited = own_place();
+  record->mask_in_attr = mask_in_attr;
+  record->looked_ns = now;
+  beginning_++;
+  if (skips_number(skip_.text, record->number)) return record;
+  record->counted = true;
+  live_++;
+  if (!mask_in_attr) record->slot = pick_slot(now);
+  return record;
+}
+
+void Placement::begun(ThreadRecord* record) {
+  (void)record;
+  if (--beginning_ > 0) return;
+  nr_claims_ = 0;
+  claims_lost_ = false;
+}
+
+void Placement::failed(ThreadRecord* record) {
+  PlacementGuard guard(lock_);
+  if (record->number == nr_created_) nr_created_--;
+  drop(record);
+  begun(record);
+}
+
+void Placement::created() {
+  PlacementGuard guard(lock_);
+  if (policy_ == PinPolicy::kAuto && live_ > order_.count) set_all_free();
+}
+
+// In the new thread: takes its place, if it is ours to place.
+void Placement::settle(ThreadRecord* record) {
+  bool claimed = claims_lost_;
+  bool exempt = false;
+  for (uint32_t i = 0; i < nr_claims_; ++i) {
+    const Claim& claim = claims_[i];
+    if (claim.tid != 0 ? claim.tid != record->tid : pthread_equal(claim.thread, record->thread) == 0) continue;
+    (claim.exempt ? exempt : claimed) = true;
+  }
+  if (exempt) uncount(record);
+  if (record->mask_in_attr || claimed) return release_slot(record);
+  const bool inherited = stands_at(0, record->inherited);
+  if (!inherited && (os().sched_getaffinity(0, sizeof scratch_.words, scratch_.words) <= 0 || scratch_ != initial_))
+    return release_slot(record);
+  if (exempt) release_slot(record);
+  if (record->slot != kNoSlot) {
+    record->place = order_.ids[record->slot];
+    if (go_to(0, record->place) == 0) {
+      if (verbose_) {
+        report("pin: thread %d, number %u, on %s %d", static_cast<int>(record->tid), record->number,
+               policy_ == PinPolicy::kNode ? "node" : "CPU", record->place);
+      }
+      return;
+    }
+    record->place = kNoPlace;
+    release_slot(record);
+  }
+  if (inherited) (void)go_free(0);
+}
+
+void Placement::begin(ThreadRecord* record) {
+  const bool followed = pthread_setspecific(key_, record) == 0;
+  PlacementGuard guard(lock_);
+  record->thread = pthread_self();
+  record->tid = this_tid();
+  if (!followed) {
+    release_slot(record);
+    uncount(record);
+  }
+  settle(record);
+  begun(record);
+  if (followed) {
+    t_place.record = record;
+  } else {
+    drop(record);  // nobody would tell us when it ends
+  }
+}
+
+// The destructor of the key: the thread ends, by whatever way. (A child of fork has the key's value, but not the record.)
+void Placement::end(void* value) {
+  ThreadRecord* record = static_cast<ThreadRecord*>(value);
+  PlacementGuard guard(placement.lock_);
+  if (t_place.record != record) return;
+  t_place.last = record->place;
+  t_place.record = nullptr;
+  placement.drop(record);
+}
+void Placement::hide(pid_t tid, pthread_t thread, size_t size_bytes, void* mask) {
+  const size_t bytes = size_bytes < sizeof scratch_.words ? size_bytes : sizeof scratch_.words;
+  scratch_ = {};
+  memcpy(scratch_.words, mask, bytes);
+  bool ours = false;
+  const bool self = tid == 0 || (tid == kByThread && pthread_equal(thread, pthread_self()) != 0);
+  const ThreadRecord* record = self ? t_place.record : find(tid, thread);
+  if (self || record != nullptr) {
+    ours = is_mask_of(scratch_, self ? own_place() : record->place);
+  } else if (tid != getpid()) {
+    // Perhaps one that has not begun, and still has what it inherited.
+    for (record = records_.first(); record != nullptr && !ours; record = record->next)
+      ours = record->tid == 0 && !record->mask_in_attr && is_mask_of(scratch_, record->inherited);
+  }
+  if (!ours) return;
+  memset(mask, 0, size_bytes);
+  memcpy(mask, initial_.words, bytes);
+}
+
+bool Placement::leave() {
+  PlacementGuard guard(lock_);
+  if (!stands_at(0, own_place())) return false;
+  return go_free(0) == 0;
+}
+
+// Only if the place is still the thread's: meanwhile it may have been set free, or given a mask by the program.
+void Placement::come_back() {
+  PlacementGuard guard(lock_);
+  if (t_place.record != nullptr && t_place.record->place != kNoPlace) (void)go_to(0, t_place.record->place);
+}
+// The process has this thread only; the lock may be a thread's that is gone, and what it guards half changed.
+void Placement::fork_child() PERCPU_NO_THREAD_SAFETY_ANALYSIS {
+  lock_.reset_after_fork_in_child();
+  if (stands_at(0, own_place())) (void)go_free(0);
+  t_place = {};
+  records_.reset_after_fork_in_child();
+  live_ = 0;
+  beginning_ = 0;
+  nr_created_ = 0;
+  nr_claims_ = 0;
+  claims_lost_ = false;
+  if (!ready_) return;
+  for (size_t slot = 0; slot < order_.count; ++slot) users_[slot] = 0;
+  first_slot_ = policy_ == PinPolicy::kAuto ? static_cast<size_t>(getpid()) % order_.nr_cores : 0;
+}
+
+// ---- looking after them -----------------------------------------------------------------------------------------------------
+
+void Placement::look_at(ThreadRecord* record, uint64_t now) {
+  char path[64];
+  char text[96];
+  if (!record->name_read) {
+    record->name_read = true;
+    Text name_path(path);
+    name_path.format("/proc/self/task/%d/comm", static_cast<int>(record->tid));
+    const ssize_t len = read_beginning(os(), path, text, sizeof text);
+    if (len > 0 && text[len - 1] == '\n') text[len - 1] = 0;
+    if (len > 0 && (is_exempt_name(text) || skips_name(skip_.text, text))) {
+      uncount(record);
+      return set_free(record, "its name");
+    }
+  }
+  if (policy_ != PinPolicy::kAuto || now - record->looked_ns < kLookEveryNs) return;
+  Text stat_path(path);
+  stat_path.format("/proc/self/task/%d/schedstat", static_cast<int>(record->tid));
+  if (read_beginning(os(), path, text, sizeof text) <= 0) return;
+  uint64_t numbers[2] = {};  // ran and waited, in nanoseconds
+  const char* c = text;
+  for (uint64_t& number : numbers) {
+    for (; *c >= '0' && *c <= '9'; ++c) number = number * 10 + static_cast<uint64_t>(*c - '0');
+    if (*c == ' ') ++c;
+  }
+  const int32_t slot = record->slot;
+  if (cpu_is_shared(now - record->looked_ns, numbers[0] - record->ran_ns, numbers[1] - record->waited_ns)) {
+    if (slot != kNoSlot) shared_until_ns_[slot] = now + kSharedForNs;
+    set_free(record, "its CPU is shared with others");
+  }
+  record->looked_ns = now;
+  record->ran_ns = numbers[0];
+  record->waited_ns = numbers[1];
+}
+
+void Placement::look(uint64_t now) {
+  if (now - looked_ns_ < kLookEveryNs) return;
+  looked_ns_ = now;
+  for (ThreadRecord* record = records_.first(); record != nullptr;) {
+    ThreadRecord* next = record->next;
+    // One that left without a word (a raw exit) is no longer there.
+    if (record->tid != 0 && syscall(SYS_tgkill, getpid(), record->tid, 0) != 0 && errno == ESRCH) {
+      drop(record);
+    } else if (record->place != kNoPlace) {
+      look_at(record, now);
+    }
+    record = next;
+  }
+}
+
+bool Placement::tick() {
+  if (!any_placed()) return false;
+  const int saved_errno = errno;
+  PlacementGuard guard(lock_);
+  look(now_ns());
+  errno = saved_errno;
+  return true;
+}
+
+}  // namespace percpu::heap

@@ -1,0 +1,202 @@
+// SPDX-License-Identifier: MIT
+//
+// Which thread has which place: the state behind pin.h, and its rules (docs/pinning.md).
+//
+// Invariants:
+//   - A record stands for one thread that the program created through us, from before its creation until it ends. It has a
+//     slot when the policy gives it a place, and a `place` from before its mask is set until after it is set back.
+//   - users_[slot] is the number of records that have the slot; with pin:auto at most one.
+//   - live_ counts the records that are `counted`: all but exempt threads.
+// Locking: lock_ guards everything that is not written in start(). A thread reads of its own record without the lock only
+// whether there is one. All signals are blocked while the lock is held, so that a handler that creates, asks or execs
+// never finds it held by its own thread. fork does not take it: the child trusts only what single stores have made, the chain
+// of slabs and the forking thread's own place, and makes the rest anew.
+#ifndef PERCPU_PRELOAD_PIN_PLACEMENT_H
+#define PERCPU_PRELOAD_PIN_PLACEMENT_H
+
+#include <pthread.h>
+#include <sys/types.h>
+
+#include <atomic>
+
+#include "base/annotations.h"
+#include "base/cpu_mask.h"
+#include "core/config.h"
+#include "os/mutex.h"
+#include "preload/pin/order.h"
+#include "preload/pin/records.h"
+
+namespace percpu::heap {
+
+// What a thread knows of its own place.
+struct ThreadPlace {
+  ThreadRecord* record = nullptr;
+  int32_t last = kNoPlace;  // the place that it keeps while it ends, when its record is gone already
+  uint32_t off = 0;         // how many OffPlace it is in
+};
+extern __thread ThreadPlace t_place __attribute__((tls_model("initial-exec"), visibility("hidden")));
+
+// What the program asked of a thread that had not begun yet.
+struct Claim {
+  pthread_t thread;
+  pid_t tid;  // 0: `thread` counts
+  bool exempt;
+};
+
+// Holds the lock with all signals blocked.
+class PERCPU_SCOPED_CAPABILITY PlacementGuard {
+ public:
+  explicit PlacementGuard(SleepMutex& mutex) PERCPU_ACQUIRE(mutex) : mutex_(mutex), signals_(set_signals(~uint64_t{0})) {
+    mutex_.lock();
+  }
+  ~PlacementGuard() PERCPU_RELEASE() {
+    mutex_.unlock();
+    set_signals(signals_);
+  }
+  PlacementGuard(const PlacementGuard&) = delete;
+  PlacementGuard& operator=(const PlacementGuard&) = delete;
+
+ private:
+  // Returns what was blocked before.
+  static uint64_t set_signals(uint64_t blocked);
+
+  SleepMutex& mutex_;
+  uint64_t signals_;
+};
+
+class Placement {
+ public:
+  constexpr Placement() = default;
+
+  void start(const Config& config);
+  bool active() const { return active_; }
+  // Whether any thread ever had a place: before that, nothing needs hiding.
+  bool any_placed() const { return any_placed_.load(std::memory_order_relaxed); }
+
+  // Creation. prepare() returns null when it cannot be followed; failed() or created() come after, or neither for null.
+  ThreadRecord* prepare(bool mask_in_attr) PERCPU_EXCLUDES(lock_);
+  void failed(ThreadRecord* record) PERCPU_EXCLUDES(lock_);
+  void created() PERCPU_EXCLUDES(lock_);
+  void begin(ThreadRecord* record) PERCPU_EXCLUDES(lock_);
+  static void end(void* record);
+
+  // What the program does to a thread; `call` is libc's function, made under the lock so that a beginning thread sees all
+  // of it or nothing. A tid of 0 is the caller; kByThread: `thread` counts.
+  template <class Call>
+  int set_mask(pid_t tid, pthread_t thread, Call call) PERCPU_EXCLUDES(lock_);
+  template <class Call>
+  int set_name(pthread_t thread, const char* name, Call call) PERCPU_EXCLUDES(lock_);
+  // Puts the initial mask where that of the thread's place is.
+  template <class Call>
+  int ask(pid_t tid, pthread_t thread, size_t size_bytes, void* mask, Call call) PERCPU_EXCLUDES(lock_);
+
+  // The calling thread leaves its place, and takes it again. Returns: whether it had one.
+  bool leave() PERCPU_EXCLUDES(lock_);
+  void come_back() PERCPU_EXCLUDES(lock_);
+
+  bool tick() PERCPU_EXCLUDES(lock_);
+  void fork_child();
+
+  static constexpr pid_t kByThread = -1;
+
+ private:
+  static constexpr size_t kMaxClaims = 16;
+
+  bool make_ready() PERCPU_REQUIRES(lock_);
+  void drop(ThreadRecord* record) PERCPU_REQUIRES(lock_);
+  ThreadRecord* find(pid_t tid, pthread_t thread) PERCPU_REQUIRES(lock_);
+  void add_claim(pid_t tid, pthread_t thread, bool exempt) PERCPU_REQUIRES(lock_);
+  void begun(ThreadRecord* record) PERCPU_REQUIRES(lock_);
+
+  int32_t pick_slot(uint64_t now) PERCPU_REQUIRES(lock_);
+  void release_slot(ThreadRecord* record) PERCPU_REQUIRES(lock_);
+  void uncount(ThreadRecord* record) PERCPU_REQUIRES(lock_);
+  void settle(ThreadRecord* record) PERCPU_REQUIRES(lock_);
+  void set_free(ThreadRecord* record, const char* why) PERCPU_REQUIRES(lock_);
+  void set_all_free() PERCPU_REQUIRES(lock_);
+  void look(uint64_t now) PERCPU_REQUIRES(lock_);
+  void hide(pid_t tid, pthread_t thread, size_t size_bytes, void* mask) PERCPU_REQUIRES(lock_);
+  void look_at(ThreadRecord* record, uint64_t now) PERCPU_REQUIRES(lock_);
+
+  int32_t own_place() const;
+  bool is_mask_of(const CpuMask& mask, int32_t place) const;
+  bool stands_at(pid_t tid, int32_t place) PERCPU_REQUIRES(lock_);
+  int go_to(pid_t tid, int32_t place) PERCPU_REQUIRES(lock_);
+  int go_free(pid_t tid) const;
+
+  bool active_ = false;
+  bool verbose_ = false;
+  PinPolicy policy_ = PinPolicy::kNone;
+  CpuMask initial_;
+  PinList list_;
+  PinSkip skip_;
+  pthread_key_t key_ = 0;
+  std::atomic<bool> any_placed_{false};
+
+  SleepMutex lock_;
+  bool ready_ PERCPU_GUARDED_BY(lock_) = false;
+  CpuPlace* places_ = nullptr;  // as all that make_ready() makes: constant from then on
+  SlotOrder order_;
+  uint32_t* users_ = nullptr;
+  uint64_t* shared_until_ns_ = nullptr;
+  size_t first_slot_ = 0;  // where pin:auto begins among the cores
+
+  CpuMask scratch_ PERCPU_GUARDED_BY(lock_);  // stacks may be small
+  RecordList records_ PERCPU_GUARDED_BY(lock_);
+  uint32_t live_ PERCPU_GUARDED_BY(lock_) = 0;
+  uint32_t beginning_ PERCPU_GUARDED_BY(lock_) = 0;  // records whose threads have not begun
+  uint32_t nr_created_ PERCPU_GUARDED_BY(lock_) = 0;
+  Claim claims_[kMaxClaims] PERCPU_GUARDED_BY(lock_) = {};
+  uint32_t nr_claims_ PERCPU_GUARDED_BY(lock_) = 0;
+  bool claims_lost_ PERCPU_GUARDED_BY(lock_) = false;  // there were more: all that have not begun are left alone
+  uint64_t looked_ns_ PERCPU_GUARDED_BY(lock_) = 0;
+};
+
+extern Placement placement;
+
+// ---- what the program sets and asks -----------------------------------------------------------------------------------------
+
+template <class Call>
+int Placement::set_mask(pid_t tid, pthread_t thread, Call call) {
+  PlacementGuard guard(lock_);
+  const int result = call();
+  if (result != 0) return result;
+  ThreadRecord* record = find(tid, thread);
+  if (record != nullptr) {
+    release_slot(record);
+    record->place = kNoPlace;
+  } else if (tid != 0) {
+    add_claim(tid, thread, false);
+  } else if (t_place.record == nullptr) {
+    t_place.last = kNoPlace;
+  }
+  return result;
+}
+
+template <class Call>
+int Placement::set_name(pthread_t thread, const char* name, Call call) {
+  const int result = call();
+  if (result != 0 || !(is_exempt_name(name) || skips_name(skip_.text, name))) return result;
+  PlacementGuard guard(lock_);
+  ThreadRecord* record = find(kByThread, thread);
+  if (record == nullptr) {
+    add_claim(kByThread, thread, true);
+  } else {
+    uncount(record);
+    set_free(record, "its name");
+  }
+  return result;
+}
+
+// `call` reads the mask, under the lock: between reading and comparing nobody places the thread, or sets it free.
+template <class Call>
+int Placement::ask(pid_t tid, pthread_t thread, size_t size_bytes, void* mask, Call call) {
+  PlacementGuard guard(lock_);
+  const int result = call();
+  if (result == 0) hide(tid, thread, size_bytes, mask);
+  return result;
+}
+
+}  // namespace percpu::heap
+
+#endif  // PERCPU_PRELOAD_PIN_PLACEMENT_H
