@@ -293,13 +293,12 @@ void Placement::hide(pid_t tid, pthread_t thread, size_t size_bytes, void* mask)
   const size_t bytes = size_bytes < sizeof scratch_.words ? size_bytes : sizeof scratch_.words;
   scratch_ = {};
   memcpy(scratch_.words, mask, bytes);
-  bool ours = false;
   const bool self = tid == 0 || (tid == kByThread && pthread_equal(thread, pthread_self()) != 0);
   const ThreadRecord* record = self ? t_place.record : find(tid, thread);
-  if (self || record != nullptr) {
-    ours = is_mask_of(scratch_, self ? own_place() : record->place);
-  } else if (tid != getpid()) {
-    // Perhaps one that has not begun, and still has what it inherited.
+  const int32_t place = record != nullptr ? record->place : self ? t_place.last : kNoPlace;
+  bool ours = is_mask_of(scratch_, place);
+  if (record == nullptr && (self ? this_tid() : tid) != getpid()) {
+    // Perhaps a thread that has not begun, and still has what it inherited; its signal handlers may ask already.
     for (record = records_.first(); record != nullptr && !ours; record = record->next)
       ours = record->tid == 0 && !record->mask_in_attr && is_mask_of(scratch_, record->inherited);
   }
