@@ -24,8 +24,10 @@
  * How to read the comments. Sizes are in bytes unless they say otherwise. A function that returns a pointer returns NULL
  * on failure, one that returns an int returns -1, and errno says why; errno is left alone on success. "Thread-safe":
  * any threads may call it at the same time. "Signal-safe": it may be called from a signal handler, whatever that handler
- * interrupted. "Fork-safe": the child of a fork() may use it, even where other threads of the parent were inside it. A
- * child made by vfork() shares the parent's memory but not its rseq registration, and must call nothing of this library.
+ * interrupted; where it makes the default pool, only once there is one. "Fork-safe": the child of a fork() may use it, even
+ * where other threads of the parent were inside it. (fork() itself is not for a signal handler that interrupted this library;
+ * posix_spawn() and _Fork() are.) A child made by vfork() shares the parent's memory but not its rseq registration, and must
+ * call nothing of this library. What makes the default pool, where there is none yet, may fail with ENOMEM and then says so.
  *
  * Configuration: the environment variable PERCPU_CONF holds "key:value,key:value". It is read once, when the first pool
  * is made; an unknown key or a bad value is reported once on stderr, with the list of keys, and the default is used.
@@ -110,7 +112,8 @@ void percpu_free_rcu(void *handle);
  */
 size_t percpu_alloc_size(const void *handle);
 
-/* The largest `size` that percpu_alloc() takes. Thread-safe. */
+/* The largest `size` that percpu_alloc() takes, bytes. Makes the default pool if there is none; 0 with errno ENOMEM where that
+   fails. Thread-, fork-safe. */
 size_t percpu_max_alloc(void);
 
 /* ----------------------------------------------------------------------------------------------- CPUs, copies ---- */
@@ -121,12 +124,13 @@ size_t percpu_max_alloc(void);
  */
 unsigned percpu_nr_cpu_ids(void);
 
-/* 1 if the machine can ever have this CPU, else 0. Thread-, fork-safe. */
+/* 1 if the machine can ever have this CPU, else 0. Makes the default pool if there is none; 0 where that fails. Thread-,
+   fork-safe. */
 int percpu_cpu_possible(unsigned cpu);
 
 /*
  * 1 if the calling thread's operations run as restartable sequences (rseq), 0 if they use atomic instructions on a copy
- * shared with others. Thread-, signal- and fork-safe.
+ * shared with others. Makes the default pool if there is none; 0 where that fails. Thread-, signal- and fork-safe.
  */
 int percpu_thread_has_rseq(void);
 
@@ -141,7 +145,9 @@ int percpu_thread_has_rseq(void);
  * Returns 0, or -1 with errno
  *   EINVAL  not a possible CPU
  *   ENOSYS  membarrier's rseq command is not to be had, and the thread could not be moved to that CPU instead
- * Uses membarrier(2), MEMBARRIER_CMD_PRIVATE_EXPEDITED_RSEQ. Costs microseconds. Thread-, signal- and fork-safe.
+ *   ENOMEM  the first use of the library, and no memory for what it reads of the machine
+ * Uses membarrier(2), MEMBARRIER_CMD_PRIVATE_EXPEDITED_RSEQ. Costs microseconds. Thread- and fork-safe;
+ * signal-safe once the library was used.
  */
 int percpu_fence(int cpu);
 
@@ -151,6 +157,9 @@ int percpu_fence(int cpu);
  * A pool is an allocator of its own: own chunks, limits, statistics and balancer work. percpu_alloc() and the plain
  * operations serve the default pool, which is made at first use from PERCPU_CONF. Handles of one pool mean nothing to
  * another: use percpu_pool_free(), percpu_pool_add(), ... with them.
+ *
+ * Where a function below gets NULL for a pool it fails with EINVAL; percpu_pool_free() and percpu_pool_free_rcu() of a handle
+ * then stop the program with one line that names it, and the inlined operations must not be given NULL.
  */
 typedef struct percpu_pool percpu_pool_t;
 
@@ -192,16 +201,16 @@ struct percpu_pool_attr {
 percpu_pool_t *percpu_pool_create(const struct percpu_pool_attr *attr) __attribute__((warn_unused_result));
 
 /*
- * Destroys a pool that has no live areas left. -1 with errno EBUSY where it has some, or is the default pool, EINVAL where
- * it is NULL: then nothing happened. The caller makes sure that nobody else uses the pool. Waits for a grace period: not to be called inside
- * rcu_read_lock(). Thread-, fork-safe.
+ * Destroys a pool that has no live areas left. Returns 0, or -1 with errno EBUSY where it has some, or is the default pool:
+ * then nothing happened. The caller makes sure that nobody else uses the pool. Waits for a grace period: not to be called
+ * inside rcu_read_lock(). Thread-, fork-safe.
  */
 int percpu_pool_destroy(percpu_pool_t *pool);
 
 /* The default pool, made if there is none yet; NULL with errno ENOMEM where that fails. Thread-, fork-safe. */
 percpu_pool_t *percpu_pool_default(void);
 
-/* As the functions without "pool", for any pool. */
+/* As the functions without "pool", for any pool: same results, errors and promises. */
 void *percpu_pool_alloc(percpu_pool_t *pool, size_t size, size_t align, unsigned flags)
     __attribute__((warn_unused_result));
 void percpu_pool_free(percpu_pool_t *pool, void *handle);
@@ -211,7 +220,8 @@ size_t percpu_pool_max_alloc(percpu_pool_t *pool);
 
 /*
  * Does one round of balance work now, in the calling thread: gives wholly free chunks and empty pages back, and tops up
- * the pages kept ready for PERCPU_ATOMIC. Returns 0. Thread-, fork-safe.
+ * the pages kept ready for PERCPU_ATOMIC. Returns 0, also where memory was short; or -1 with errno where there is no pool.
+ * May take milliseconds. Thread-, fork-safe.
  */
 int percpu_pool_balance(percpu_pool_t *pool);
 int percpu_balance(void);
@@ -238,14 +248,18 @@ typedef struct percpu_domain percpu_domain_t;
 percpu_domain_t *percpu_domain_create(const char *name, size_t limit_bytes, percpu_domain_t *parent)
     __attribute__((warn_unused_result));
 
-/* Takes, and drops, a reference. A domain lives as long as it has references, live areas, or children. Thread-safe. */
+/*
+ * Takes, and drops, a reference; NULL is fine. A domain lives as long as it has references, live areas, or children. Dropping one
+ * that is not there stops the program with one line. Thread-, signal- and fork-safe.
+ */
 percpu_domain_t *percpu_domain_get(percpu_domain_t *domain);
 void percpu_domain_put(percpu_domain_t *domain);
 
 /*
  * Makes `domain` (NULL: none) the calling thread's current one and returns the one before. The thread borrows the
  * caller's reference: keep one for as long as the domain is current anywhere. Threads begin with none; a child of
- * fork() keeps the forking thread's.
+ * fork() keeps the forking thread's. Neither fails. Thread-, signal- and fork-safe; a signal handler that sets one sets the one
+ * before again.
  */
 percpu_domain_t *percpu_domain_set(percpu_domain_t *domain);
 percpu_domain_t *percpu_domain_current(void);
@@ -257,9 +271,11 @@ struct percpu_domain_stats {
   size_t peak_charged_bytes; /* the most so far */
   uint64_t nr_refused;       /* allocations that failed at this domain's limit */
 };
+/* Reads a domain's figures, each at its own moment. `domain` is not NULL. Thread-, signal- and fork-safe. */
 void percpu_domain_read(const percpu_domain_t *domain, struct percpu_domain_stats *out);
 
-/* Changes the limit. One below what is charged already only refuses new charges. Thread-safe. */
+/* Changes the limit. One below what is charged already only refuses new charges. `domain` is not NULL.
+   Thread-, signal- and fork-safe. */
 void percpu_domain_set_limit(percpu_domain_t *domain, size_t limit_bytes);
 
 /* ---------------------------------------------------------------------------------------------------- questions ---- */
@@ -337,14 +353,14 @@ enum {
 
 /*
  * Reads a pool's statistics, one consistent snapshot. `struct_bytes` is sizeof *out: says which members the caller knows.
- * Returns 0. Thread-, fork-safe.
+ * Returns 0, or -1 with errno where there is no pool. Thread-, fork-safe.
  */
 int percpu_pool_stats_read(percpu_pool_t *pool, struct percpu_stats *out, size_t struct_bytes);
 int percpu_stats_read(struct percpu_stats *out, size_t struct_bytes);
 
 /*
  * Reads the statistics of up to `max` chunks into `out`, whose elements are `struct_bytes` long. Returns how many chunks
- * there are, which may be more than `max`. Thread-, fork-safe.
+ * there are, which may be more than `max`; 0 with errno where there is no pool. Thread-, fork-safe.
  */
 size_t percpu_pool_chunks(percpu_pool_t *pool, struct percpu_chunk_stats *out, size_t max, size_t struct_bytes);
 
@@ -357,7 +373,7 @@ enum percpu_report_kind {
 /*
  * Writes a report into `buffer`, as snprintf does: at most `bytes` bytes with the final NUL; returns the length that the
  * whole report has. Each call tells of its own moment: a second one, into a buffer of the length that the first said, may
- * need a few bytes more. Allocates nothing. Thread-, fork-safe.
+ * need a few bytes more. 0 with errno where there is no pool. Allocates nothing. Thread-, fork-safe.
  */
 size_t percpu_pool_report(percpu_pool_t *pool, enum percpu_report_kind what, char *buffer, size_t bytes);
 size_t percpu_report(enum percpu_report_kind what, char *buffer, size_t bytes);

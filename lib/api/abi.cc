@@ -52,6 +52,18 @@ Pool& made(const char* call, const void* handle) {
   return *pool;
 }
 
+// As good a pool as the caller gave; null sets errno.
+Pool* given(percpu_pool_t* pool) {
+  if (pool == nullptr) errno = EINVAL;
+  return inside(pool);
+}
+
+// The same, for a handle that can be freed in no pool but its own.
+Pool& pool_of(const char* call, percpu_pool_t* pool, const void* handle) {
+  if (pool == nullptr) percpu::fatal("%s(NULL, %p): expected the handle's pool, found NULL", call, handle);
+  return *inside(pool);
+}
+
 size_t size_in(Pool* pool, const void* handle) {
   const size_t size = pool != nullptr ? pool->area_size(handle) : 0;
   if (size == 0) errno = EINVAL;
@@ -104,7 +116,7 @@ PERCPU_EXPORT void* percpu_alloc(size_t size, size_t align) {
 PERCPU_EXPORT void* percpu_alloc_flags(size_t size, size_t align, unsigned flags) {
   if ((flags & PERCPU_ATOMIC) == 0) return allocate_from(library.default_pool(), size, align, flags);
   Pool* pool = library.default_pool_if_made();
-  if (pool == nullptr) errno = EAGAIN;
+  if (pool == nullptr) errno = library.refuse_without_pool(size, align, flags);
   return allocate_from(pool, size, align, flags);
 }
 PERCPU_EXPORT void percpu_free(void* handle) {
@@ -154,21 +166,23 @@ PERCPU_EXPORT int percpu_pool_destroy(percpu_pool_t* pool) { return result_of(li
 PERCPU_EXPORT percpu_pool_t* percpu_pool_default(void) { return outside(library.default_pool()); }
 
 PERCPU_EXPORT void* percpu_pool_alloc(percpu_pool_t* pool, size_t size, size_t align, unsigned flags) {
-  if (pool == nullptr) errno = EINVAL;
-  return allocate_from(inside(pool), size, align, flags);
+  return allocate_from(given(pool), size, align, flags);
 }
 PERCPU_EXPORT void percpu_pool_free(percpu_pool_t* pool, void* handle) {
-  if (handle != nullptr) inside(pool)->free(handle, "percpu_pool_free");
+  if (handle != nullptr) pool_of("percpu_pool_free", pool, handle).free(handle, "percpu_pool_free");
 }
 PERCPU_EXPORT void percpu_pool_free_rcu(percpu_pool_t* pool, void* handle) {
-  if (handle != nullptr) inside(pool)->free_after_grace(handle);
+  if (handle != nullptr) pool_of("percpu_pool_free_rcu", pool, handle).free_after_grace(handle, "percpu_pool_free_rcu");
 }
 PERCPU_EXPORT size_t percpu_pool_alloc_size(percpu_pool_t* pool, const void* handle) {
   return size_in(inside(pool), handle);
 }
-PERCPU_EXPORT size_t percpu_pool_max_alloc(percpu_pool_t* pool) { return inside(pool)->max_alloc_bytes(); }
+PERCPU_EXPORT size_t percpu_pool_max_alloc(percpu_pool_t* pool) {
+  return given(pool) != nullptr ? inside(pool)->max_alloc_bytes() : 0;
+}
 
 PERCPU_EXPORT int percpu_pool_balance(percpu_pool_t* pool) {
+  if (given(pool) == nullptr) return -1;
   inside(pool)->drain_front_caches();
   inside(pool)->balance();
   return 0;
@@ -224,6 +238,7 @@ PERCPU_EXPORT int percpu_address_info(const void* address, struct percpu_address
 PERCPU_EXPORT int percpu_page_node(const void* address) { return result_of(library.page_node(address)); }
 
 PERCPU_EXPORT int percpu_pool_stats_read(percpu_pool_t* pool, struct percpu_stats* out, size_t struct_bytes) {
+  if (given(pool) == nullptr) return -1;
   struct percpu_stats stats;
   inside(pool)->read_stats(&stats);
   std::memset(out, 0, struct_bytes);
@@ -237,6 +252,7 @@ PERCPU_EXPORT int percpu_stats_read(struct percpu_stats* out, size_t struct_byte
 
 PERCPU_EXPORT size_t percpu_pool_chunks(percpu_pool_t* pool, struct percpu_chunk_stats* out, size_t max,
                                         size_t struct_bytes) {
+  if (given(pool) == nullptr) return 0;
   percpu::ChunkCursor cursor;
   struct percpu_chunk_stats row;
   size_t count = 0;
@@ -251,6 +267,7 @@ PERCPU_EXPORT size_t percpu_pool_chunks(percpu_pool_t* pool, struct percpu_chunk
 
 PERCPU_EXPORT size_t percpu_pool_report(percpu_pool_t* pool, enum percpu_report_kind what, char* buffer, size_t bytes) {
   percpu::Text text(buffer, bytes);
+  if (given(pool) == nullptr) return 0;
   switch (what) {
     case PERCPU_REPORT_LAYOUT: percpu::report_layout(*inside(pool), text); break;
     case PERCPU_REPORT_TEXT: percpu::report_text(*inside(pool), text); break;
@@ -264,6 +281,7 @@ PERCPU_EXPORT size_t percpu_report(enum percpu_report_kind what, char* buffer, s
 }
 
 PERCPU_EXPORT int percpu_pool_check(percpu_pool_t* pool) {
+  if (given(pool) == nullptr) return -1;
   inside(pool)->check();
   return 0;
 }

@@ -17,8 +17,12 @@ constinit Library library;
 
 namespace {
 
+// Texts of the first use. Not on the stack: the first thread that uses the library may have a small one.
 constexpr size_t kConfBytes = 4096;
 constexpr size_t kHelpBytes = 8192;
+char conf_text[kConfBytes];  // both under prepared_
+char help_text[kHelpBytes];
+
 constexpr size_t kDefaultHugePageBytes = size_t{2} << 20;
 
 // Reads the beginning of a small file, terminated. Returns its length, 0 where it cannot be read.
@@ -99,16 +103,14 @@ int Library::prepare_now() {
 }
 
 void Library::read_configuration() {
-  char conf[kConfBytes];
-  if (read_conf(conf, sizeof conf) >= sizeof conf) {
-    report("PERCPU_CONF: expected at most %zu bytes, found more: the rest is ignored", sizeof conf - 1);
+  if (read_conf(conf_text, sizeof conf_text) >= sizeof conf_text) {
+    report("PERCPU_CONF: expected at most %zu bytes, found more: the rest is ignored", sizeof conf_text - 1);
   }
-  config_ = parse_config(conf, page_size_bytes(), [](void*, const char* message) { report("%s", message); }, nullptr);
+  config_ = parse_config(conf_text, page_size_bytes(), [](void*, const char* message) { report("%s", message); }, nullptr);
   if (!config_.help) return;
-  char help[kHelpBytes];
-  Text text(help, sizeof help);
+  Text text(help_text, sizeof help_text);
   config_help(text);
-  report_raw(help, text.length_bytes());
+  report_raw(help_text, text.length_bytes());
 }
 
 int Library::read_machine() {
@@ -283,6 +285,13 @@ int Library::destroy_pool(Pool* pool) {
   if (pool->nr_live() != 0) return -EBUSY;
   if (balancer_.remove(*pool)) pool->destroy();
   return 0;
+}
+
+int Library::refuse_without_pool(size_t size_bytes, size_t align_bytes, unsigned flags) {
+  const char* reason = Pool::refusal(size_bytes, align_bytes, flags, kMaxUnitSizeBytes, page_size_bytes());
+  if (reason == nullptr) return EAGAIN;
+  if ((flags & PERCPU_NOWARN) == 0) warnings_.illegal({size_bytes, align_bytes, flags, reason}, false);
+  return EINVAL;
 }
 
 // ---- threads and copies ----------------------------------------------------------------------------------------------

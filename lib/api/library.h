@@ -48,6 +48,10 @@ class Library {
   [[nodiscard]] int create_pool(const percpu_pool_attr& attr, Pool** pool);
   [[nodiscard]] int destroy_pool(Pool* pool);
 
+  // What an allocation in atomic context is told while there is no default pool: EAGAIN, or EINVAL where no pool would take
+  // it. Context: any.
+  int refuse_without_pool(size_t size_bytes, size_t align_bytes, unsigned flags);
+
   // As the functions of the ABI of those names.
   int attach_thread();
   void* shared_copy(const percpu_view* view, const void* handle);

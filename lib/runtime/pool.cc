@@ -74,11 +74,12 @@ void Pool::drain_pending() {
 
 // ---- allocation ----------------------------------------------------------------------------------------------------
 
-const char* Pool::refusal(size_t size_bytes, size_t align_bytes, unsigned flags) const {
+const char* Pool::refusal(size_t size_bytes, size_t align_bytes, unsigned flags, size_t max_alloc_bytes,
+                          size_t page_bytes) {
   if (size_bytes == 0) return "size is 0";
-  if (size_bytes > max_alloc_bytes_) return "size is above the largest allocation";
+  if (size_bytes > max_alloc_bytes) return "size is above the largest allocation";
   if ((align_bytes & (align_bytes - 1)) != 0 || align_bytes == 0) return "alignment is not a power of two";
-  if (align_bytes > page_bytes()) return "alignment is above the page size";
+  if (align_bytes > page_bytes) return "alignment is above the page size";
   if ((flags & ~kAllFlags) != 0) return "unknown flags";
   return nullptr;
 }
@@ -106,7 +107,8 @@ void* Pool::refused(size_t size_bytes, size_t align_bytes, unsigned flags, int r
 
 void* Pool::allocate(size_t size_bytes, size_t align_bytes, unsigned flags, DomainId domain, int* error) {
   const bool atomic = (flags & PERCPU_ATOMIC) != 0;
-  if (const char* reason = refusal(size_bytes, align_bytes, flags); reason != nullptr) [[unlikely]] {
+  if (const char* reason = refusal(size_bytes, align_bytes, flags, max_alloc_bytes_, page_bytes()); reason != nullptr)
+      [[unlikely]] {
     if ((flags & PERCPU_NOWARN) == 0) {
       environment_.warnings->illegal({size_bytes, align_bytes, flags, reason}, !atomic);
     }
@@ -153,7 +155,7 @@ void* Pool::allocate(size_t size_bytes, size_t align_bytes, unsigned flags, Doma
     }
   }
   PERCPU_TRACE7(alloc, name_, handle, size_bytes, align_bytes, area.offset.bytes,
-                request.size_bytes * memory_.nr_real_copies(), flags);
+                uint64_t{request.size_bytes} * memory_.nr_real_copies(), flags);
   if (core_->wants_populate() && !starved_.load(std::memory_order_relaxed)) this->request(kBalance);
   after_call(atomic ? Caller::kAtomic : Caller::kMayBlock);
   return reinterpret_cast<void*>(handle);
@@ -486,9 +488,9 @@ void Pool::release(Spot spot) {
   if (released.wake_balancer) request(kBalance);
 }
 
-void Pool::free_after_grace(void* handle) {
+void Pool::free_after_grace(void* handle, const char* call) {
   Spot spot;
-  (void)begin_free(handle, &spot, "percpu_free_rcu");
+  (void)begin_free(handle, &spot, call);
   nr_freed_.fetch_add(1, std::memory_order_relaxed);
   push(grace_pending_, spot);
   request(kGrace);

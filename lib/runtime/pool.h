@@ -95,10 +95,13 @@ class Pool {
 
   // ---- areas ----------------------------------------------------------------------------------------------------
 
+  // What is illegal about a request, as a literal; null where nothing is.
+  static const char* refusal(size_t size_bytes, size_t align_bytes, unsigned flags, size_t max_alloc_bytes,
+                             size_t page_bytes);
   // As percpu_alloc_flags(); `domain` is what to charge. Returns null and -errno in *error.
   void* allocate(size_t size_bytes, size_t align_bytes, unsigned flags, DomainId domain, int* error);
   void free(void* handle, const char* call = "percpu_free");  // `call`: who is named where the handle is none
-  void free_after_grace(void* handle);
+  void free_after_grace(void* handle, const char* call = "percpu_free_rcu");
   // The same for an area of a module's static variables, which free() refuses: null where none is to be had.
   void* allocate_statics(size_t size_bytes, size_t align_bytes);
   void free_statics(void* handle);
@@ -180,7 +183,6 @@ class Pool {
   void unlock_map() PERCPU_RELEASE(map_lock_);
   void drain_pending() PERCPU_EXCLUDES(map_lock_);
 
-  const char* refusal(size_t size_bytes, size_t align_bytes, unsigned flags) const;
   int take(const Request& request, Area* area, bool* fresh);
   int take_atomic(const Request& request, Area* area);
   int take_growing(const Request& request, Area* area, bool* fresh) PERCPU_EXCLUDES(grow_lock_);

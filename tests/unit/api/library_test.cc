@@ -93,6 +93,54 @@ TEST_CASE("before there is a pool, an atomic allocation is EAGAIN and a free sto
   CHECK(end.standard_error == "libpercpu: percpu_free(0x1234): expected a handle, found no pool made yet\n");
 }
 
+TEST_CASE("before there is a pool, an atomic allocation that none would take is EINVAL, logged by the next ordinary call") {
+  const ChildEnd end = fresh(nullptr, [] {
+    struct Illegal {
+      size_t size, align;
+      unsigned flags;
+    };
+    for (const Illegal& illegal : {Illegal{0, 8, 0}, {SIZE_MAX, 8, 0}, {8, 3, 0}, {8, 1 << 30, 0}, {8, 8, 1 << 7}}) {
+      errno = 0;
+      EXPECT(percpu_alloc_flags(illegal.size, illegal.align, illegal.flags | PERCPU_ATOMIC) == nullptr);
+      EXPECT_EQ(errno, EINVAL);
+      errno = 0;
+      EXPECT(percpu_alloc_flags(illegal.size, illegal.align, illegal.flags | PERCPU_ATOMIC | PERCPU_NOWARN) == nullptr);
+      EXPECT_EQ(errno, EINVAL);
+    }
+    EXPECT(library.default_pool_if_made() == nullptr);
+    percpu_free(percpu_alloc(8, 8));
+  });
+  CHECK_FINE(end);
+  CHECK(count_lines(end.standard_error, "illegal allocation") == 5);
+}
+
+void* use_first(void*) {
+  void* handle = percpu_alloc(8, 8);
+  EXPECT(handle != nullptr);
+  percpu_inc(static_cast<uint64_t*>(handle));
+  EXPECT_EQ(percpu_sum(static_cast<uint64_t*>(handle)), 1);
+  percpu_free(handle);
+  for (int i = 0; i < 100; i++) EXPECT(percpu_alloc(9000, 8) != nullptr);
+  percpu_balance();
+  char line[64];
+  EXPECT(percpu_report(PERCPU_REPORT_JSON, line, sizeof line) > sizeof line);
+  EXPECT(percpu_alloc(0, 8) == nullptr);
+  EXPECT_EQ(percpu_pool_destroy(percpu_pool_create(nullptr)), 0);
+  return nullptr;
+}
+
+TEST_CASE("a thread with the smallest stack may be the first to use the library") {
+  if (kSanitized) return;  // their frames are larger
+  CHECK_FINE(fresh("nonsense,help:1", [] {
+    pthread_attr_t attr;
+    pthread_t thread;
+    EXPECT_EQ(pthread_attr_init(&attr), 0);
+    EXPECT_EQ(pthread_attr_setstacksize(&attr, static_cast<size_t>(PTHREAD_STACK_MIN)), 0);
+    EXPECT_EQ(pthread_create(&thread, &attr, use_first, nullptr), 0);
+    EXPECT_EQ(pthread_join(thread, nullptr), 0);
+  }));
+}
+
 TEST_CASE("without memory at first use every question says ENOMEM, and with memory again all is well") {
   CHECK_FINE(fresh(nullptr, [] {
     library.use_system(FaultySystem::reset().fail_always(Call::kMmap, ENOMEM).system());
@@ -341,6 +389,35 @@ TEST_CASE("a bad handle passed to percpu_pool_free stops the program in that fun
   const ChildEnd end = fresh(nullptr, [] { percpu_pool_free(percpu_pool_create(nullptr), reinterpret_cast<void*>(8)); });
   CHECK(end.signal == SIGABRT);
   CHECK(contains(end.standard_error, "libpercpu: percpu_pool_free(0x8)"));
+}
+
+TEST_CASE("no pool is EINVAL for every question, and the end for a handle that is to be freed in it") {
+  CHECK_FINE(fresh(nullptr, [] {
+    percpu_stats stats;
+    char text[8] = "text";
+    const auto refused = [](bool failed) {
+      EXPECT(failed && errno == EINVAL);
+      errno = 0;
+    };
+    refused(percpu_pool_alloc(nullptr, 8, 8, 0) == nullptr);
+    refused(percpu_pool_alloc_size(nullptr, text) == 0);
+    refused(percpu_pool_max_alloc(nullptr) == 0);
+    refused(percpu_pool_balance(nullptr) == -1);
+    refused(percpu_pool_stats_read(nullptr, &stats, sizeof stats) == -1);
+    refused(percpu_pool_chunks(nullptr, nullptr, 0, sizeof(percpu_chunk_stats)) == 0);
+    refused(percpu_pool_report(nullptr, PERCPU_REPORT_TEXT, text, sizeof text) == 0);
+    EXPECT_EQ(text[0], 0);
+    refused(percpu_pool_check(nullptr) == -1);
+    percpu_pool_free(nullptr, nullptr);
+    percpu_pool_free_rcu(nullptr, nullptr);
+  }));
+  for (bool grace : {false, true}) {
+    const ChildEnd end =
+        fresh(nullptr, [grace] { (grace ? percpu_pool_free_rcu : percpu_pool_free)(nullptr, reinterpret_cast<void*>(8)); });
+    CHECK(end.signal == SIGABRT);
+    CHECK(end.standard_error == std::string("libpercpu: percpu_pool_free") + (grace ? "_rcu" : "") +
+                                    "(NULL, 0x8): expected the handle's pool, found NULL\n");
+  }
 }
 
 TEST_CASE("a pool whose areas wait for a grace period can be destroyed: the grace period is waited for") {
