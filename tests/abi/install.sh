@@ -19,6 +19,9 @@ for header in percpu.h percpu/abi.h percpu/ops.h percpu/static.h; do
   [ -f "$root$prefix/include/$header" ] || { echo "FAILED: $header was not installed"; exit 1; }
 done
 
+man=$(find "$root" -name percpu_free.3)
+[ -n "$man" ] && grep -q percpu_free "$man" || { echo "FAILED: no page for percpu_free(3) was installed"; exit 1; }
+
 extra=
 [ "$sanitize" = none ] || extra="-fsanitize=$sanitize"
 flags=$(pkg-config --cflags libpercpu)

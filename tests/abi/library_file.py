@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: MIT
 #
 # What the shared library shows to the dynamic linker: exactly the symbols of the checked-in list, which are exactly those
-# that the headers declare; one version node; its name; no libstdc++; and that it is never unloaded.
+# that the headers declare; one version node; its name; no libstdc++; that it is never unloaded; and its trace points.
 #
-#   library_file.py <source dir> <libpercpu.so> <a C compiler that is gcc, or "none">
+#   library_file.py <source dir> <libpercpu.so> <a C compiler that is gcc, or "none"> <"usdt" or "none">
 import os
 import re
 import subprocess
 import sys
 import tempfile
 
-source, library, gcc = sys.argv[1:4]
+source, library, gcc, usdt = sys.argv[1:5]
 problems = []
 
 
@@ -67,6 +67,18 @@ if "sanitize" not in os.environ.get("PERCPU_TEST_BUILD", ""):
     for name in re.findall(r" U (_Z\w+|__cxa_\w+)", undefined):
         if name != "__cxa_atexit" and name != "__cxa_finalize":
             problems.append(f"the library refers to {name}")
+
+# What tracers read: each trace point of lib/runtime/trace.h, with as many arguments as it says there.
+if usdt == "usdt":
+    told = {}
+    for line in open(os.path.join(source, "lib/runtime/trace.h")):
+        match = re.match(r"//   percpu:(\w+) +(.*)", line)
+        if match:
+            told[match.group(1)] = match.group(2).count(",") + 1
+    notes = run("readelf", "-nW", library)
+    found = {(name, len(arguments.split())) for name, arguments in
+             re.findall(r"Provider: percpu\n\s*Name: (\w+)\n.*\n\s*Arguments: (.*)", notes)}
+    expect("trace points and their numbers of arguments", found, set(told.items()))
 
 for problem in problems:
     print("FAILED:", problem)
