@@ -5,6 +5,7 @@
 
 #include <pthread.h>
 #include <sched.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -657,6 +658,65 @@ TEST_CASE("under a limit on data the library works with less") {
     EXPECT(again != nullptr);
     percpu_free(again);
   }));
+}
+
+// A machine with strict overcommit, as the library sees one: every byte that it makes writable is charged, reserved or not.
+std::atomic<size_t> charged{0};
+size_t may_charge = 0;
+
+bool charge(size_t size_bytes, int protection) {
+  if ((protection & PROT_WRITE) == 0) return true;
+  if (size_bytes > may_charge - charged) return false;
+  charged += size_bytes;
+  return true;
+}
+
+const System& strict_system() {
+  static System system = real_system();
+  system.open = [](const char* path) {
+    if (strcmp(path, "/proc/sys/vm/overcommit_memory") != 0) return real_system().open(path);
+    const int file = memfd_create("overcommit_memory", 0);
+    EXPECT(file >= 0 && pwrite(file, "2\n", 2, 0) == 2);
+    return file;
+  };
+  system.mmap = [](uintptr_t address, size_t size_bytes, int protection, int flags) {
+    return charge(size_bytes, protection) ? real_system().mmap(address, size_bytes, protection, flags) : intptr_t{-ENOMEM};
+  };
+  system.mprotect = [](uintptr_t address, size_t size_bytes, int protection) {
+    return charge(size_bytes, protection) ? real_system().mprotect(address, size_bytes, protection) : -ENOMEM;
+  };
+  return system;
+}
+
+TEST_CASE("under strict overcommit the library charges little of the machine's memory for what may never come") {
+  CHECK_FINE(fresh("balance:sync", [] {
+    may_charge = SIZE_MAX;
+    library.use_system(strict_system());
+    void* handle = percpu_alloc(8, 8);
+    EXPECT(handle != nullptr);
+    EXPECT(charged < size_t{64} << 20);
+    percpu_free(handle);
+  }));
+}
+
+TEST_CASE("under strict overcommit what is refused is ENOMEM, and what was freed can be had again") {
+  for (size_t limit : {size_t{16} << 20, size_t{32} << 20, size_t{128} << 20}) {
+    CAPTURE(limit);
+    CHECK_FINE(fresh("balance:sync", [limit] {
+      may_charge = limit;
+      library.use_system(strict_system());
+      std::vector<void*> handles;
+      while (void* handle = percpu_alloc_flags(4096, 4, PERCPU_NOWARN)) handles.push_back(handle);
+      EXPECT_EQ(errno, ENOMEM);
+      EXPECT(handles.size() > 20);
+      for (void* handle : handles) percpu_free(handle);
+      EXPECT_EQ(percpu_balance(), 0);
+      EXPECT_EQ(percpu_pool_check(percpu_pool_default()), 0);
+      void* again = percpu_alloc(4096, 4);
+      EXPECT(again != nullptr);
+      percpu_free(again);
+    }));
+  }
 }
 
 TEST_CASE("a window that the configuration limits is used up, ENOMEM, and works again") {

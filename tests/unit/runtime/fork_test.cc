@@ -42,7 +42,7 @@ intptr_t slow_mmap(uintptr_t address, size_t size_bytes, int protection, int fla
 template <class Work>
 int fork_in_the_middle(Work work) {
   alarm(60);
-  System system = real_system();
+  static System system = real_system();  // the balance thread calls it until the process has ended
   system.open = slow_open;
   system.mmap = slow_mmap;
   library.use_system(system);
@@ -144,7 +144,7 @@ int counted_wake(const uint32_t* word, int how_many) {
 TEST_CASE("a child that may not wait for grace periods keeps what it frees after one, and is left in peace") {
   const ChildEnd end = run_in_child([] {
     alarm(60);
-    System system = real_system();
+    static System system = real_system();  // as above
     system.futex_wake = counted_wake;
     library.use_system(system);
     urcu_bp_read_lock();
