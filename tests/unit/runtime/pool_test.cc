@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "../child.h"
+#include "../os/zero_page.h"
 #include "../seed.h"
 #include "world.h"
 
@@ -173,7 +174,8 @@ TEST_CASE("copies of CPUs that may not run us, and the extra copy, stay unbacked
   for (int i = 0; i < 100; i++) handles.push_back(pool.alloc(128));  // used again
   for (void* handle : handles) {
     pool.each_copy(handle, [&](uint32_t id, unsigned char* at) {
-      CHECK((pool.backed_pages(at, 1) == 1) == pool.hot(id));
+      // What is used again is read first, everywhere: that costs nothing where there is a zero page.
+      if (has_zero_page() || pool.hot(id)) CHECK((pool.backed_pages(at, 1) == 1) == pool.hot(id));
     });
   }
   unsigned char* cold = pool.copy(handles[0], 63);

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "../child.h"
+#include "../os/zero_page.h"
 #include "world.h"
 
 namespace percpu {
@@ -339,8 +340,9 @@ TEST_CASE("zeroing writes hot copies, reads cold ones, and backs nothing that is
       CHECK(zero);
     }
   }
-  CHECK(test.backed(test.at(kSecond, 0, 2), memory.page_size()) == 0);
-  CHECK(test.backed(test.at(kSecond, 0, 4), memory.page_size()) == 0);
+  const size_t backed_by_reading = has_zero_page() ? 0 : 1;
+  CHECK(test.backed(test.at(kSecond, 0, 2), memory.page_size()) == backed_by_reading);
+  CHECK(test.backed(test.at(kSecond, 0, 4), memory.page_size()) == backed_by_reading);
 }
 
 TEST_CASE("an image reaches the copy of every CPU, byte for byte, and extra copies are zero") {
@@ -378,7 +380,10 @@ TEST_CASE("an image of zeros backs no cold copy") {
   REQUIRE(test.memory.open_chunk(kSecond) == 0);
   const std::vector<char> zeros(4096);
   test.memory.write_copies(test.memory.handle(kSecond, AreaOffset{0}), zeros.data(), zeros.size());
-  for (uint32_t copy : {2u, 3u, 4u, 6u, 7u}) CHECK(test.backed(test.at(kSecond, 0, copy), test.memory.unit_size()) == 0);
+  const size_t backed_by_reading = has_zero_page() ? 0 : zeros.size() / test.memory.page_size();
+  for (uint32_t copy : {2u, 3u, 4u, 6u, 7u}) {
+    CHECK(test.backed(test.at(kSecond, 0, copy), test.memory.unit_size()) == backed_by_reading);
+  }
 }
 
 }  // namespace
