@@ -50,9 +50,21 @@ class Case:
     what: str
     unit: str
     run: Callable
+    label: str = ""          # how tables and plots call it; its name, unless it says otherwise
+    kind: str = "time"       # "memory": the figure is MiB, and no time
+    series: str = ""         # the rows of a series make one line of a plot, and are no part of geometric means
+    x: float = 0             # its place in the series
+    rounds: int = 0          # at most so many; 0: as many as the others
+
+    def describe(self):
+        told = {"name": self.name, "what": self.what, "unit": self.unit}
+        told.update({key: getattr(self, key) for key in ("label", "series", "x") if getattr(self, key)})
+        if self.kind != "time":
+            told["kind"] = self.kind
+        return told
 
     def measure(self, column):
-        yield {"name": self.name, "what": self.what, "unit": self.unit}, {key: [value] for key, value in self.run(column).items()}
+        yield self.describe(), {key: [value] for key, value in self.run(column).items()}
 
 
 @dataclasses.dataclass
@@ -61,13 +73,18 @@ class Program:
     name: str
     argv: list
     context: Context
+    rounds: int = 0
+
+    def describe(self):
+        return {"name": self.name, "what": "", "unit": "", "program": self.name}
 
     def measure(self, column):
         if not pathlib.Path(self.argv[0]).exists():
-            raise Missing(f"{pathlib.Path(self.argv[0]).name} was not built")
+            raise Missing(f"{pathlib.Path(self.argv[0]).name} was not built (package libbenchmark-dev)")
+        quick = ["--quick"] if self.context.quick else []
         with tempfile.TemporaryDirectory(dir=self.context.work) as place:
             told = pathlib.Path(place) / "rows.json"
-            self.context.run([*self.argv, "--json", told])
+            self.context.run([*self.argv, *quick, "--json", told])
             rows = json.loads(told.read_text())["rows"]
         for row in rows:
             # A round's median, with the extremes beside it.
@@ -87,49 +104,49 @@ class Suite:
 def measure_suite(suite, rounds, seconds=None, tell=sys.stderr):
     """Runs all cases of a suite in turn, `rounds` times, and no longer than `seconds` after the first round.
 
-    Returns: its results. Allocators that are absent, and rows that raise Missing or Failed, have a reason instead of a cell; such a
-    row is not tried again in later rounds.
+    Returns: its results. Allocators that are absent, and runs that raise Missing or Failed, have a reason instead of a cell. One failure
+    is enough for that: numbers of a program that now and then does not work are no numbers.
     """
     columns = suite.allocators or [None]
     rows = {}
-    absent = {}
+    order = []
     begin = time.monotonic()
     done = 0
     for number in range(rounds):
         if number > 0 and seconds is not None and (time.monotonic() - begin) * (number + 1) / number > seconds:
             break
         for case in suite.cases:
+            if case.rounds and number >= case.rounds:
+                continue
             for column in columns:
                 name = column.name if column else ONLY
-                if (case.name, name) in absent or (column and column.absent):
+                if (column and column.absent) or name in rows.get(case.name, {}).get("absent", ()):
                     continue
                 if tell:
                     print(f"\r\033[K{suite.name}: round {number + 1} of {rounds}, {case.name}, {name}", end="", file=tell, flush=True)
                 try:
                     for row, samples in case.measure(column):
-                        cell = rows.setdefault(row["name"], {**row, "cells": {}, "absent": {}})["cells"].setdefault(name, {})
+                        cell = _row(rows, order, row)["cells"].setdefault(name, {})
                         for quantity, values in samples.items():
                             cell.setdefault(quantity, []).extend(values)
                 except (Missing, Failed) as problem:
-                    absent[case.name, name] = str(problem)
+                    row = _row(rows, order, case.describe())
+                    row["cells"].pop(name, None)
+                    row["absent"][name] = str(problem)
         done += 1
     if tell:
         print(f"\r\033[K{suite.name}: {done} rounds in {time.monotonic() - begin:.0f} s", file=tell, flush=True)
-    order = list(rows)
-    for case in suite.cases:
-        for (case_name, name), reason in absent.items():
-            if case_name == case.name:
-                row = rows.setdefault(case.name, {"name": case.name, "what": getattr(case, "what", ""),
-                                                  "unit": getattr(case, "unit", ""), "cells": {}, "absent": {}})
-                row["cells"].pop(name, None)
-                row["absent"][name] = reason
-    # In the order of the cases, also those that never gave a number.
-    names = [case.name for case in suite.cases if isinstance(case, Case)]
-    ordered = [rows[name] for name in names if name in rows] + [rows[name] for name in rows if name not in names]
-    del order
     return {
-        "title": suite.title, "about": suite.about, "rounds": done,
+        "name": suite.name, "title": suite.title, "about": suite.about, "rounds": done,
         "columns": [{"name": column.name, "version": column.version, "absent": column.absent} for column in suite.allocators]
         or [{"name": ONLY, "version": "this tree", "absent": ""}],
-        "rows": ordered,
+        "rows": [rows[name] for name in order],
     }
+
+
+def _row(rows, order, described):
+    """The row of that name, made if it is new."""
+    if described["name"] not in rows:
+        rows[described["name"]] = {**described, "cells": {}, "absent": {}}
+        order.append(described["name"])
+    return rows[described["name"]]

@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: MIT
+"""Markdown from results: tables of medians with their spread, ratios, geometric means; the page RESULTS.md."""
+from .allocators import BASE, OURS
+from .measure import geometric_mean, median
+from .plot import number
+
+MIB = 1 << 20
+
+
+def table(header, rows, left=1):
+    """A markdown table; the first `left` columns are words, the others numbers."""
+    lines = ["| " + " | ".join(header) + " |", "| " + " | ".join(["---"] * left + ["---:"] * (len(header) - left)) + " |"]
+    return "\n".join(lines + ["| " + " | ".join(str(cell) for cell in row) + " |" for row in rows])
+
+
+def value(row, column, quantity="time"):
+    """The median of a cell; None where there is none."""
+    samples = row["cells"].get(column, {}).get(quantity)
+    return median(samples) if samples else None
+
+
+def with_spread(samples, scale=1.0):
+    """A median, and how far the extremes lie apart: half of that, in percent."""
+    middle = median(samples)
+    spread = 50 * (max(samples) - min(samples)) / middle if middle else 0
+    return f"{number(middle / scale)} ±{spread:.0f}%" if len(samples) > 1 else number(middle / scale)
+
+
+def names_of(suite):
+    return [column["name"] for column in suite["columns"] if not column["absent"]]
+
+
+def peers_of(suite):
+    return [name for name in names_of(suite) if name != OURS]
+
+
+def main_rows(suite):
+    """The rows that geometric means are made of: all but those of series, which tell one thing many times."""
+    return [row for row in suite["rows"] if not row.get("series")]
+
+
+def time_rows(suite):
+    return [row for row in main_rows(suite) if row.get("kind", "time") == "time"]
+
+
+def memory_of(row, column):
+    """Bytes: the figure of a row about memory, else the peak beside the time."""
+    if row.get("kind") == "memory":
+        figure = value(row, column)
+        return None if figure is None else figure * MIB
+    return value(row, column, "peak")
+
+
+def mean_ratio(rows, over, under, of=value):
+    """The geometric mean of the ratios of two columns, and how many rows have both. None where there is none."""
+    ratios = [of(row, over) / of(row, under) for row in rows if of(row, over) and of(row, under)]
+    return (geometric_mean(ratios), len(ratios)) if ratios else (None, 0)
+
+
+def best_peer(rows, suite, of=value):
+    """The peer whose geometric mean is the least, among those that have most rows. Returns: name, or None."""
+    means = {name: mean_ratio(rows, name, BASE, of) for name in peers_of(suite)}
+    most = max((count for _, count in means.values()), default=0)
+    return min((mean, name) for name, (mean, count) in means.items() if count == most and mean is not None)[1] if most else None
+
+
+def compare_table(suite, rows, of=value, show=None):
+    """Rows by allocators, the least of each row bold, with ours over jemalloc's and over the best peer's; geometric means below."""
+    names = names_of(suite)
+    show = show or (lambda row, name: with_spread(row["cells"][name]["time"]))
+    lines = []
+    for row in rows:
+        found = {name: of(row, name) for name in names if of(row, name) is not None}
+        least = min(found.values(), default=None)
+        cells = []
+        for name in names:
+            if name in found:
+                shown = show(row, name)
+                cells.append(f"**{shown}**" if found[name] == least else shown)
+            else:
+                cells.append(row["absent"].get(name, "-"))
+        peers = [found[name] for name in found if name != OURS]
+        ratios = [number(found[OURS] / found[BASE]) if OURS in found and BASE in found else "-",
+                  number(found[OURS] / min(peers)) if OURS in found and peers else "-"]
+        unit = row["unit"] if of is value else "MiB"
+        lines.append([row.get("label") or row["name"].replace("_", " "), unit, *cells, *ratios])
+    means = {name: mean_ratio(rows, name, BASE, of) for name in names}
+    shown = [("-" if mean is None else number(mean) + ("" if count == len(rows) else f" ({count} rows)")) for mean, count in means.values()]
+    best = best_peer(rows, suite, of)
+    ours, _ = mean_ratio(rows, OURS, BASE, of)
+    over_best, _ = mean_ratio(rows, OURS, best, of) if best else (None, 0)
+    lines.append([f"geometric mean, {BASE} = 1", "", *shown, number(ours) if ours else "-",
+                  f"{number(over_best)} ({best})" if over_best else "-"])
+    return table(["", "", *names, f"{OURS} / {BASE}", f"{OURS} / best peer"], lines, 2)
+
+
+def memory_table(suite, rows):
+    return compare_table(suite, rows, memory_of, lambda row, name: number(memory_of(row, name) / MIB))
+
+
+def row_table(suite, rows):
+    """Of a suite without allocators: median and extremes, or why there are none."""
+    lines = []
+    for row in rows:
+        cell = next(iter(row["cells"].values()), None)
+        if cell:
+            extremes = cell.get("extremes", cell["time"])
+            lines.append([f"`{row['name']}`", row["unit"], number(median(cell["time"])), number(min(extremes)), number(max(extremes))])
+        else:
+            lines.append([f"`{row['name']}`", "", next(iter(row["absent"].values()), "-"), "", ""])
+    return table(["", "", "median", "least", "most"], lines, 2)
+
+
+def figure(name, what):
+    return f"![{what}](plots/{name}.svg)"
+
+
+def series_of(suite, name, of=value):
+    """{column: [(x, y), ...]} of the rows of a series."""
+    found = {}
+    for row in suite["rows"]:
+        if row.get("series") == name:
+            for column in names_of(suite):
+                y = of(row, column)
+                if y:
+                    found.setdefault(column, []).append((row["x"], y))
+    return {column: sorted(points) for column, points in found.items()}
+
+
+def allocator_section(suite, plots):
+    rows = main_rows(suite)
+    timed = time_rows(suite)
+    parts = [f"## {suite['title']}", suite["about"]]
+    parts += [figure(name, what) for name, what in plots]
+    if timed:
+        parts += ["### Time", "Medians, ± half the distance between least and most; the least of a row is bold.", compare_table(suite, timed)]
+    if any(memory_of(row, name) for row in rows for name in names_of(suite)):
+        parts += ["### Resident memory", "Peak resident memory in MiB beside the times above; and, in rows about memory alone, what is "
+                  "held at that moment.", memory_table(suite, rows)]
+    described = [f"- *{row.get('label') or row['name'].replace('_', ' ')}*: {row['what']}" for row in suite["rows"] if row.get("what") and not row.get("series")]
+    if described:
+        parts += ["<details><summary>What each row does</summary>\n", "\n".join(described), "\n</details>"]
+    return parts
+
+
+def row_section(suite, plots):
+    parts = [f"## {suite['title']}", suite["about"], *(figure(name, what) for name, what in plots)]
+    programs = {}
+    for row in suite["rows"]:
+        programs.setdefault(row.get("program", ""), []).append(row)
+    for program, rows in programs.items():
+        if len(programs) > 1 and program:
+            parts.append(f"### {program}")
+        if len(rows) > 40:
+            parts += [f"<details><summary>All {len(rows)} rows</summary>\n", row_table(suite, rows), "\n</details>"]
+        else:
+            parts.append(row_table(suite, rows))
+    return parts
+
+
+def page(results, goals, plots):
+    """RESULTS.md. goals: (figure, goal, measured, verdict); plots: {suite: [(file, what it shows)]}."""
+    machine = results["machine"]
+    parts = ["# Results",
+             "Written by `scripts/bench` from `results.json`; do not edit. [README.md](README.md) tells what is measured and how to read it.",
+             f"{machine['processor']}, {machine['cpus']} CPUs, {machine['memory_gib']} GiB, Linux {machine['kernel']}, {machine['libc']}, "
+             f"{machine['compiler']}, {machine['date']}; commit {machine['commit']}."
+             + (" A quick run: every figure is from a tenth of the work." if results["quick"] else "")]
+    if machine.get("virtual"):
+        parts[-1] += " A virtual machine that shares its processor with others: ratios hold where times do not."
+    if goals:
+        held = sum(verdict == "held" for *_, verdict in goals)
+        missed = sum(verdict == "**missed**" for *_, verdict in goals)
+        parts += ["## Goals", f"{held} held, {missed} missed, {len(goals) - held - missed} not measured in this run.",
+                  table(["figure", "goal", "measured", ""], goals, 4)]
+    columns = {}
+    for suite in results["suites"].values():
+        for column in suite["columns"]:
+            columns[column["name"]] = column
+    for suite in results["suites"].values():
+        with_allocators = len(suite["columns"]) > 1
+        parts += (allocator_section if with_allocators else row_section)(suite, plots.get(suite["name"], []))
+        parts.append(f"{suite['rounds']} round{'s' if suite['rounds'] != 1 else ''}, in turn.")
+    if len(columns) > 1:
+        parts += ["## Allocators", table(["", "version"], [[name, column["absent"] or column["version"]] for name, column in columns.items()], 2)]
+    return "\n\n".join(parts) + "\n"

@@ -1,0 +1,180 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""What bench/ promises, without measuring: patterns do their work and check their blocks, runs are interleaved, a missing program or peer
+is a row that says so, and results.json gives the tables that it should.
+
+ARGV: the build tree, the broken malloc (overlap.c), and which test.
+"""
+import concurrent.futures
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import xml.etree.ElementTree
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+sys.path.insert(0, str(ROOT / "bench"))
+import harness  # noqa: E402
+from harness import goals, measure, pages, plot, report  # noqa: E402
+
+BUILD, BROKEN = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2])
+PROGRAM = BUILD / "bench" / "bench_malloc"
+PRELOAD = BUILD / "preload" / "libpercpu_preload.so"
+
+
+def equal(found, expected, what):
+    if found != expected:
+        sys.exit(f"{what}: found {found!r}, expected {expected!r}")
+
+
+def check(good, what):
+    if not good:
+        sys.exit(what)
+
+
+def raises(kind, work):
+    try:
+        work()
+    except kind as problem:
+        return str(problem)
+    sys.exit(f"expected {kind.__name__}, found none")
+
+
+def context():
+    return harness.Context(ROOT, BUILD, pathlib.Path(tempfile.gettempdir()), [harness.Allocator("glibc")])
+
+
+def patterns():
+    """Each pattern, under glibc's malloc and under ours, gives a figure; and one that is handed overlapping blocks ends with a message."""
+    names = subprocess.run([PROGRAM, "--list"], capture_output=True, text=True, check=True).stdout.split()
+    equal(len(names), 14, "number of patterns")
+    allocators = [harness.Allocator("glibc")] + ([harness.Allocator("libpercpu", str(PRELOAD))] if PRELOAD.exists() else [])
+    here = context()
+    jobs = [(name, allocator) for name in sorted(names, key=lambda name: name != "given_back") for allocator in allocators]
+
+    def one(job):
+        name, allocator = job
+        told = json.loads(here.run([PROGRAM, name, "--scale", "0.002"], allocator).stdout)
+        return told["pattern"] == name and told["figure"] > 0
+    # given_back sleeps for three seconds: others run meanwhile.
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        for job, good in zip(jobs, pool.map(one, jobs)):
+            check(good, f"{job[0]} under {job[1].name} gives no figure")
+    # The cases of the suite are these patterns.
+    sys.path.insert(0, str(ROOT / "bench" / "malloc"))
+    import suite as malloc_suite
+    used = {name for name, *_ in malloc_suite.PATTERNS} | {"idle_threads", "given_back"}
+    equal(used, set(names), "patterns of the suite")
+
+    broken = harness.Allocator("broken", str(BROKEN))
+    for name in ("batch",):
+        told = raises(measure.Failed, lambda name=name: here.run([PROGRAM, name, "--scale", "0.002"], broken))
+        check("does not hold what was written" in told, f"{name} with overlapping blocks says {told!r}")
+    told = raises(measure.Failed, lambda: here.run([PROGRAM, "pair", "--scale", "no"]))
+    check("expected a number" in told, f"--scale no says {told!r}")
+
+
+def runs():
+    """bench_launch tells wall and CPU time and peaks, passes status and signals on; what is missing or fails says so."""
+    here = context()
+    hungry = "b = bytearray(b'x') * (64 << 20)"
+    run = here.run(["python3", "-c", hungry])
+    check(64 << 20 < run.peak < 200 << 20, f"peak of 64 MiB: {run.peak}")
+    check(0 < run.cpu and 0 < run.wall, f"times: {run.cpu} {run.wall}")
+    small = here.run(["true"])
+    check(small.peak < 8 << 20, f"peak of true: {small.peak}")
+    # Two processes that have 64 MiB each at once.
+    pair = f"import os, time\n{hungry}\nif os.fork() == 0:\n    for i in range(0, len(b), 4096): b[i] = 1\n    time.sleep(0.5)\nelse:\n    os.wait()"
+    tree = here.run(["python3", "-c", pair], tree_ms=20)
+    check(tree.peak > 128 << 20, f"peak of two processes of 64 MiB: {tree.peak}")
+    check("is not installed" in raises(measure.Missing, lambda: here.run(["no-such-program"])), "a missing program")
+    check("status 3: so it is" in raises(measure.Failed, lambda: here.run(["sh", "-c", "echo so it is; exit 3"])), "a status")
+    check("SIGKILL" in raises(measure.Failed, lambda: here.run(["sh", "-c", "kill -KILL $$"])), "a signal")
+    check("hangs" in raises(measure.Failed, lambda: here.run(["sleep", "100"], timeout=0.2)), "a hang")
+    with here.start(["sh", "-c", "trap 'exit 0' TERM; echo up; while :; do sleep 0.01; done"]) as server:
+        while "up" not in server.output():
+            pass
+        equal(server.stop().stdout, "up\n", "output of a server that was asked to end")
+    # The preload is for the program alone, also when it is a script's.
+    equal(here.run(["sh", "-c", "echo $LD_PRELOAD"], harness.Allocator("x", str(BROKEN))).stdout.strip(), str(BROKEN), "LD_PRELOAD")
+    absent = [one.absent for one in harness.find_allocators(PRELOAD, [("none", "/no/such.so")]) if one.name == "none"]
+    equal(absent, ["/no/such.so does not exist"], "--with a file that is not there")
+
+
+def interleaving():
+    """Cases run A B C A B C; a column that is absent or fails has a reason, once, and the others go on."""
+    order = []
+
+    def run(allocator):
+        order.append(allocator.name)
+        if allocator.name == "C" and len(order) > 3:
+            raise measure.Failed("it broke")
+        return {"time": float(len(order))}
+    columns = [harness.Allocator(name) for name in "ABC"] + [harness.Allocator("D", absent="not installed")]
+    suite = harness.Suite("s", "S", "about", columns, [harness.Case("row", "what", "ns", run), harness.Case("once", "", "ns", lambda _: {"time": 1}, rounds=1)])
+    found = harness.measure_suite(suite, 3, tell=None)
+    equal("".join(order), "ABCABCAB", "order of runs")
+    row = found["rows"][0]
+    equal(row["cells"], {"A": {"time": [1.0, 4.0, 7.0]}, "B": {"time": [2.0, 5.0, 8.0]}}, "samples")
+    equal(row["absent"], {"C": "it broke"}, "reasons")
+    equal(found["columns"][3]["absent"], "not installed", "reason of a column")
+    equal(found["rows"][1]["cells"]["A"]["time"], [1], "samples of a case of one round")
+
+
+def tables():
+    """From canned.json: medians, spread, ratios, means and verdicts, computed by hand; plots that are well-formed and the same each time."""
+    results = json.loads((ROOT / "tests" / "bench" / "canned.json").read_text())
+    equal(pages.as_json(results), pages.as_json(json.loads(pages.as_json(results))), "results.json read and written again")
+    suite = results["suites"]["malloc"]
+    expected = """\
+|  |  | glibc | jemalloc | libpercpu | libpercpu / jemalloc | libpercpu / best peer |
+| --- | --- | ---: | ---: | ---: | ---: | ---: |
+| pair 64 B | ns | 8.00 ±12% | 4.00 ±0% | **2.00 ±50%** | 0.500 | 0.500 |
+| batch | ns | 10.0 | ends with signal SIGSEGV | **5.00** | - | 0.500 |
+| large 5 to 25 MiB | us | **50.0** | 200 | 100 | 0.500 | 2.00 |
+| geometric mean, jemalloc = 1 |  | 0.707 (2 rows) | 1.00 (2 rows) | 0.500 (2 rows) | 0.500 | 0.630 (glibc) |"""
+    equal(report.compare_table(suite, report.time_rows(suite)), expected, "table of times")
+    expected = """\
+| large 5 to 25 MiB | MiB | **100** | 200 | 150 | 0.750 | 1.50 |
+| 200 idle threads | MiB | 40.0 | 80.0 | **10.0** | 0.125 | 0.250 |"""
+    check(expected in report.memory_table(suite, report.main_rows(suite)), "table of memory")
+    verdicts = {(figure, goal): (measured, verdict) for figure, goal, measured, verdict in goals.goals(results)}
+    equal(verdicts["malloc and free of 64 B", "at most 0.75 times the best of jemalloc, tcmalloc, mimalloc"],
+          ("0.500 (of jemalloc's)", "held"), "a goal that was held")
+    equal(verdicts["large blocks of 5 to 25 MiB", "at most 0.25 times jemalloc's time"], ("0.500", "**missed**"), "a goal that was missed")
+    equal(verdicts["producer-consumer", "at most 0.25 times jemalloc's time"], ("not measured", "not measured"), "a goal without a row")
+    with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as two:
+        written = []
+        for place in (one, two):
+            pages.render(results, pathlib.Path(place))
+            written.append({str(file.relative_to(place)): file.read_text() for file in pathlib.Path(place).rglob("*.*") if file.is_file()})
+        equal(written[0], written[1], "pages made twice")
+        for name in ("RESULTS.md", "plots/malloc_time.svg", "plots/malloc_memory.svg", "plots/malloc_threads.svg"):
+            check(name in written[0], f"{name} was not written")
+        for name, words in written[0].items():
+            if name.endswith(".svg"):
+                xml.etree.ElementTree.fromstring(words)
+    equal([plot.number(value) for value in (0, .01234, .996, 9.996, 12.34, 123.4, 12345)],
+          ["0", "0.0123", "0.996", "10.00", "12.3", "123", "12,345"], "three digits")
+
+
+def command():
+    """scripts/bench itself: tables made again from canned numbers, a run of no suite's rounds, and bad arguments."""
+    bench = ROOT / "scripts" / "bench"
+    with tempfile.TemporaryDirectory() as place:
+        (pathlib.Path(place) / "results.json").write_text((ROOT / "tests" / "bench" / "canned.json").read_text())
+        told = subprocess.run([bench, "--render", "--out", place], capture_output=True, text=True, check=True).stdout
+        check("held  malloc and free of 64 B" in told, f"scripts/bench --render says {told!r}")
+        check("| pair 64 B |" in (pathlib.Path(place) / "RESULTS.md").read_text(), "RESULTS.md has no table")
+    for bad in (["--rounds", "0"], ["--with", "name"], ["--suite", "none"]):
+        run = subprocess.run([bench, *bad], capture_output=True, text=True, check=False)
+        equal(run.returncode, 2, f"status of scripts/bench {bad}")
+        check("expected" in run.stderr or "invalid choice" in run.stderr, f"scripts/bench {bad} says {run.stderr!r}")
+
+
+if __name__ == "__main__":
+    os.environ.pop("LD_PRELOAD", None)
+    {"patterns": patterns, "runs": runs, "interleaving": interleaving, "tables": tables, "command": command}[sys.argv[3]]()
+    print("good")
