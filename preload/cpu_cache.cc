@@ -44,6 +44,7 @@ int CpuCache::open(const Window& window, size_t budget_bytes) {
   const System& system = window.system();
   const uint32_t nr_nodes = window.nr_nodes();
   const uint32_t nr_cpus = percpu_nr_cpu_ids();
+  if (nr_cpus == 0) return -ENOMEM;  // the library could not look at the machine
   nr_lanes_ = nr_nodes * kNrClasses;
   const size_t heads = round_up((kKindLane + nr_lanes_) * sizeof(StackHead), kLineBytes);
   size_t group = 0;

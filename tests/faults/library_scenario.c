@@ -1,0 +1,132 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A program's life with libpercpu, twice: the first time some system call may fail (tests/faults/syscall_faults.cc), so that an
+ * allocation, a pool, a thread or a child that is refused is fine, but nothing else is. The second time, behind getppid(),
+ * everything must work. Counts are exact both times.
+ */
+#include <percpu.h>
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+static int may_refuse = 1;
+
+#define EXPECT(what)                                                                        \
+  do {                                                                                      \
+    if (!(what)) {                                                                          \
+      fprintf(stderr, "%s:%d: expected %s (errno %d)\n", __FILE__, __LINE__, #what, errno); \
+      _exit(1);                                                                             \
+    }                                                                                       \
+  } while (0)
+
+PERCPU_DEFINE(long, begun) = 5;
+
+enum { kAreas = 120, kThreads = 3, kEvents = 1000 };
+
+static void *taken(void *handle) {
+  EXPECT(handle != NULL || (may_refuse && errno == ENOMEM));
+  return handle;
+}
+
+/* What must not block may find no populated memory, or a lock held, at any time. */
+static void *taken_at_once(void *handle) {
+  EXPECT(handle != NULL || errno == ENOMEM || errno == EAGAIN);
+  return handle;
+}
+
+static void areas(percpu_pool_t *pool) {
+  void *handle[kAreas];
+  for (size_t i = 0; i < kAreas; ++i) {
+    const size_t size = i % 7 == 0 ? 9000 : 8 + 24 * (i % 20);
+    handle[i] = i % 5 == 0 ? taken_at_once(percpu_pool_alloc(pool, size, 8, PERCPU_ATOMIC | PERCPU_NOWARN))
+                           : taken(percpu_pool_alloc(pool, size, 8, PERCPU_NOWARN));
+    if (handle[i] == NULL) continue;
+    EXPECT(percpu_pool_alloc_size(pool, handle[i]) == size);
+    unsigned char *copy;
+    percpu_pool_for_each_copy(pool, copy, (unsigned char *)handle[i]) {
+      for (size_t at = 0; at < size; at += 1 + size / 40) EXPECT(copy[at] == 0);
+      memset(copy, 0xa5, size);
+    }
+  }
+  for (size_t i = 0; i < kAreas; ++i) {
+    if (i % 11 == 0) percpu_pool_free_rcu(pool, handle[i]);
+    else percpu_pool_free(pool, handle[i]);
+  }
+}
+
+static uint64_t *events;
+
+static void *count(void *argument) {
+  (void)argument;
+  for (int i = 0; i < kEvents; ++i) percpu_inc(events);
+  return NULL;
+}
+
+static void counting(void) {
+  const uint64_t before = percpu_sum(events);
+  pthread_t thread[kThreads];
+  int made = 0;
+  for (int i = 0; i < kThreads; ++i) {
+    const int result = pthread_create(&thread[made], NULL, count, NULL);
+    EXPECT(result == 0 || may_refuse);
+    made += result == 0;
+  }
+  for (int i = 0; i < made; ++i) EXPECT(pthread_join(thread[i], NULL) == 0);
+  EXPECT(percpu_sum(events) == before + (uint64_t)made * kEvents);
+}
+
+static void child(void) {
+  const pid_t pid = fork();
+  if (pid < 0) {
+    EXPECT(may_refuse);
+  } else if (pid == 0) {
+    areas(percpu_pool_default());
+    counting();
+    percpu_balance();
+    percpu_pool_check(percpu_pool_default());
+    _exit(0);
+  } else {
+    int status = -1;
+    EXPECT(waitpid(pid, &status, 0) == pid && status == 0);
+  }
+}
+
+static void another_pool(void) {
+  struct percpu_pool_attr attr = {.struct_bytes = sizeof attr, .name = "another", .nr_cpus = 8, .unit_size = 32 << 10};
+  percpu_pool_t *pool = taken(percpu_pool_create(&attr));
+  if (pool == NULL) return;
+  areas(pool);
+  percpu_pool_balance(pool);
+  percpu_pool_check(pool);
+  EXPECT(percpu_pool_destroy(pool) == 0);
+}
+
+static void life(void) {
+  areas(percpu_pool_default());
+  counting();
+  another_pool();
+  long *begun_at = percpu_static(begun);
+  percpu_add(begun_at, 2);
+  child();
+  percpu_fence(PERCPU_ALL_CPUS);
+  percpu_balance();
+  percpu_pool_check(percpu_pool_default());
+}
+
+int main(void) {
+  for (int tries = 0; events == NULL && tries < 3; ++tries) events = taken(percpu_alloc_flags(sizeof *events, 8, PERCPU_NOWARN));
+  EXPECT(events != NULL);
+  life();
+  (void)getppid();
+  may_refuse = 0;
+  const long begun_before = percpu_sum(percpu_static(begun));
+  life();
+  EXPECT(percpu_sum(percpu_static(begun)) == begun_before + 2);
+  percpu_free(events);
+  return 0;
+}

@@ -1,0 +1,315 @@
+// SPDX-License-Identifier: MIT
+//
+// Makes the n-th system call fail that a program's copy of libpercpu or of the preload makes, for n from 1 until a run ends
+// without reaching n. Nothing of the libraries is changed for it: the program runs under ptrace, with all its threads and
+// children.
+//
+//   syscall_faults [--first N] [--step N] [--errors one|all] LIBRARY... -- PROGRAM [ARGUMENT...]
+//
+// A system call is a library's when one of the return addresses that lie on top of the stack is in LIBRARY (the end of a mapped
+// file's name: "libpercpu_preload.so"). What the program does after its first getppid() is left alone: there it sees whether
+// everything is in order again. It must exit with status 0; a signal, any other status, or 60 seconds without an end is a finding.
+//
+// Each call fails as it can fail on a real system (kErrors); --errors all tries every errno of its row, else the first one.
+// A call that cannot fail, or whose failure nobody could survive (rt_sigprocmask, exit), is passed over.
+#include <linux/futex.h>
+#include <signal.h>
+#include <sys/ptrace.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <sys/user.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <fstream>
+#include <map>
+#include <sstream>
+#include <string>
+#include <vector>
+
+namespace {
+
+constexpr unsigned kRunSeconds = 60;
+constexpr size_t kStackWords = 96;
+constexpr int kMostErrors = 3;
+
+struct CallErrors {
+  long number;
+  const char* name;
+  int errors[kMostErrors];
+};
+
+constexpr CallErrors kErrors[] = {
+    {SYS_mmap, "mmap", {ENOMEM, EAGAIN, 0}},
+    {SYS_munmap, "munmap", {ENOMEM, 0, 0}},
+    {SYS_mremap, "mremap", {ENOMEM, EAGAIN, 0}},
+    {SYS_mprotect, "mprotect", {ENOMEM, 0, 0}},
+    {SYS_madvise, "madvise", {ENOMEM, EINVAL, EAGAIN}},
+    {SYS_mincore, "mincore", {ENOMEM, EAGAIN, 0}},
+    {SYS_mbind, "mbind", {EPERM, ENOSYS, ENOMEM}},
+    {SYS_set_mempolicy, "set_mempolicy", {EPERM, ENOSYS, 0}},
+    {SYS_get_mempolicy, "get_mempolicy", {EPERM, ENOSYS, 0}},
+    {SYS_move_pages, "move_pages", {EPERM, ENOSYS, 0}},
+    {SYS_membarrier, "membarrier", {EPERM, ENOSYS, EINVAL}},
+    {SYS_sched_getaffinity, "sched_getaffinity", {EPERM, ENOSYS, 0}},
+    {SYS_sched_setaffinity, "sched_setaffinity", {EPERM, EINVAL, 0}},
+    {SYS_open, "open", {ENOENT, EMFILE, EACCES}},
+    {SYS_openat, "openat", {ENOENT, EMFILE, EACCES}},
+    {SYS_read, "read", {EIO, EINTR, 0}},
+    {SYS_futex, "futex", {EAGAIN, EINTR, 0}},  // waiting only: waking does not fail
+    {SYS_clone, "clone", {EAGAIN, ENOMEM, 0}},
+    {SYS_clone3, "clone3", {EAGAIN, ENOMEM, ENOSYS}},
+    {SYS_prctl, "prctl", {EINVAL, 0, 0}},
+    {SYS_write, "write", {EIO, EAGAIN, 0}},
+    {SYS_writev, "writev", {EIO, EAGAIN, 0}},
+};
+
+// Null: the call cannot fail.
+const CallErrors* errors_of(const user_regs_struct& registers) {
+  const auto number = static_cast<long>(registers.orig_rax);
+  const auto operation = static_cast<int>(registers.rsi) & FUTEX_CMD_MASK;
+  if (number == SYS_futex && operation != FUTEX_WAIT && operation != FUTEX_WAIT_BITSET) return nullptr;
+  for (const CallErrors& row : kErrors) {
+    if (row.number == number) return &row;
+  }
+  return nullptr;
+}
+
+struct Range {
+  uint64_t begin, end;
+};
+
+// Where a process has the libraries' code.
+std::vector<Range> code_of(pid_t process, const std::vector<std::string>& libraries) {
+  std::vector<Range> ranges;
+  std::ifstream maps("/proc/" + std::to_string(process) + "/maps");
+  for (std::string line; std::getline(maps, line);) {
+    Range range{};
+    char permissions[8] = {};
+    if (sscanf(line.c_str(), "%lx-%lx %7s", &range.begin, &range.end, permissions) != 3 || permissions[2] != 'x') continue;
+    const std::string file = line.substr(line.find_last_of(" /") + 1);
+    for (const std::string& library : libraries) {
+      if (file.compare(0, library.size(), library) == 0) ranges.push_back(range);
+    }
+  }
+  return ranges;
+}
+
+// One run of the program, with the call at `fail_at` failing.
+class Run {
+ public:
+  Run(const std::vector<std::string>& libraries, long fail_at, int which_error)
+      : libraries_(libraries), fail_at_(fail_at), which_error_(which_error) {}
+
+  // Returns the program's wait status; -1: it did not end.
+  int run(char** program);
+  bool reached() const { return count_ >= fail_at_; }
+  // What failed, for people.
+  std::string what() const { return what_; }
+  // Whether the call that failed has another errno to try.
+  bool has_more_errors() const {
+    return failed_ != nullptr && which_error_ + 1 < kMostErrors && failed_->errors[which_error_ + 1] != 0;
+  }
+
+ private:
+  struct Task {
+    bool inside = false;  // a system call, between its entry and its exit
+    int pending_error = 0;
+  };
+
+  bool is_libraries(pid_t task, const user_regs_struct& registers);
+  void at_entry(pid_t task, Task* state);
+  void at_exit(pid_t task, Task* state);
+
+  const std::vector<std::string>& libraries_;
+  const long fail_at_;
+  const int which_error_;
+  long count_ = 0;
+  bool over_ = false;  // the program asked for its parent: no more faults
+  const CallErrors* failed_ = nullptr;
+  std::string what_ = "nothing";
+  std::vector<Range> code_;
+  std::map<pid_t, Task> tasks_;
+};
+
+bool Run::is_libraries(pid_t task, const user_regs_struct& registers) {
+  if (code_.empty()) code_ = code_of(task, libraries_);
+  uint64_t words[kStackWords] = {};
+  iovec local{words, sizeof words};
+  iovec remote{reinterpret_cast<void*>(registers.rsp), sizeof words};
+  const ssize_t bytes = process_vm_readv(task, &local, 1, &remote, 1, 0);
+  const size_t count = bytes > 0 ? static_cast<size_t>(bytes) / sizeof *words : 0;
+  const auto in_code = [this](uint64_t address) {
+    for (const Range& range : code_) {
+      if (address >= range.begin && address < range.end) return true;
+    }
+    return false;
+  };
+  if (in_code(registers.rip)) return true;
+  for (size_t i = 0; i < count; ++i) {
+    if (in_code(words[i])) return true;
+  }
+  return false;
+}
+
+void Run::at_entry(pid_t task, Task* state) {
+  user_regs_struct registers;
+  if (ptrace(PTRACE_GETREGS, task, nullptr, &registers) != 0) return;
+  const auto number = static_cast<long>(registers.orig_rax);
+  if (number == SYS_getppid) over_ = true;
+  // Until the libraries are mapped there is nothing of theirs to find, and maps to look for again.
+  if (number == SYS_execve) code_.clear();
+  const CallErrors* row = errors_of(registers);
+  if (over_ || row == nullptr || !is_libraries(task, registers)) return;
+  if (++count_ != fail_at_) return;
+  failed_ = row;
+  // Threads may come in another order in each run: then it is another call, with fewer errors to choose from.
+  state->pending_error = row->errors[which_error_] != 0 ? row->errors[which_error_] : row->errors[0];
+  std::ostringstream text;
+  text << row->name << "(" << std::hex << registers.rdi << ", " << registers.rsi << ", " << registers.rdx << ") with "
+       << strerror(state->pending_error);
+  what_ = text.str();
+  registers.orig_rax = static_cast<unsigned long long>(-1);
+  ptrace(PTRACE_SETREGS, task, nullptr, &registers);
+}
+
+void Run::at_exit(pid_t task, Task* state) {
+  if (state->pending_error == 0) return;
+  user_regs_struct registers;
+  if (ptrace(PTRACE_GETREGS, task, nullptr, &registers) != 0) return;
+  registers.rax = static_cast<unsigned long long>(-state->pending_error);
+  state->pending_error = 0;
+  ptrace(PTRACE_SETREGS, task, nullptr, &registers);
+}
+
+volatile sig_atomic_t out_of_time = 0;
+
+int Run::run(char** program) {
+  const pid_t child = fork();
+  if (child == 0) {
+    ptrace(PTRACE_TRACEME, 0, nullptr, nullptr);
+    raise(SIGSTOP);
+    execvp(program[0], program);
+    fprintf(stderr, "syscall_faults: %s: %s\n", program[0], strerror(errno));
+    _exit(127);
+  }
+  int status = 0;
+  waitpid(child, &status, 0);
+  ptrace(PTRACE_SETOPTIONS, child, nullptr,
+         PTRACE_O_TRACESYSGOOD | PTRACE_O_TRACECLONE | PTRACE_O_TRACEFORK | PTRACE_O_TRACEVFORK | PTRACE_O_EXITKILL);
+  ptrace(PTRACE_SYSCALL, child, nullptr, nullptr);
+  tasks_[child] = {};
+  int result = -1;
+  out_of_time = 0;
+  alarm(kRunSeconds);
+  // After the program's end its children are waited for too: none may be left behind.
+  while (!tasks_.empty()) {
+    const pid_t task = waitpid(-1, &status, __WALL);
+    if (task < 0) {
+      if (errno == EINTR && out_of_time == 0) continue;
+      break;
+    }
+    if (WIFEXITED(status) || WIFSIGNALED(status)) {
+      tasks_.erase(task);
+      if (task == child) result = status;
+      continue;
+    }
+    Task& state = tasks_[task];
+    const int signal = WSTOPSIG(status);
+    int deliver = 0;
+    if (signal == (SIGTRAP | 0x80)) {
+      state.inside = !state.inside;
+      if (state.inside) {
+        at_entry(task, &state);
+      } else {
+        at_exit(task, &state);
+      }
+    } else if (signal != SIGTRAP && signal != SIGSTOP) {
+      deliver = signal;
+    }
+    ptrace(PTRACE_SYSCALL, task, nullptr, deliver);
+  }
+  alarm(0);
+  for (const auto& [task, state] : tasks_) kill(task, SIGKILL);
+  while (waitpid(-1, &status, __WALL) > 0) {}
+  return out_of_time != 0 ? -1 : result;
+}
+
+std::string tell(int status) {
+  if (status == -1) return "it did not end within " + std::to_string(kRunSeconds) + " s";
+  if (WIFSIGNALED(status)) return std::string("signal ") + strsignal(WTERMSIG(status));
+  return "exit status " + std::to_string(WEXITSTATUS(status));
+}
+
+[[noreturn]] void usage() {
+  fprintf(stderr, "usage: syscall_faults [--first N] [--step N] [--errors one|all] LIBRARY... -- PROGRAM [ARGUMENT...]\n");
+  exit(2);
+}
+
+long number_of(const char* text) {
+  char* end = nullptr;
+  const long value = text == nullptr ? 0 : strtol(text, &end, 10);
+  if (value < 1 || *end != 0) usage();
+  return value;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  long first = 1;
+  long step = 1;
+  bool all_errors = false;
+  std::vector<std::string> libraries;
+  int i = 1;
+  for (; i < argc && strcmp(argv[i], "--") != 0; ++i) {
+    if (strcmp(argv[i], "--first") == 0) {
+      first = number_of(argv[++i]);
+    } else if (strcmp(argv[i], "--step") == 0) {
+      step = number_of(argv[++i]);
+    } else if (strcmp(argv[i], "--errors") == 0) {
+      const std::string which = argv[++i] == nullptr ? "" : argv[i];
+      if (which != "one" && which != "all") usage();
+      all_errors = which == "all";
+    } else {
+      libraries.emplace_back(argv[i]);
+    }
+  }
+  if (libraries.empty() || i + 1 >= argc) usage();
+  char** program = argv + i + 1;
+  struct sigaction action{};
+  action.sa_handler = [](int) { out_of_time = 1; };
+  sigaction(SIGALRM, &action, nullptr);
+
+  long tried = 0;
+  long findings = 0;
+  std::map<std::string, long> by_call;
+  for (long n = first;; n += step) {
+    bool reached = false;
+    for (int which = 0;; ++which) {
+      Run run(libraries, n, which);
+      const int status = run.run(program);
+      reached = run.reached();
+      if (reached) {
+        ++tried;
+        ++by_call[run.what().substr(0, run.what().find('('))];
+      }
+      if (status != 0) {
+        ++findings;
+        printf("call %ld, %s: %s\n", n, run.what().c_str(), tell(status).c_str());
+        fflush(stdout);
+      }
+      if (!reached || !all_errors || !run.has_more_errors()) break;
+    }
+    if (!reached) break;
+  }
+  printf("%ld faults, %ld findings;", tried, findings);
+  for (const auto& [name, count] : by_call) printf(" %s %ld", name.c_str(), count);
+  printf("\n");
+  // A run in which nothing could fail proves nothing.
+  if (tried == 0) printf("expected calls of the libraries to fail, found none\n");
+  return findings == 0 && tried != 0 ? 0 : 1;
+}
