@@ -71,7 +71,8 @@ def _of_allocators(name, suite):
 def _of_ops(suite):
     rows = {row["name"]: report.value(row, OURS) for row in suite["rows"]}
     wanted = [(name[len("program/loop/"):], value) for name, value in rows.items() if name.startswith("program/loop/") and value]
-    keep = ["percpu_add", "thread_local", "one_instruction", "atomic", "sched_getcpu", "librseq", "liburcu", "rocksdb", "contended"]
+    keep = ["percpu_add", "thread_local", "one_instruction", "atomic", "sched_getcpu", "librseq_add", "liburcu_counter", "rocksdb_record_tick",
+            "contended"]
     bars = [(name, dict(wanted)[name]) for name in keep if name in dict(wanted)]
     for name, value in rows.items():
         if name.endswith("/contended") and value and "contended" not in dict(bars):
@@ -83,29 +84,31 @@ def _of_ops(suite):
                          {"percpu_add"}))
 
 
-def _families(suite, families, unit):
-    """{label: [(x, y)]} from rows named PREFIX/x."""
+def _family(suite, prefix):
+    """{column: [(x, ns)]} from rows named PREFIX/x."""
     series = {}
-    for prefix, label in families:
-        for row in suite["rows"]:
-            start, _, x = row["name"].rpartition("/")
-            y = report.value(row, OURS)
-            if start == prefix and x.isdigit() and y and row["unit"] == unit:
-                series.setdefault(label, []).append((int(x), y))
-    return {label: sorted(points) for label, points in series.items() if len(points) > 1}
+    for row in suite["rows"]:
+        start, _, x = row["name"].rpartition("/")
+        if start == prefix and x.isdigit() and row["unit"] == "ns":
+            for column in row["cells"]:
+                series.setdefault(column, []).append((int(x), report.value(row, column)))
+    return {column: sorted(points) for column, points in series.items() if len(points) > 1}
 
 
 def _of_alloc(suite):
-    live = _families(suite, [("pair_live", "libpercpu"), ("churn", "a random one replaced"), ("maps_pair_live", "maps alone")], "ns")
-    if live:
-        yield ("alloc_live", "Time of percpu_alloc and percpu_free over the number of live areas",
-               plot.lines("Allocation over the number of live areas", "percpu_alloc(8) and percpu_free; lower is faster", live,
-                          "live areas", "ns a pair"))
-    units = _families(suite, [("units", "libpercpu"), ("librseq", "librseq"), ("jemalloc_units", "jemalloc"), ("calloc", "calloc")], "ns")
-    if units:
-        yield ("alloc_units", "Time of percpu_alloc and percpu_free over the number of CPUs that a pool is laid out for",
-               plot.lines("Allocation over the number of CPUs", "a pool laid out for that many; lower is faster", units, "CPUs (units)",
-                          "ns a pair"))
+    drawn = [
+        ("live", "Time of an allocation and its free over the number of live areas",
+         "Allocation over the number of live areas", "8 bytes on 2 CPUs, taken and given back; lower is faster", "live areas", "ns a pair"),
+        ("units", "Time of an allocation and its free over the number of CPUs that it is laid out for",
+         "Allocation over the number of CPUs", "8 bytes, zeroed, laid out for that many; lower is faster", "CPUs (units)", "ns a pair"),
+        ("threads", "Time of an allocation and its free over the number of threads",
+         "Allocation over the number of threads", "8 bytes; each thread's own time, so a level line is perfect up to one thread per CPU",
+         "threads", "ns a pair of one thread"),
+    ]
+    for prefix, what, title, subtitle, x_axis, y_axis in drawn:
+        series = _family(suite, prefix)
+        if series:
+            yield (f"alloc_{prefix}", what, plot.lines(title, subtitle, series, x_axis, y_axis))
 
 
 def plots_of(results):

@@ -19,6 +19,8 @@ STYLES = {
     "tcmalloc (gperftools)": ("#12966f", "triangle"),
     "mimalloc": ("#c4559b", "down"),
     "tbbmalloc": ("#a98300", "cross"),
+    "librseq": ("#12966f", "triangle"),
+    "calloc": ("#848d97", "square"),
 }
 OTHERS = [("#8a63d2", "plus"), ("#d1436b", "square-open"), ("#2f9fb3", "triangle-open"), ("#7a8f1a", "circle-open"),
           ("#9a6a4f", "down-open")]

@@ -98,17 +98,53 @@ def memory_table(suite, rows):
     return compare_table(suite, rows, memory_of, lambda row, name: number(memory_of(row, name) / MIB))
 
 
-def row_table(suite, rows):
-    """Of a suite without allocators: median and extremes, or why there are none."""
+def columns_of(rows):
+    """All columns that have cells, in the order in which they come."""
+    return list(dict.fromkeys(name for row in rows for name in row["cells"]))
+
+
+def row_table(rows):
+    """Of a suite without allocators. One column: median and extremes. More: their medians, the least bold, and ours over the best other."""
+    columns = columns_of(rows) or [OURS]
     lines = []
     for row in rows:
-        cell = next(iter(row["cells"].values()), None)
-        if cell:
+        if not row["cells"]:
+            lines.append([f"`{row['name']}`", "", next(iter(row["absent"].values()), "-"), *[""] * max(len(columns), 2)])
+        elif len(columns) == 1:
+            cell = next(iter(row["cells"].values()))
             extremes = cell.get("extremes", cell["time"])
             lines.append([f"`{row['name']}`", row["unit"], number(median(cell["time"])), number(min(extremes)), number(max(extremes))])
         else:
-            lines.append([f"`{row['name']}`", "", next(iter(row["absent"].values()), "-"), "", ""])
-    return table(["", "", "median", "least", "most"], lines, 2)
+            found = {name: value(row, name) for name in row["cells"]}
+            least = min(found.values())
+            cells = [(f"**{number(found[name])}**" if found[name] == least else number(found[name])) if name in found else "-"
+                     for name in columns]
+            others = [found[name] for name in found if name != OURS]
+            ratio = number(found[OURS] / min(others)) if OURS in found and others and min(others) > 0 else "-"
+            lines.append([f"`{row['name']}`", row["unit"], *cells, ratio])
+    return table(["", "", *(["median", "least", "most"] if len(columns) == 1 else [*columns, f"{OURS} / best"])], lines, 2)
+
+
+def ops_tables(rows):
+    """The operations as ways of counting by where they are, and sums beside copying the same bytes."""
+    places = ["program/loop", "program/call", "program/work", "library/loop", "library/call", "one_thread", "thread_per_cpu", "four_per_cpu"]
+    found = {}
+    reading = {}
+    for row in rows:
+        place, _, way = row["name"].rpartition("/")
+        if place in places and value(row, OURS):
+            found.setdefault(way, {})[place] = value(row, OURS)
+        elif row["name"].startswith(("sum/", "memcpy/")) and value(row, OURS):
+            what, units, count = row["name"].split("/")
+            reading.setdefault((int(units), int(count)), {})[what] = value(row, OURS)
+    places = [place for place in places if any(place in cells for cells in found.values())]
+    if found:
+        yield table(["ns a step", *places], [[f"`{way}`", *(number(cells[place]) if place in cells else "-" for place in places)]
+                                             for way, cells in found.items()])
+    if reading:
+        yield table(["CPUs (units)", "counters", "sum, ns", "memcpy of the same bytes, ns", "memcpy / sum"],
+                    [[f"{units}", f"{count:,}", number(cells.get("sum", 0)), number(cells.get("memcpy", 0)),
+                      number(cells["memcpy"] / cells["sum"]) if len(cells) == 2 else "-"] for (units, count), cells in sorted(reading.items())])
 
 
 def figure(name, what):
@@ -139,22 +175,22 @@ def allocator_section(suite, plots):
                   "held at that moment.", memory_table(suite, rows)]
     described = [f"- *{row.get('label') or row['name'].replace('_', ' ')}*: {row['what']}" for row in suite["rows"] if row.get("what") and not row.get("series")]
     if described:
-        parts += ["<details><summary>What each row does</summary>\n", "\n".join(described), "\n</details>"]
+        parts += ["<details><summary>What each row does</summary>", "\n".join(described), "</details>"]
     return parts
 
 
 def row_section(suite, plots):
     parts = [f"## {suite['title']}", suite["about"], *(figure(name, what) for name, what in plots)]
+    if suite["name"] == "ops":
+        parts += ops_tables(suite["rows"])
     programs = {}
     for row in suite["rows"]:
         programs.setdefault(row.get("program", ""), []).append(row)
-    for program, rows in programs.items():
-        if len(programs) > 1 and program:
-            parts.append(f"### {program}")
+    for rows in programs.values():
         if len(rows) > 40:
-            parts += [f"<details><summary>All {len(rows)} rows</summary>\n", row_table(suite, rows), "\n</details>"]
+            parts += [f"<details><summary>All {len(rows)} rows</summary>", row_table(rows), "</details>"]
         else:
-            parts.append(row_table(suite, rows))
+            parts.append(row_table(rows))
     return parts
 
 

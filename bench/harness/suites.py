@@ -69,7 +69,10 @@ class Case:
 
 @dataclasses.dataclass
 class Program:
-    """A program that prints rows of its own by --json FILE: {"rows": [{"name", "unit", "samples": [...]}]} (compare.h)."""
+    """A program that prints rows of its own by --json FILE: {"rows": [{"name", "unit", "samples": [...]}]} (json_rows.h).
+
+    The last word of a name of several is the column, as in "units/64 librseq"; "percpu" there is us.
+    """
     name: str
     argv: list
     context: Context
@@ -85,10 +88,14 @@ class Program:
         with tempfile.TemporaryDirectory(dir=self.context.work) as place:
             told = pathlib.Path(place) / "rows.json"
             self.context.run([*self.argv, *quick, "--json", told])
+            if not told.exists():
+                raise Failed("wrote no rows")
             rows = json.loads(told.read_text())["rows"]
         for row in rows:
+            name, _, of = row["name"].rpartition(" ")
             # A round's median, with the extremes beside it.
-            yield ({"name": row["name"], "what": row.get("what", ""), "unit": row["unit"], "program": self.name},
+            yield ({"name": name or of, "what": "", "unit": row["unit"], "program": self.name,
+                    "column": of if name and of != "percpu" else ONLY},
                    {"time": [measure.median(row["samples"])], "extremes": [min(row["samples"]), max(row["samples"])]})
 
 
@@ -126,7 +133,7 @@ def measure_suite(suite, rounds, seconds=None, tell=sys.stderr):
                     print(f"\r\033[K{suite.name}: round {number + 1} of {rounds}, {case.name}, {name}", end="", file=tell, flush=True)
                 try:
                     for row, samples in case.measure(column):
-                        cell = _row(rows, order, row)["cells"].setdefault(name, {})
+                        cell = _row(rows, order, row)["cells"].setdefault(row.get("column", name), {})
                         for quantity, values in samples.items():
                             cell.setdefault(quantity, []).extend(values)
                 except (Missing, Failed) as problem:
@@ -147,6 +154,6 @@ def measure_suite(suite, rounds, seconds=None, tell=sys.stderr):
 def _row(rows, order, described):
     """The row of that name, made if it is new."""
     if described["name"] not in rows:
-        rows[described["name"]] = {**described, "cells": {}, "absent": {}}
+        rows[described["name"]] = {**{key: told for key, told in described.items() if key != "column"}, "cells": {}, "absent": {}}
         order.append(described["name"])
     return rows[described["name"]]

@@ -44,8 +44,9 @@ def suite(context):
 
     cases = [Case(f"{name}_{threads}" if threads else name, what, unit, pattern(name, threads), label=label)
              for name, threads, unit, label, what in PATTERNS]
-    cases.append(Case("idle_threads", "200 threads that worked a while in turn, and wait; MiB held half a second later", "MiB",
-                      pattern("idle_threads", 20 if context.quick else 200), label="200 idle threads", kind="memory"))
+    idle = 20 if context.quick else 200
+    cases.append(Case("idle_threads", f"{idle} threads that worked a while in turn, and wait; MiB held half a second later", "MiB",
+                      pattern("idle_threads", idle), label=f"{idle} idle threads", kind="memory", rounds=3))
     if not context.quick:
         cases += [Case(f"given_back_{threads}", "256 MiB in small and large blocks are freed; MiB held after three seconds of sleep", "MiB",
                        pattern("given_back", threads), label=label, kind="memory", rounds=1)

@@ -123,6 +123,34 @@ def interleaving():
     equal(found["rows"][1]["cells"]["A"]["time"], [1], "samples of a case of one round")
 
 
+def programs():
+    """A program that prints rows of its own: their columns, their medians; and what it says when it fails."""
+    with tempfile.TemporaryDirectory() as place:
+        here = context()
+        here.work = pathlib.Path(place)
+        script = here.work / "rows"
+        script.write_text("""#!/bin/sh
+[ "$1" = --json ] && cat > "$2" <<'END'
+{"rows": [{"name": "live/10 percpu", "unit": "ns", "samples": [3, 1, 2]}, {"name": "live/10 librseq", "unit": "ns", "samples": [8]},
+ {"name": "alone", "unit": "KiB", "samples": [5, 5]}]}
+END
+""")
+        script.chmod(0o755)
+        silent = here.work / "silent"
+        silent.write_text("#!/bin/sh\nexit 0\n")
+        silent.chmod(0o755)
+        cases = [harness.Program("rows", [script], here), harness.Program("silent", [silent], here),
+                 harness.Program("none", [here.work / "none"], here)]
+        found = harness.measure_suite(harness.Suite("alloc", "A", "about", [], cases), 2, tell=None)
+    equal(report.row_table(found["rows"]), """\
+|  |  | libpercpu | librseq | libpercpu / best |
+| --- | --- | ---: | ---: | ---: |
+| `live/10` | ns | **2.00** | 8.00 | 0.250 |
+| `alone` | KiB | **5.00** | - | - |
+| `silent` |  | wrote no rows |  |  |
+| `none` |  | none was not built (package libbenchmark-dev) |  |  |""", "table of rows")
+
+
 def tables():
     """From canned.json: medians, spread, ratios, means and verdicts, computed by hand; plots that are well-formed and the same each time."""
     results = json.loads((ROOT / "tests" / "bench" / "canned.json").read_text())
@@ -144,7 +172,7 @@ def tables():
     equal(verdicts["malloc and free of 64 B", "at most 0.75 times the best of jemalloc, tcmalloc, mimalloc"],
           ("0.500 (of jemalloc's)", "held"), "a goal that was held")
     equal(verdicts["large blocks of 5 to 25 MiB", "at most 0.25 times jemalloc's time"], ("0.500", "**missed**"), "a goal that was missed")
-    equal(verdicts["producer-consumer", "at most 0.25 times jemalloc's time"], ("not measured", "not measured"), "a goal without a row")
+    equal(verdicts["producer-consumer", "at most 0.25 times jemalloc's time"], ("not measured", "-"), "a goal without a row")
     with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as two:
         written = []
         for place in (one, two):
@@ -176,5 +204,5 @@ def command():
 
 if __name__ == "__main__":
     os.environ.pop("LD_PRELOAD", None)
-    {"patterns": patterns, "runs": runs, "interleaving": interleaving, "tables": tables, "command": command}[sys.argv[3]]()
+    {"patterns": patterns, "runs": runs, "interleaving": interleaving, "programs": programs, "tables": tables, "command": command}[sys.argv[3]]()
     print("good")
