@@ -136,10 +136,10 @@ def measure_suite(suite, rounds, seconds=None, tell=sys.stderr):
                         cell = _row(rows, order, row)["cells"].setdefault(row.get("column", name), {})
                         for quantity, values in samples.items():
                             cell.setdefault(quantity, []).extend(values)
-                except (Missing, Failed) as problem:
+                except Exception as problem:  # noqa: BLE001  whatever one program did, the others' numbers are worth having
                     row = _row(rows, order, case.describe())
                     row["cells"].pop(name, None)
-                    row["absent"][name] = str(problem)
+                    row["absent"][name] = str(problem) if isinstance(problem, (Missing, Failed)) else repr(problem)
         done += 1
     if tell:
         print(f"\r\033[K{suite.name}: {done} rounds in {time.monotonic() - begin:.0f} s", file=tell, flush=True)

@@ -21,7 +21,7 @@ PATTERNS = [
     ("larson", 64, "ms", "Larson, 64 threads", "the same work by 64 threads; ms"),
     ("false_sharing_active", 0, "ms", "false sharing, active", "a thread per CPU takes a small block, writes it 1,000 times, frees it; ms"),
     ("false_sharing_passive", 0, "ms", "false sharing, passive", "the same after freeing a block that one thread took for all; ms"),
-    ("thread_storm", 0, "us", "thread storm", "threads that live for 100 blocks, four at a time; us a thread"),
+    ("thread_storm", 0, "us", "thread storm", "threads that live for 100 blocks, each begun by the one before it, a chain per CPU; us a thread"),
 ]
 SCALING = [1, 2, 4, 8, 16, 32, 64]
 IDLE = [1, 10, 50, 100, 200, 400]
