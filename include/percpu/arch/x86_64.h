@@ -84,6 +84,15 @@ PERCPU_INLINE_ uint32_t percpu_arch_cpu_(void) {
 #define PERCPU_SEQ_FORGET_ ""
 #endif
 
+/* The descriptor's address is stored at once in code that lies at a fixed place below 2 GiB, else by way of a register. */
+#if !defined(__PIC__) && !defined(__PIE__) && defined(__code_model_small__)
+#define PERCPU_SEQ_ARM_ "5:\tmovq $3b,%%fs:8(%[area])\n"
+#else
+#define PERCPU_SEQ_ARM_          \
+  "5:\tleaq 3b(%%rip),%[at]\n\t" \
+  "movq %[at],%%fs:8(%[area])\n"
+#endif
+
 #define PERCPU_SEQ_ENTER_                                \
   ".pushsection __rseq_cs,\"aw?\"\n\t"                   \
   ".balign 32\n"                                         \
@@ -92,9 +101,7 @@ PERCPU_INLINE_ uint32_t percpu_arch_cpu_(void) {
   ".popsection\n\t"                                      \
   ".pushsection __rseq_cs_ptr_array,\"aw?\"\n\t"         \
   ".quad 3b\n\t"                                         \
-  ".popsection\n"                                        \
-  "5:\tleaq 3b(%%rip),%[at]\n\t"                         \
-  "movq %[at],%%fs:8(%[area])\n"                         \
+  ".popsection\n" PERCPU_SEQ_ARM_                        \
   "1:\t" PERCPU_OPS_INJECT(1)                            \
   "movl %%fs:4(%[area]),%k[at]\n\t" PERCPU_OPS_INJECT(2) \
   "movq (%[table],%[at],8),%[at]\n\t" PERCPU_OPS_INJECT(3)
@@ -108,7 +115,8 @@ PERCPU_INLINE_ uint32_t percpu_arch_cpu_(void) {
   "jmp 5b\n\t"                                        \
   ".popsection"
 
-/* Operands of every sequence. `at` is first the descriptor's address, then the CPU number, then the copy's offset. */
+/* Operands of every sequence. `at` is first the descriptor's address, where that needs a register, then the CPU number,
+ * then the copy's offset. */
 #define PERCPU_SEQ_OUT_ [at] "=&r"(at)
 #define PERCPU_SEQ_IN_ [area] "r"(percpu_arch_area_()), [table] "r"(table), [handle] "r"(handle)
 #define PERCPU_SEQ_CLOBBER_ "memory", "cc" PERCPU_OPS_INJECT_CLOBBER
