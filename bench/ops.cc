@@ -5,11 +5,18 @@
 //
 //   program/loop/NAME   a loop over eight counters in turn, one step each; compiled for a program (bench/ops_loops.c)
 //   program/call/NAME   the same, each step in a function of its own that is called
+//   program/work/NAME   the loop, in which each step follows a little work: a hash of what was hashed before
 //   library/...         the same in a shared library, whose operations clear rseq_cs besides
+//   THREADS/NAME        the loop in one_thread, in thread_per_cpu, in four_per_cpu at once: CPU time of one of them
+//
+// NAME: an operation of ours (by_handle: the eight counters are eight areas, found through an array of handles);
+// thread_local; one_instruction: an addition to memory and no more; atomic: of the thread's own, contended: of all
+// threads; sched_getcpu: an array of padded elements, indexed by it; the ways of liburcu, librseq and RocksDB
+// (ops_liburcu.c, ops_librseq.c, ops_rocksdb.cc), the last two where they are installed.
 //
 // A loop of two or three instructions is bound by how processors fetch loops: it may run twice as fast or slow by where
-// it lies in a cache line. Here all loops begin on one, the best case for each. The step that is called is the better
-// measure of what counting costs in code that also does something else.
+// it lies in a cache line. Here all loops begin on one, the best case for each. The steps that are called, or beside work,
+// are the better measure of what counting costs in code that also does something else.
 //
 //   sum/U/N             the sums of N counters over the copies of U CPUs
 //   memcpy/U/N          copying the bytes that were summed
@@ -17,11 +24,15 @@
 
 #include <percpu.h>
 
+#include <algorithm>
+#include <barrier>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <ctime>
 #include <string>
+#include <thread>
+#include <utility>
 #include <vector>
 
 #include "compare.h"
@@ -30,6 +41,8 @@
 namespace {
 
 constexpr size_t kSteps = 1 << 14;
+// Of each thread: long beside what it takes until all of them run.
+constexpr size_t kThreadSteps = 1 << 18;
 
 double thread_seconds() {
   timespec now{};
@@ -60,18 +73,20 @@ percpu_pool_t *pool_for(unsigned nr_cpus) {
 ops_areas make_areas() {
   ops_areas areas{};
   areas.counters = area_of<uint64_t>(kOpsCounters);
+  for (uint64_t *&handle : areas.handle) handle = area_of<uint64_t>(1, alignof(uint64_t));
   areas.reals = area_of<double>(kOpsCounters);
   areas.pool = pool_for(0);
   areas.in_pool =
       static_cast<uint64_t *>(checked(percpu_pool_alloc(areas.pool, kOpsCounters * 8, 64, 0), "percpu_pool_alloc"));
   areas.pairs = area_of<percpu_pair>(kOpsCounters);
   areas.list = area_of<percpu_list>(1);
+  areas.own = new ops_shard();
   areas.shared = new ops_shard();
   areas.shards = new ops_shard[kOpsMaxCpus]();
-  // So many nodes that no CPU finds its list empty when the thread is moved there.
+  // So many nodes that no CPU finds its list empty, however many threads are moved there with a node in hand.
   percpu_list *copy;
   percpu_for_each_copy(copy, areas.list) {
-    for (int i = 0; i < 3; ++i) copy->head = new percpu_list_node{copy->head};
+    for (int i = 0; i < 1024; ++i) copy->head = new percpu_list_node{copy->head};
   }
   return areas;
 }
@@ -95,9 +110,62 @@ void add_loops(Comparison *comparison, const ops_areas &areas, const ops_loop *l
     add_steps(comparison, areas, where + "loop/" + loop->name, loop->in_loop);
   for (const ops_loop *loop = loops; loop->name != nullptr; ++loop)
     add_steps(comparison, areas, where + "call/" + loop->name, loop->called);
-  for (const char *how : {"loop/", "call/"})
-    for (const char *other : {"thread_local", "atomic", "sched_getcpu"})
-      comparison->ratio(where + how + "percpu_add", where + how + other);
+  for (const ops_loop *loop = loops; loop->name != nullptr; ++loop)
+    add_steps(comparison, areas, where + "work/" + loop->name, loop->beside_work);
+  for (const char *how : {"loop/", "call/", "work/"})
+    for (const char *other :
+         {"thread_local", "atomic", "sched_getcpu", "liburcu_counter", "librseq_add", "rocksdb_record_tick"})
+      for (const ops_loop *loop = loops; loop->name != nullptr; ++loop)
+        if (loop->name == std::string(other)) comparison->ratio(where + how + "percpu_add", where + how + other);
+}
+
+// CPU seconds of nr_threads threads together, each doing the loop once, all at the same time.
+double threads_seconds(const ops_areas &areas, unsigned nr_threads, void (*run)(const ops_areas *, size_t)) {
+  std::barrier<> start(nr_threads);
+  std::vector<double> seconds(nr_threads);
+  std::vector<std::thread> threads;
+  for (double &mine : seconds) {
+    threads.emplace_back([&] {
+      ops_areas local = areas;
+      ops_shard own{};
+      local.own = &own;
+      run(&local, kOpsCounters);
+      start.arrive_and_wait();
+      const double before = thread_seconds();
+      run(&local, kThreadSteps);
+      mine = thread_seconds() - before;
+    });
+  }
+  double sum = 0;
+  for (unsigned i = 0; i < nr_threads; ++i) {
+    threads[i].join();
+    sum += seconds[i];
+  }
+  return sum;
+}
+
+void add_threads(Comparison *comparison, const ops_areas &areas, const std::vector<const ops_loop *> &tables) {
+  const unsigned nr_cpus = std::max(1u, std::thread::hardware_concurrency());
+  const std::pair<const char *, unsigned> counts[] = {
+      {"one_thread/", 1}, {"thread_per_cpu/", nr_cpus}, {"four_per_cpu/", 4 * nr_cpus}};
+  for (const auto &[name, count] : counts) {
+    for (const ops_loop *table : tables) {
+      for (const ops_loop *loop = table; loop->name != nullptr; ++loop) {
+        std::string row = name;
+        row += loop->name;
+        comparison
+            ->add(row,
+                  [&areas, run = loop->in_loop, nr_threads = count](benchmark::State &state) {
+                    while (state.KeepRunningBatch(kThreadSteps))
+                      state.SetIterationTime(threads_seconds(areas, nr_threads, run) / nr_threads);
+                  })
+            ->UseManualTime();
+        std::string ours = name;
+        ours += "percpu_add";
+        if (row != ours) comparison->ratio(ours, row);
+      }
+    }
+  }
 }
 
 // Counters in the copies of many CPUs.
@@ -163,6 +231,16 @@ int main(int argc, char **argv) {
   Comparison comparison;
   add_loops(&comparison, areas, ops_loops_of_program, "program/");
   add_loops(&comparison, areas, ops_loops_of_library, "library/");
+  std::vector<const ops_loop *> peers = {ops_loops_of_liburcu};
+#ifdef HAVE_LIBRSEQ
+  peers.push_back(ops_loops_of_librseq);
+#endif
+#ifdef HAVE_ROCKSDB
+  peers.push_back(ops_loops_of_rocksdb);
+#endif
+  for (const ops_loop *table : peers) add_loops(&comparison, areas, table, "program/");
+  peers.insert(peers.begin(), ops_loops_of_program);
+  add_threads(&comparison, areas, peers);
   for (unsigned nr_cpus : {2u, 64u, 256u})
     for (size_t n : {size_t{1}, size_t{1000}, size_t{100'000}}) add_reading(&comparison, nr_cpus, n);
   return comparison.run(argc, argv);
