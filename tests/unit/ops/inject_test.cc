@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 // Each operation is stopped at each point of its sequence, twice, and there interrupted by a signal, moved to another
 // CPU, or preempted by another thread of its CPU. It must have been aborted both times, and have the result that it
-// has undisturbed.
+// has undisturbed. As root the aborts that the handlers counted are compared with those that the kernel says it made.
 #include "inject.h"
 
 #include <percpu/stack.h>
@@ -14,6 +14,7 @@
 
 #include "fixture.h"
 #include "storm.h"
+#include "trace_point.h"
 
 extern "C" {
 __thread inject_state inject __attribute__((tls_model("local-exec")));
@@ -315,6 +316,7 @@ void duel_all(Blow blow, const char *name) {
   storm::on_signal(handler);
   Duel duel(blow);
   unsigned long nr_points = 0, nr_aborts = 0;
+  const AbortTracePoint kernel;
   for (const Operation &operation : all_operations()) {
     const Duel::Score score = duel.fight(operation);
     INFO(operation.name);
@@ -326,7 +328,14 @@ void duel_all(Blow blow, const char *name) {
     nr_points += score.nr_points;
     nr_aborts += score.nr_aborts;
   }
-  std::printf("%s: stopped at %lu points, aborted %lu times\n", name, nr_points, nr_aborts);
+  std::printf("%s: stopped at %lu points, aborted %lu times; the kernel counted ", name, nr_points, nr_aborts);
+  if (!kernel.available()) {
+    std::puts("nothing (not root, or no tracefs)");
+    return;
+  }
+  const uint64_t counted = kernel.count();
+  std::printf("%llu\n", static_cast<unsigned long long>(counted));
+  CHECK(counted == nr_aborts);
 }
 
 }  // namespace
