@@ -4,16 +4,19 @@
 
   programs.py libpercpu_preload.so NAME
 """
-import glob
 import os
+import pathlib
 import random
-import shutil
 import socket
 import subprocess
+import sys
 import threading
 
-from harness import Failed, Server, check, equal, main, need, readable_preload, run, same
+sys.path.append(str(pathlib.Path(__file__).resolve().parents[2] / "bench" / "programs"))
+
+from harness import Failed, Server, check, equal, main, need, run, same
 import harness
+import servers
 
 KEYS = 4000
 
@@ -249,9 +252,9 @@ def redis():
     path = str(place / "redis")
 
     def start(preloaded):
-        server = Server(["redis-server", "--port", "0", "--unixsocket", path, "--dir", str(place), "--save", "", "--io-threads", "2",
-                         "--io-threads-do-reads", "yes", "--enable-debug-command", "local", "--activedefrag", "no"], preloaded)
-        server.wait_until(lambda: connects(path), "it listens")
+        server = Server(servers.redis(path, place, "--io-threads", "2", "--io-threads-do-reads", "yes", "--activedefrag", "no"),
+                        preloaded)
+        server.wait_until(lambda: servers.listens(path), "it listens")
         return server
 
     def ask(commands, preloaded=True):
@@ -307,8 +310,8 @@ def redis():
 def memcached():
     need("memcached")
     path = str(harness.work / "memcached")
-    server = Server(["memcached", "-s", path, "-t", "4", "-m", "256", "-I", "1m", "-u", "root"])
-    server.wait_until(lambda: connects(path), "it listens")
+    server = Server(servers.memcached(path, 4, 256))
+    server.wait_until(lambda: servers.listens(path), "it listens")
     failures = []
 
     def client(number):
@@ -380,50 +383,27 @@ def memcached_get(stream, key, expected):
 
 def postgresql():
     """A cluster made, loaded and run under the preload; its books must balance after pgbench's transactions."""
-    homes = sorted(glob.glob("/usr/lib/postgresql/*/bin/postgres"))
-    if not homes:
+    if not servers.PostgreSQL.home():
         print("skipped: PostgreSQL is not installed (scripts/setup full)")
         raise SystemExit(harness.SKIP)
-    home = os.path.dirname(homes[-1])
-    # It refuses to run as root.
-    how = {"extra": readable_preload()}
-    if os.geteuid() == 0:
-        os.chmod(harness.work, 0o755)
-        how.update(user="nobody", group="nogroup", extra_groups=[])
-    place = harness.work / "cluster"
-    place.mkdir(mode=0o700)
-    if os.geteuid() == 0:
-        shutil.chown(place, "nobody", "nogroup")
-    how["cwd"] = place
-    data = str(place / "data")
-    run([f"{home}/initdb", "-D", data, "-U", "percpu", "--auth", "trust", "-N", "--locale", "C"], **how)
-    server = Server([f"{home}/postgres", "-D", data, "-k", str(place), "-c", "listen_addresses=", "-c", "fsync=off",
-                     "-c", "max_parallel_workers_per_gather=2", "-c", "min_parallel_table_scan_size=0",
-                     "-c", "parallel_setup_cost=0"], **how)
-    server.wait_until(lambda: connects(str(place / ".s.PGSQL.5432")), "it listens")
-    client = ["-h", str(place), "-U", "percpu", "postgres"]
-    server.wait_until(lambda: subprocess.run([f"{home}/pg_isready", *client[:2]], capture_output=True).returncode == 0, "it is ready")
+    pg = servers.PostgreSQL(harness.work / "cluster")
+    pg.make_place()
+    how = {"extra": servers.readable_copy(harness.preload(), harness.work / "preload"), "cwd": pg.place, **pg.user()}
+    run(pg.initdb(), **how)
+    server = Server(pg.server(max_parallel_workers_per_gather=2, min_parallel_table_scan_size=0, parallel_setup_cost=0), **how)
+    server.wait_until(lambda: servers.listens(pg.socket), "it listens")
+    server.wait_until(lambda: subprocess.run(pg.ready(), capture_output=True).returncode == 0, "it is ready")
 
     def ask(question):
-        return run([f"{home}/psql", "-XAtc", question, *client], **how).strip()
+        return run(pg.ask(question), **how).strip()
 
-    run([f"{home}/pgbench", "-i", "-q", "-s", "2", *client], **how)
-    run([f"{home}/pgbench", "-n", "-c", "6", "-j", "3", "-t", "200", *client], **how)
+    run([pg.program("pgbench"), "-i", "-q", "-s", "2", *pg.client], **how)
+    run([pg.program("pgbench"), "-n", "-c", "6", "-j", "3", "-t", "200", *pg.client], **how)
     equal(ask("SELECT count(*) FROM pgbench_history"), "1200", "transactions")
-    sums = {ask(f"SELECT sum({column}) FROM pgbench_{table}")
-            for table, column in (("accounts", "abalance"), ("tellers", "tbalance"), ("branches", "bbalance"), ("history", "delta"))}
+    sums = ask(pg.BOOKS).split()
     check(len(sums) == 1, f"the books do not balance: {sums}")
     equal(ask("SELECT count(*), sum(aid), count(DISTINCT bid) FROM pgbench_accounts"), "200000|20000100000|2", "the accounts")
     server.stop()
-
-
-def connects(path):
-    with socket.socket(socket.AF_UNIX) as connection:
-        try:
-            connection.connect(path)
-            return True
-        except OSError:
-            return False
 
 
 def work_file(name, content):

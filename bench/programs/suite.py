@@ -1,0 +1,20 @@
+# SPDX-License-Identifier: MIT
+"""Programs from Debian's packages, as they are, under each allocator (bench/harness). Each run's result is checked."""
+import pathlib
+import sys
+
+from harness import Case, Suite
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
+import computing  # noqa: E402
+import serving  # noqa: E402
+
+ABOUT = """Programs as Debian ships them. Servers (microseconds a request) have a client that runs under glibc's malloc; programs that
+compute (seconds) get the same input. Output, digests and books are checked in every run. Peak memory is the server's, or the largest
+process's; of PostgreSQL all processes' together. Debian's redis-server is linked with jemalloc: under "glibc" libc is put before it."""
+
+
+def suite(context):
+    cases = [Case(name, what, "us", run) for name, what, run in serving.programs(context)]
+    cases += [Case(name, what, "s", lambda allocator, run=run: run(context, allocator)) for name, what, run in computing.PROGRAMS]
+    return Suite("programs", "Real programs", " ".join(ABOUT.split()), context.allocators, cases)
