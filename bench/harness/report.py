@@ -216,7 +216,8 @@ def page(results, goals, plots):
     for suite in results["suites"].values():
         with_allocators = len(suite["columns"]) > 1
         parts += (allocator_section if with_allocators else row_section)(suite, plots.get(suite["name"], []))
-        parts.append(f"{suite['rounds']} round{'s' if suite['rounds'] != 1 else ''}, in turn.")
+        parts.append(f"{suite['rounds']} round{'s' if suite['rounds'] != 1 else ''}, in turn."
+                     + (" Ended before its time, so rows have fewer samples, or are missing." if "ended" in suite else ""))
     if len(columns) > 1:
         parts += ["## Allocators", table(["", "version"], [[name, column["absent"] or column["version"]] for name, column in columns.items()], 2)]
     return "\n\n".join(parts) + "\n"

@@ -5,6 +5,7 @@ Results are plain data, as they stand in results.json: a suite has rows, a row h
 one column of a suite without), a cell has samples by quantity, one a round.
 """
 import dataclasses
+import itertools
 import json
 import pathlib
 import sys
@@ -112,48 +113,54 @@ def measure_suite(suite, rounds, seconds=None, tell=sys.stderr):
     """Runs all cases of a suite in turn, `rounds` times, and no longer than `seconds` after the first round.
 
     Returns: its results. Allocators that are absent, and runs that raise Missing or Failed, have a reason instead of a cell. One failure
-    is enough for that: numbers of a program that now and then does not work are no numbers.
+    is enough for that: numbers of a program that now and then does not work are no numbers. Ctrl-C or SIGTERM ends it with what there is
+    so far, and "ended" says so.
     """
     columns = suite.allocators or [None]
     rows = {}
-    order = []
     begin = time.monotonic()
     done = 0
-    for number in range(rounds):
-        if number > 0 and seconds is not None and (time.monotonic() - begin) * (number + 1) / number > seconds:
-            break
-        for case in suite.cases:
-            if case.rounds and number >= case.rounds:
-                continue
-            for column in columns:
+    ended = False
+    try:
+        for number in range(rounds):
+            if number > 0 and seconds is not None and (time.monotonic() - begin) * (number + 1) / number > seconds:
+                break
+            for case, column in itertools.product(suite.cases, columns):
                 name = column.name if column else ONLY
-                if (column and column.absent) or name in rows.get(case.name, {}).get("absent", ()):
+                unusable = (column and column.absent) or name in rows.get(case.name, {}).get("absent", ())
+                if unusable or (case.rounds and number >= case.rounds):
                     continue
                 if tell:
                     print(f"\r\033[K{suite.name}: round {number + 1} of {rounds}, {case.name}, {name}", end="", file=tell, flush=True)
-                try:
-                    for row, samples in case.measure(column):
-                        cell = _row(rows, order, row)["cells"].setdefault(row.get("column", name), {})
-                        for quantity, values in samples.items():
-                            cell.setdefault(quantity, []).extend(values)
-                except Exception as problem:  # noqa: BLE001  whatever one program did, the others' numbers are worth having
-                    row = _row(rows, order, case.describe())
-                    row["cells"].pop(name, None)
-                    row["absent"][name] = str(problem) if isinstance(problem, (Missing, Failed)) else repr(problem)
-        done += 1
+                _measure_once(case, column, name, rows)
+            done += 1
+    except (KeyboardInterrupt, SystemExit):
+        ended = True
     if tell:
         print(f"\r\033[K{suite.name}: {done} rounds in {time.monotonic() - begin:.0f} s", file=tell, flush=True)
     return {
-        "name": suite.name, "title": suite.title, "about": suite.about, "rounds": done,
+        "name": suite.name, "title": suite.title, "about": suite.about, "rounds": done, **({"ended": True} if ended else {}),
         "columns": [{"name": column.name, "version": column.version, "absent": column.absent} for column in suite.allocators]
         or [{"name": ONLY, "version": "this tree", "absent": ""}],
-        "rows": [rows[name] for name in order],
+        "rows": list(rows.values()),
     }
 
 
-def _row(rows, order, described):
-    """The row of that name, made if it is new."""
+def _measure_once(case, column, name, rows):
+    """One run, its samples added to the rows that it is about; or the reason why there are none."""
+    try:
+        for row, samples in case.measure(column):
+            cell = _row(rows, row)["cells"].setdefault(row.get("column", name), {})
+            for quantity, values in samples.items():
+                cell.setdefault(quantity, []).extend(values)
+    except Exception as problem:  # noqa: BLE001  whatever one program did, the others' numbers are worth having
+        row = _row(rows, case.describe())
+        row["cells"].pop(name, None)
+        row["absent"][name] = str(problem) if isinstance(problem, (Missing, Failed)) else repr(problem)
+
+
+def _row(rows, described):
+    """The row of that name, made if it is new; rows stand in the order in which they came."""
     if described["name"] not in rows:
         rows[described["name"]] = {**{key: told for key, told in described.items() if key != "column"}, "cells": {}, "absent": {}}
-        order.append(described["name"])
     return rows[described["name"]]
