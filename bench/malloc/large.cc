@@ -31,7 +31,7 @@ struct Pages {
 
 double bench::large(const Scale& scale) {
   constexpr uint32_t kBlocks = 10;
-  const size_t steps = scale.of(15);
+  const size_t steps = scale.of(8);
   Random random(1);
   const auto size = [&] { return size_t{random.between(5 << 10, 25 << 10)} << 10; };
   std::vector<Pages> blocks(kBlocks);

@@ -48,7 +48,7 @@ struct Client {
 
 double bench::larson(const Scale& scale) {
   const unsigned threads = scale.threads != 0 ? scale.threads : nr_cpus();
-  const size_t steps = scale.of(2'000'000 / threads / kGenerations);
+  const size_t steps = scale.of(1'000'000 / threads / kGenerations);
   return median_ns(3, [&] {
            std::vector<std::unique_ptr<Client>> clients;
            for (unsigned i = 0; i < threads; i++) clients.push_back(std::make_unique<Client>(i + 1, steps));

@@ -35,7 +35,7 @@ struct Chain {
 }  // namespace
 
 double bench::thread_storm(const Scale& scale) {
-  const size_t length = scale.of(400);
+  const size_t length = scale.of(150);
   const unsigned count = nr_cpus();
   return median_ns(3, [&] {
            std::vector<std::unique_ptr<Chain>> chains;
