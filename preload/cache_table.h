@@ -13,14 +13,19 @@
 // all say empty and full (top is end, below it a 0), and fencing it: sequences that had read the entry before were restarted,
 // and find the closed copy. Whoever closed it may then change the stacks as it likes, and opens it again by the entry.
 //
-// A thread uses the table through its own pointer to it, which is null until the kernel is known to have registered rseq for
-// just this thread (CpuCache::attach()), and in the child of a vfork (vfork.S).
+// What a thread may use is in its own words, ThreadCaches, all 0 until the kernel is known to have registered rseq for just this
+// thread (CpuCache::attach()), and in the child of a vfork (vfork.S). A limit of 0 refuses every size and every address, so
+// the comparison that malloc and free make anyway tells such a thread from the others.
 //
-// Tops are pointers, loaded and stored by plain 8-byte moves, for a reason: free finds its stack by what it loads at the
-// block's page, a chain of loads that begins with the block that malloc popped. The next malloc would have to wait for the
-// end of that chain, were it not that processors guess which store such a load reads from. The Xeon that this was measured on (AMX,
-// 2 CPUs of a virtual machine) does so for pointers (1.6 ns
-// for a pair of sequences), not for 32-bit counts, counts that index, or an add to memory (4.4 to 8 ns).
+// Three things about time, each measured on two machines (a Xeon with AMX, and an AMD EPYC of family 26, both virtual):
+//
+// - Tops are pointers, loaded and stored by plain 8-byte moves: free finds its stack by what it loads at the block's page, a
+//   chain of loads that begins with the block that malloc popped. The next malloc would have to wait for the end of that chain,
+//   were it not that processors guess which store such a load reads from. They do so for pointers, not for 32-bit counts,
+//   counts that index, or an add to memory.
+// - The thread's rseq area is reached by its address, not by its offset from fs: loads of it through fs take 2.5 cycles more
+//   for a pair of malloc and free on the EPYC (11.1 against 13.6, where two empty functions take 9.0).
+// - Of what is left, the checks take one cycle, the load of the CPU's number one, and the store of the descriptor none.
 #ifndef PERCPU_PRELOAD_CACHE_TABLE_H
 #define PERCPU_PRELOAD_CACHE_TABLE_H
 
@@ -29,6 +34,7 @@
 
 #include "base/cpu_mask.h"
 #include "preload/size_class.h"
+#include "preload/window.h"
 
 namespace percpu::heap {
 
@@ -49,27 +55,43 @@ struct CacheTable {
   static constexpr size_t kNoCpu = 2;
   static constexpr size_t kEntries = kNoCpu + kMaxCpus;
 
-  uintptr_t rseq_offset;  // of a thread's rseq area, from its thread pointer
-  // What Window knows, beside the rest of what free() reads.
-  uintptr_t window;
-  size_t window_bytes;
-  const PageEntry* page_map;
-  uint32_t home_head[ClassTable::kEntries];  // by size (ClassTable::index): where the head is among those of the CPU's node
+  // By size, to kFine: where the head is among those of the CPU's node. One load, where an index by 8 bytes takes two
+  // instructions more; a program uses few sizes, so what it costs in the caches are few lines.
+  uint16_t home_head[ClassTable::kFine + 1];
   Kind kinds[kMaxKinds];
   uintptr_t homes[kEntries];   // of each CPU: the heads of its own node's lanes. malloc takes from these
   uintptr_t copies[kEntries];  // of each CPU: its copy, which begins with all heads. free gives to these
 };
 
+static_assert(sizeof(CacheTable) <= Window::kBeforeMapBytes);
+static_assert(kMaxKinds * sizeof(StackHead) <= UINT16_MAX);
+
+// What this thread may use, by the fast paths. Offsets are known to vfork.S.
+struct ThreadCaches {
+  size_t malloc_limit;          // sizes below it are served
+  uintptr_t free_limit;         // addresses at offsets below it in the window are served, and checked
+  uintptr_t unchecked_limit;    // the same without the checks: only one of the two is not 0
+  uintptr_t rseq;               // the thread's rseq area; 0: not attached
+};
+
+// Where everything is, from when the caches are open.
+struct CachePlaces {
+  uintptr_t window;
+  const CacheTable* table;  // right before the page map
+};
+
 extern "C" {
-// This thread's way to the caches; null: it has none, or is not known yet.
-extern __thread const CacheTable* thread_caches __attribute__((tls_model("initial-exec"), visibility("hidden")));
+extern __thread ThreadCaches thread_caches __attribute__((tls_model("initial-exec"), visibility("hidden")));
+extern CachePlaces cache_places __attribute__((visibility("hidden")));
 }
 
 #if defined(__x86_64__)
 
-// The beginning and the end of a sequence: see percpu/arch/x86_64.h, from which these differ in two ways. Nothing is
-// forgotten at the end, as the preload is never unloaded; and the columns of CPUs have two entries before CPU 0.
-// [at] becomes the head's address; [top] is first the CPU, then the head's top.
+// The beginning and the end of a sequence: see percpu/arch/x86_64.h, from which these differ in three ways. Nothing is
+// forgotten at the end, as the preload is never unloaded; the columns of CPUs have two entries before CPU 0; and the area is
+// reached by its address.
+// [copy] becomes the CPU's heads, at which the stack's is at [head]; [top] is the head's top.
+#define PRELOAD_HEAD_ "(%[copy],%[head])"
 #define PRELOAD_SEQ_BEGIN_                                                \
   ".pushsection __rseq_cs,\"aw?\"\n\t"                                    \
   ".balign 32\n"                                                          \
@@ -79,12 +101,11 @@ extern __thread const CacheTable* thread_caches __attribute__((tls_model("initia
   ".pushsection __rseq_cs_ptr_array,\"aw?\"\n\t"                          \
   ".quad 3b\n\t"                                                         \
   ".popsection\n"                                                        \
-  "5:\tleaq 3b(%%rip),%[top]\n\t"                                        \
-  "movq %[top],%%fs:8(%[area])\n\t"                                      \
-  "movl %[head],%k[at]\n"                                                \
-  "1:\tmovslq %%fs:4(%[area]),%[top]\n\t"                                \
-  "addq %c[column](%[table],%[top],8),%[at]\n\t"                         \
-  "movq (%[at]),%[top]\n\t"
+  "5:\tleaq 3b(%%rip),%[copy]\n\t"                                       \
+  "movq %[copy],8(%[area])\n"                                            \
+  "1:\tmovslq 4(%[area]),%[copy]\n\t"                                    \
+  "movq %c[column](%[table],%[copy],8),%[copy]\n\t"                      \
+  "movq " PRELOAD_HEAD_ ",%[top]\n\t"
 #define PRELOAD_SEQ_END_                                                  \
   "\n2:\n\t"                                                             \
   ".pushsection __rseq_failure,\"ax?\"\n\t"                               \
@@ -92,8 +113,8 @@ extern __thread const CacheTable* thread_caches __attribute__((tls_model("initia
   ".long 0x53053053\n"                                                   \
   "4:\tjmp 5b\n\t"                                                       \
   ".popsection"
-#define PRELOAD_SEQ_IN_(table, head_of, column_of)                        \
-  [area] "r"((table)->rseq_offset), [table] "r"(table), [head] "rm"(head_of), \
+#define PRELOAD_SEQ_IN_(table_of, head_of, column_of)                     \
+  [area] "r"(thread_caches.rseq), [table] "r"(table_of), [head] "r"(head_of), \
       [column] "i"(offsetof(CacheTable, column_of) + CacheTable::kNoCpu * sizeof(uintptr_t))
 
 #define PRELOAD_POP_                                                      \
@@ -102,15 +123,16 @@ extern __thread const CacheTable* thread_caches __attribute__((tls_model("initia
   "testq %[block],%[block]\n\t"                                          \
   "je %l[empty]\n\t"                                                     \
   "subq $8,%[top]\n\t"                                                   \
-  "movq %[top],(%[at])" PRELOAD_SEQ_END_
+  "movq %[top]," PRELOAD_HEAD_ PRELOAD_SEQ_END_
 
-// Takes a block off this CPU's stack for the size, of its own node. Null: it is empty.
-PRELOAD_HOT void* pop_home(const CacheTable* table, size_t size_index) {
-  uintptr_t at, top;
+// Takes a block off this CPU's stack whose head is there among those of its own node. Null: it is empty.
+// Requires, as all sequences: the thread is attached.
+PRELOAD_HOT void* pop_home(const CacheTable* table, uintptr_t head) {
+  uintptr_t copy, top;
   void* block;
   asm volatile goto(PRELOAD_POP_
-                    : [at] "=&r"(at), [top] "=&r"(top), [block] "=&r"(block)
-                    : PRELOAD_SEQ_IN_(table, table->home_head[size_index], homes)
+                    : [copy] "=&r"(copy), [top] "=&r"(top), [block] "=&a"(block)
+                    : PRELOAD_SEQ_IN_(table, head, homes)
                     : "memory", "cc"
                     : empty);
   if (block == nullptr) __builtin_unreachable();
@@ -119,13 +141,15 @@ empty:
   return nullptr;
 }
 
+constexpr uintptr_t head_of_lane(uint32_t lane) { return uintptr_t{kKindLane + lane} << kKindShift; }
+
 // The same of any lane's stack.
-inline void* pop_lane(const CacheTable* table, uint32_t lane) {
-  uintptr_t at, top;
+inline void* pop_lane(uint32_t lane) {
+  uintptr_t copy, top;
   void* block;
   asm volatile goto(PRELOAD_POP_
-                    : [at] "=&r"(at), [top] "=&r"(top), [block] "=&r"(block)
-                    : PRELOAD_SEQ_IN_(table, (kKindLane + lane) << kKindShift, copies)
+                    : [copy] "=&r"(copy), [top] "=&r"(top), [block] "=&a"(block)
+                    : PRELOAD_SEQ_IN_(cache_places.table, head_of_lane(lane), copies)
                     : "memory", "cc"
                     : empty);
   return block;
@@ -133,23 +157,28 @@ empty:
   return nullptr;
 }
 
-// Whether a block begins at this offset in the window, by the entry of its page: what begins_block() says, in the fewest
-// instructions. *head: where the head of the block's stack is in a copy.
+// What the page map says of the page with this offset in the window: where the head of its blocks' stack is in a copy.
+PRELOAD_HOT uintptr_t find_head(const CacheTable* table, uintptr_t offset) {
+  const uintptr_t map = reinterpret_cast<uintptr_t>(table) + Window::kBeforeMapBytes;
+  return __atomic_load_n(&reinterpret_cast<const PageEntry*>(map)[offset >> kPageShift].shifted_kind, __ATOMIC_RELAXED);
+}
+
+// The same, if a block begins at this offset: what begins_block() says, in the fewest instructions.
 // Entries change only while no block is there; for what is no block they may say anything.
-PRELOAD_HOT bool find_block(const CacheTable* table, uintptr_t offset, uint32_t* head) {
+PRELOAD_HOT bool find_block(const CacheTable* table, uintptr_t offset, uintptr_t* head) {
   uintptr_t kind, in_span = offset;
-  asm volatile goto("movl 4(%[map],%[page],8),%k[kind]\n\t"
-                    "subl (%[map],%[page],8),%k[in_span]\n\t"
+  asm volatile goto("movl 4+%c[map](%[table],%[page],8),%k[kind]\n\t"
+                    "subl %c[map](%[table],%[page],8),%k[in_span]\n\t"
                     "movslq %k[in_span],%[in_span]\n\t"
                     "imulq %c[inverse](%[table],%[kind]),%[in_span]\n\t"
                     "cmpq %c[inverse](%[table],%[kind]),%[in_span]\n\t"
                     "jae %l[none]"
                     : [kind] "=&r"(kind), [in_span] "+&r"(in_span)
-                    : [map] "r"(table->page_map), [page] "r"(offset >> kPageShift), [table] "r"(table),
+                    : [page] "r"(offset >> kPageShift), [table] "r"(table), [map] "i"(Window::kBeforeMapBytes),
                       [inverse] "i"(offsetof(CacheTable, kinds) + offsetof(CacheTable::Kind, inverse))
                     : "memory", "cc"
                     : none);
-  *head = static_cast<uint32_t>(kind);
+  *head = kind;
   return true;
 none:
   return false;
@@ -158,17 +187,17 @@ none:
 enum class Pushed { kYes, kFull, kTwice };
 
 // Puts a block on this CPU's stack whose head is there in a copy. kTwice: it lies on top already.
-PRELOAD_HOT Pushed push(const CacheTable* table, uint32_t head, const void* block) {
-  uintptr_t at, top;
+PRELOAD_HOT Pushed push(const CacheTable* table, uintptr_t head, const void* block) {
+  uintptr_t copy, top;
   asm volatile goto(PRELOAD_SEQ_BEGIN_
-                    "cmpq 8(%[at]),%[top]\n\t"
+                    "cmpq 8" PRELOAD_HEAD_ ",%[top]\n\t"
                     "jae %l[full]\n\t"
                     "cmpq %[block],-8(%[top])\n\t"
                     "je %l[twice]\n\t"
                     "movq %[block],(%[top])\n\t"
                     "addq $8,%[top]\n\t"
-                    "movq %[top],(%[at])" PRELOAD_SEQ_END_
-                    : [at] "=&r"(at), [top] "=&r"(top)
+                    "movq %[top]," PRELOAD_HEAD_ PRELOAD_SEQ_END_
+                    : [copy] "=&r"(copy), [top] "=&r"(top)
                     : PRELOAD_SEQ_IN_(table, head, copies), [block] "r"(block)
                     : "memory", "cc"
                     : full, twice);
@@ -179,8 +208,26 @@ twice:
   return Pushed::kTwice;
 }
 
-PRELOAD_HOT Pushed push_lane(const CacheTable* table, uint32_t lane, uint64_t block) {
-  return push(table, (kKindLane + lane) << kKindShift, reinterpret_cast<void*>(block));
+// The same without that check. False: the stack is full.
+PRELOAD_HOT bool push_unchecked(const CacheTable* table, uintptr_t head, const void* block) {
+  uintptr_t copy, top;
+  asm volatile goto(PRELOAD_SEQ_BEGIN_
+                    "cmpq 8" PRELOAD_HEAD_ ",%[top]\n\t"
+                    "jae %l[full]\n\t"
+                    "movq %[block],(%[top])\n\t"
+                    "addq $8,%[top]\n\t"
+                    "movq %[top]," PRELOAD_HEAD_ PRELOAD_SEQ_END_
+                    : [copy] "=&r"(copy), [top] "=&r"(top)
+                    : PRELOAD_SEQ_IN_(table, head, copies), [block] "r"(block)
+                    : "memory", "cc"
+                    : full);
+  return true;
+full:
+  return false;
+}
+
+inline Pushed push_lane(uint32_t lane, uint64_t block) {
+  return push(cache_places.table, head_of_lane(lane), reinterpret_cast<void*>(block));
 }
 
 #else

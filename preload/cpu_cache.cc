@@ -12,7 +12,8 @@
 namespace percpu::heap {
 
 extern "C" {
-__thread const CacheTable* thread_caches __attribute__((tls_model("initial-exec"), visibility("hidden"))) = nullptr;
+__thread ThreadCaches thread_caches __attribute__((tls_model("initial-exec"), visibility("hidden"))) = {};
+CachePlaces cache_places __attribute__((visibility("hidden"))) = {};
 }
 
 namespace {
@@ -40,7 +41,7 @@ uintptr_t pages_for(const System& system, size_t bytes) {
 
 }  // namespace
 
-int CpuCache::open(const Window& window, size_t budget_bytes) {
+int CpuCache::open(const Window& window, size_t budget_bytes, bool unchecked) {
   const System& system = window.system();
   const uint32_t nr_nodes = window.nr_nodes();
   const uint32_t nr_cpus = percpu_nr_cpu_ids();
@@ -69,9 +70,9 @@ int CpuCache::open(const Window& window, size_t budget_bytes) {
   if (pool == nullptr) return -errno;
   void* handle = percpu_pool_alloc(pool, area, page_size_bytes(), 0);
   const uintptr_t cpus = pages_for(system, nr_cpus * sizeof(Cpu));
-  const uintptr_t table = pages_for(system, sizeof(CacheTable));
+  const PageRange table = window.before_map();
   closed_copy_ = pages_for(system, heads + sizeof(uint64_t));
-  if (handle == nullptr || cpus == 0 || table == 0 || closed_copy_ == 0) return -ENOMEM;
+  if (handle == nullptr || cpus == 0 || closed_copy_ == 0 || open_range(system, table) != 0) return -ENOMEM;
   view_ = *reinterpret_cast<const percpu_view*>(pool);
   cpus_ = reinterpret_cast<Cpu*>(cpus);  // zero is a valid Cpu
   nr_cpus_ = nr_cpus;
@@ -83,13 +84,9 @@ int CpuCache::open(const Window& window, size_t budget_bytes) {
   }
   budget_bytes_ = budget_bytes;
 
-  table_ = reinterpret_cast<CacheTable*>(table);
-  table_->rseq_offset = static_cast<uintptr_t>(__rseq_offset);
-  table_->window = window.base();
-  table_->window_bytes = window.size_bytes();
-  table_->page_map = window.map();
-  for (uint32_t i = 0; i < ClassTable::kEntries; ++i)
-    table_->home_head[i] = static_cast<uint32_t>((kKindLane + kClasses.of[i]) * sizeof(StackHead));
+  table_ = reinterpret_cast<CacheTable*>(table.start);
+  for (size_t size = 0; size <= ClassTable::kFine; ++size)
+    table_->home_head[size] = static_cast<uint16_t>(head_of_lane(class_of(size)));
   StackHead* closed_heads = reinterpret_cast<StackHead*>(closed_copy_);
   uint64_t* closed_slot = reinterpret_cast<uint64_t*>(closed_copy_ + heads);
   for (uint32_t lane = 0; lane < nr_lanes_; ++lane) {
@@ -98,6 +95,9 @@ int CpuCache::open(const Window& window, size_t budget_bytes) {
     closed_heads[kKindLane + lane] = {closed_slot + 1, closed_slot + 1};
   }
   for (size_t i = 0; i < CacheTable::kNoCpu + nr_cpus; ++i) table_->homes[i] = table_->copies[i] = closed_copy_;
+  cache_places = {window.base(), table_};
+  window_bytes_ = window.size_bytes();
+  unchecked_ = unchecked;
   __atomic_store_n(&base_, reinterpret_cast<uintptr_t>(handle), __ATOMIC_RELEASE);
   return 0;
 }
@@ -108,10 +108,13 @@ void CpuCache::set_home(uint32_t cpu, uint32_t node) {
   reopen(cpu);
 }
 
-const CacheTable* CpuCache::attach() {
-  if (!is_open() || percpu_thread_attach_() == 0) return nullptr;
-  thread_caches = table_;
-  return table_;
+bool CpuCache::attach() {
+  if (!is_open() || percpu_thread_attach_() == 0) return false;
+  thread_caches.rseq = reinterpret_cast<uintptr_t>(__builtin_thread_pointer()) + static_cast<uintptr_t>(__rseq_offset);
+  __atomic_signal_fence(__ATOMIC_RELEASE);  // a handler that finds a limit finds the area
+  (unchecked_ ? thread_caches.unchecked_limit : thread_caches.free_limit) = window_bytes_;
+  thread_caches.malloc_limit = ClassTable::kFine + 1;
+  return true;
 }
 
 uint32_t CpuCache::this_cpu() const {

@@ -38,17 +38,18 @@ class CpuCache {
  public:
   constexpr CpuCache() = default;
 
-  // Makes the pool and the caches; budget_bytes a CPU, 0: chosen. 0 or -errno: then there are no caches.
+  // Makes the pool and the caches; budget_bytes a CPU, 0: chosen. unchecked: free() does not look at what it is given.
+  // 0 or -errno: then there are no caches.
   // Context: allocates.
-  [[nodiscard]] int open(const Window& window, size_t budget_bytes);
+  [[nodiscard]] int open(const Window& window, size_t budget_bytes, bool unchecked);
   bool is_open() const { return __atomic_load_n(&base_, __ATOMIC_ACQUIRE) != 0; }
 
   // Which node's blocks this CPU's malloc takes. Requires: before the CPU's stacks hold anything.
   void set_home(uint32_t cpu, uint32_t node);
   uint32_t home_of(uint32_t cpu) const { return cpus_[cpu].home; }
 
-  // The table for the calling thread, from now on in thread_caches; null where the thread has no rseq, or there are no caches.
-  const CacheTable* attach();
+  // Lets the calling thread use the caches, by its thread_caches. False where the thread has no rseq, or there are no caches.
+  bool attach();
   // The CPU that the thread runs on, to choose a node by. Requires: attached.
   uint32_t this_cpu() const;
 
@@ -114,6 +115,8 @@ class CpuCache {
   uint32_t cap_of(const Cpu& cpu, uint32_t lane) const;
 
   uintptr_t base_ = 0;  // the area's handle; 0: no caches. Published last
+  bool unchecked_ = false;
+  uintptr_t window_bytes_ = 0;
   CacheTable* table_ = nullptr;
   percpu_view view_{};
   uint32_t limit_cap_[kNrClasses] = {};

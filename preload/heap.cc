@@ -87,7 +87,7 @@ void Heap::start() {
       checked_from_[node] = pages_[node].begin_anew();
     }
     if (checker_.open(real_system()) != 0) report("check:full: no memory for its records; the usual checks are made");
-  } else if (cache_.open(window_, config_.cache_bytes) != 0) {
+  } else if (cache_.open(window_, config_.cache_bytes, config_.check == HeapCheck::kOff) != 0) {
     report("the CPUs' caches cannot be made; malloc works without them");
   }
   CpuMask nodes;
@@ -109,9 +109,9 @@ void Heap::place_nodes(const CpuMask& nodes) {
     pages_[index++].bind_to(NodeId{at.value});
 }
 
-const CacheTable* Heap::caches() {
-  if (thread_caches != nullptr) return thread_caches;
-  return in_vfork_word == 0 && !checker_.on() ? cache_.attach() : nullptr;
+bool Heap::caches() {
+  if (thread_caches.malloc_limit != 0) return true;
+  return in_vfork_word == 0 && !checker_.on() && cache_.attach();
 }
 
 // ---- small blocks --------------------------------------------------------------------------------------------------------
@@ -122,22 +122,23 @@ void* Heap::allocate(size_t size_bytes) {
 
 PRELOAD_HOT void* Heap::take_block(size_t size_bytes) {
   if (size_bytes > kMaxSmallBytes) return allocate_large(size_bytes, 1, nullptr);
-  if (const CacheTable* table = thread_caches; __builtin_expect(table != nullptr, 1)) {
-    if (void* block = pop_home(table, ClassTable::index(size_bytes)); __builtin_expect(block != nullptr, 1)) return block;
+  const uint32_t size_class = class_of(size_bytes);
+  if (__builtin_expect(thread_caches.malloc_limit != 0, 1)) {
+    if (void* block = pop_home(cache_places.table, head_of_lane(size_class)); __builtin_expect(block != nullptr, 1)) return block;
   }
-  return allocate_small(class_of(size_bytes));
+  return allocate_small(size_class);
 }
 
 // The stack is empty: it takes a batch from the central list of this node.
 void* Heap::allocate_small(uint32_t size_class) {
   if (__builtin_expect(!prepared_.done(), 0) && prepare() != 0) return nullptr;
-  const CacheTable* table = caches();
-  const uint32_t first = this_node(table);
+  const bool cached = caches();
+  const uint32_t first = this_node(cached);
   uint32_t lane = lane_of(first, size_class);
   uint32_t want = 1;
-  if (table != nullptr) {
+  if (cached) {
     // The thread may have been new, or the stack filled meanwhile.
-    if (void* block = pop_lane(table, lane); block != nullptr) return block;
+    if (void* block = pop_lane(lane); block != nullptr) return block;
     const uint32_t room = cache_.demand(lane, sink_to_lists, this);
     want = room + 1 < kClasses.info[size_class].batch ? room + 1 : kClasses.info[size_class].batch;
   }
@@ -155,7 +156,7 @@ void* Heap::allocate_small(uint32_t size_class) {
     if (got == 0) return nullptr;
   }
   uint32_t kept = 1;
-  while (kept < got && push_lane(table, lane, blocks[kept]) == Pushed::kYes) kept++;
+  while (kept < got && push_lane(lane, blocks[kept]) == Pushed::kYes) kept++;
   if (kept < got) list_of(lane).give(blocks + kept, got - kept);
   return reinterpret_cast<void*>(blocks[0]);
 }
@@ -180,18 +181,18 @@ void Heap::drop_block(void* block) {
 
 // The stack is full, or closed, or the thread has none.
 void Heap::release_small(uint32_t lane, uint64_t block) {
-  const CacheTable* table = caches();
+  const bool cached = caches();
   uint64_t blocks[kMaxBatch];
   uint32_t count = 0;
   blocks[count++] = block;
-  if (table != nullptr) {
-    Pushed pushed = push_lane(table, lane, block);
-    if (pushed == Pushed::kFull && cache_.demand(lane, sink_to_lists, this) != 0) pushed = push_lane(table, lane, block);
+  if (cached) {
+    Pushed pushed = push_lane(lane, block);
+    if (pushed == Pushed::kFull && cache_.demand(lane, sink_to_lists, this) != 0) pushed = push_lane(lane, block);
     if (pushed == Pushed::kTwice) refuse(reinterpret_cast<void*>(block), "free");
     if (pushed == Pushed::kYes) return;
     const uint32_t batch = kClasses.info[class_of_lane(lane)].batch;
     while (count < batch) {
-      void* other = pop_lane(table, lane);
+      void* other = pop_lane(lane);
       if (other == nullptr) break;
       blocks[count++] = reinterpret_cast<uint64_t>(other);
     }
@@ -366,7 +367,7 @@ void* Heap::reallocate(void* block, size_t size_bytes) {
   void* other = take_block(size_bytes);
   if (other == nullptr) return nullptr;
   memcpy(other, block, old_bytes < size_bytes ? old_bytes : size_bytes);
-  drop_block(block);
+  if (!try_release(block)) drop_block(block);
   return other;
 }
 

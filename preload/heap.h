@@ -98,12 +98,12 @@ class Heap {
   void release_small(uint32_t lane, uint64_t block);
   void release_large(void* block);
   void* move_pages(uint32_t number, size_t old_bytes, size_t size_bytes);
-  // This thread's table; null where it can't use the CPUs' caches.
-  const CacheTable* caches();
+  // Whether this thread can use the CPUs' caches.
+  bool caches();
   void place_nodes(const CpuMask& nodes);
   // The index of the page heap of this CPU's node.
-  uint32_t this_node(const CacheTable* table) const {
-    return table == nullptr || window_.nr_nodes() == 1 ? 0 : cache_.home_of(cache_.this_cpu());
+  uint32_t this_node(bool cached) const {
+    return !cached || window_.nr_nodes() == 1 ? 0 : cache_.home_of(cache_.this_cpu());
   }
   // The large block that begins here; stops the program where there is none. `what` names the function.
   uint32_t large_span(const void* block, const char* what);
@@ -135,20 +135,25 @@ class Heap {
 extern Heap heap;
 
 PRELOAD_HOT void* Heap::try_allocate(size_t size_bytes) {
-  const CacheTable* table = thread_caches;
-  if (__builtin_expect(size_bytes <= ClassTable::kFine && table != nullptr, 1))
-    return pop_home(table, ClassTable::fine_index(size_bytes));
-  return nullptr;
+  if (__builtin_expect(size_bytes >= thread_caches.malloc_limit, 0)) return nullptr;
+  const CacheTable* const table = cache_places.table;
+  return pop_home(table, table->home_head[size_bytes]);
 }
 
+// check:off has its way here, not functions of its own: what a program's calls are bound to is decided before anything can
+// be read (the resolvers of other libraries' IFUNCs may call malloc before the preload is relocated), and a jump through a
+// pointer would cost everybody. So a thread's limits decide; the other way costs nothing but to those who asked for it.
 PRELOAD_HOT bool Heap::try_release(void* block) {
-  const CacheTable* table = thread_caches;
-  if (__builtin_expect(table == nullptr, 0)) return false;
-  const uintptr_t offset = reinterpret_cast<uintptr_t>(block) - table->window;
-  if (__builtin_expect(offset >= table->window_bytes, 0)) return false;
-  uint32_t head = 0;
-  if (__builtin_expect(!find_block(table, offset, &head), 0)) return false;
-  return __builtin_expect(push(table, head, block) == Pushed::kYes, 1);
+  const uintptr_t offset = reinterpret_cast<uintptr_t>(block) - cache_places.window;
+  if (__builtin_expect(offset < thread_caches.free_limit, 1)) {
+    const CacheTable* const table = cache_places.table;
+    uintptr_t head = 0;
+    if (__builtin_expect(!find_block(table, offset, &head), 0)) return false;
+    return __builtin_expect(push(table, head, block) == Pushed::kYes, 1);
+  }
+  if (offset >= thread_caches.unchecked_limit) return false;
+  const CacheTable* const table = cache_places.table;
+  return push_unchecked(table, find_head(table, offset), block);
 }
 
 }  // namespace percpu::heap

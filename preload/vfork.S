@@ -6,8 +6,8 @@
  * for it: what the thread's rseq area says of the CPU is its parent's news, and its sequences would never be restarted. So a
  * child that allocates (it should not, but does) must not touch the CPUs' caches: percpu_thread_.offset and thread_caches are
  * cleared for it, which sends it to the slow path, and in_vfork_word tells that one why. The parent, which goes on when the
- * child has left the
- * memory, takes them back; it is in no other call in between.
+ * child has left the memory, takes percpu_thread_.offset back, and is attached to the caches anew by its next call; it is in
+ * no other call in between.
  *
  * The return address is kept in a register across the system call, since the child's return overwrites the stack's.
  */
@@ -22,11 +22,12 @@ vfork:
 	movq	percpu_thread_@gottpoff(%rip), %rsi
 	movq	%fs:(%rsi), %r8
 	movq	in_vfork_word@gottpoff(%rip), %r9
+	movl	$1, %fs:(%r9)		/* first: a signal handler that allocates here attaches nothing */
 	movq	$0, %fs:(%rsi)
 	movq	thread_caches@gottpoff(%rip), %rdx
-	movq	%fs:(%rdx), %r10
-	movq	$0, %fs:(%rdx)
-	movl	$1, %fs:(%r9)
+	movq	$0, %fs:(%rdx)		/* malloc_limit */
+	movq	$0, %fs:8(%rdx)		/* free_limit */
+	movq	$0, %fs:16(%rdx)	/* unchecked_limit */
 	popq	%rdi
 	.cfi_adjust_cfa_offset -8
 	.cfi_register %rip, %rdi
@@ -38,7 +39,6 @@ vfork:
 	je	1f
 	movl	$0, %fs:(%r9)
 	movq	%r8, %fs:(%rsi)
-	movq	%r10, %fs:(%rdx)
 	js	2f
 1:	ret
 2:	negl	%eax

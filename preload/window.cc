@@ -38,7 +38,7 @@ int Window::reserve_all(const System& system, uint32_t nr_nodes) {
     if (reserve(system, size, kHugeBytes, &window) != 0) continue;
     const size_t nr_pages = size >> kPageShift;
     max_spans_ = nr_pages < kMaxSpans ? static_cast<uint32_t>(nr_pages) : kMaxSpans;
-    if (reserve(system, round_up(nr_pages * sizeof *map_, kMapPiece), kMapPiece, &map) == 0) {
+    if (reserve(system, kBeforeMapBytes + round_up(nr_pages * sizeof *map_, kMapPiece), kMapPiece, &map) == 0) {
       if (reserve(system, round_up(nr_pages * sizeof *page_spans_, kMapPiece), kMapPiece, &page_spans) == 0) {
         if (reserve(system, round_up(max_spans_ * sizeof *spans_, kSpanPiece), kSpanPiece, &spans) == 0) break;
         (void)unreserve(system, page_spans);
@@ -49,7 +49,7 @@ int Window::reserve_all(const System& system, uint32_t nr_nodes) {
   }
   if (size < kSmallestWindow) return -ENOMEM;
   base_ = window.start;
-  map_ = reinterpret_cast<PageEntry*>(map.start);
+  map_ = reinterpret_cast<PageEntry*>(map.start + kBeforeMapBytes);
   page_spans_ = reinterpret_cast<uint32_t*>(page_spans.start);
   spans_ = reinterpret_cast<Span*>(spans.start);
   node_pages_ = (size >> kPageShift) / nr_nodes;

@@ -31,6 +31,11 @@ class Window {
   // Reserves the window and its tables. Requires: called once, before anything else. 0 or -ENOMEM.
   [[nodiscard]] int reserve_all(const System& system, uint32_t nr_nodes);
 
+  // Before the page map, in one reservation with it: room for the table of the fast paths (cache_table.h), so that one pointer
+  // leads them to both. Not opened by the window.
+  static constexpr size_t kBeforeMapBytes = size_t{192} * 1024;
+  PageRange before_map() const { return {reinterpret_cast<uintptr_t>(map_) - kBeforeMapBytes, kBeforeMapBytes}; }
+
   // ---- addresses
   uintptr_t base() const { return base_; }
   size_t size_bytes() const { return size_bytes_; }

@@ -29,7 +29,7 @@ enum class NodesMode : uint8_t {
 enum class HeapStats : uint8_t { kNone, kExit, kSignal, kJson };
 
 // What the preload looks for besides what costs nothing.
-enum class HeapCheck : uint8_t { kUsual, kFull };
+enum class HeapCheck : uint8_t { kOff, kUsual, kFull };
 
 // decay: never.
 inline constexpr uint64_t kDecayOff = UINT64_MAX;

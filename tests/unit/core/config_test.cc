@@ -140,6 +140,7 @@ TEST_CASE("each word of each choice is understood") {
   CHECK(parse("stats:none").config.stats == HeapStats::kNone);
   CHECK(parse("stats:signal").config.stats == HeapStats::kSignal);
   CHECK(parse("stats:json").config.stats == HeapStats::kJson);
+  CHECK(parse("check:off").config.check == HeapCheck::kOff);
   CHECK(parse("check:usual").config.check == HeapCheck::kUsual);
   CHECK(parse("first_chunk:auto").config.first_chunk == FirstChunk::kAuto);
   CHECK(parse("first_chunk:page").config.first_chunk == FirstChunk::kPage);

@@ -82,16 +82,15 @@ def count(source, include):
     return rows
 
 
-def main():
-    table, source, include = sys.argv[1:4]
-    found = count(source, include)
+def compare(table, found):
+    """Compares {key: instructions} with the rows of a table, or writes them there. Returns main's exit status."""
     if '--write' in sys.argv:
         with open(table) as old:
             head = [line for line in old if line.startswith('#')]
         with open(table, 'w') as new:
             new.writelines(head)
-            for (version, mode, name), n in sorted(found.items()):
-                new.write(f'{version:9} {mode:8} {name:17} {n}\n')
+            for key, n in sorted(found.items()):
+                new.write(f'{key[0]:9} {key[1]:8} {key[2]:17} {n}\n')
         return 0
     expected = {}
     with open(table) as rows:
@@ -110,4 +109,10 @@ def main():
     return 1 if wrong else 0
 
 
-sys.exit(main())
+def main():
+    table, source, include = sys.argv[1:4]
+    return compare(table, count(source, include))
+
+
+if __name__ == '__main__':
+    sys.exit(main())
