@@ -17,7 +17,7 @@
 // thread (CpuCache::attach()), and in the child of a vfork (vfork.S). A limit of 0 refuses every size and every address, so
 // the comparison that malloc and free make anyway tells such a thread from the others.
 //
-// Three things about time, each measured on two machines (a Xeon with AMX, and an AMD EPYC of family 26, both virtual):
+// Three things about time, as measured on virtual machines, the first on a Xeon with AMX, the others on an AMD EPYC of family 26:
 //
 // - Tops are pointers, loaded and stored by plain 8-byte moves: free finds its stack by what it loads at the block's page, a
 //   chain of loads that begins with the block that malloc popped. The next malloc would have to wait for the end of that chain,
