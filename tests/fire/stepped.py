@@ -12,8 +12,8 @@ import shutil
 import subprocess
 import sys
 
-STEPS = 60  # in a call of hit(): many times around
-CALLS = 20
+STEPS = 40  # in a call of hit(): some times around
+CALLS = 6
 
 
 def main():
