@@ -77,7 +77,7 @@ def tick(value):
 
 def log_ticks(low, high):
     """1, 2, 5, 10, ... within; only powers of ten over a wide range."""
-    steps = (1, 2, 5) if high / low < 300 else (1,)
+    steps = (1, 2, 5) if high / low < 2000 else (1,)
     ticks = [step * 10.0 ** power for power in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1) for step in steps]
     return [value for value in ticks if low * .999 <= value <= high * 1.001]
 
@@ -107,7 +107,10 @@ def dots(title, subtitle, rows, names, axis, reference="", ours="libpercpu"):
     width, left, right, pitch = 860, 190, 70, 27
     values = [value for _, cells in rows for value in cells.values()]
     low, high = min([*values, .9]) / 1.08, max([*values, 1.1]) * 1.08
+    least, most = low, high
     low, high = max(low, .02), min(high, 30)
+    if least < low or most > high:
+        subtitle += "; what lies beyond the axis stands at its end"
 
     def place(value):
         return left + (math.log(min(max(value, low), high)) - math.log(low)) / (math.log(high) - math.log(low)) * (width - left - right)
