@@ -64,7 +64,7 @@ def best_peer(rows, suite, of=value):
     return min((mean, name) for name, (mean, count) in means.items() if count == most and mean is not None)[1] if most else None
 
 
-def compare_table(suite, rows, of=value, show=None):
+def compare_table(suite, rows, of=value, show=None, unit=None):
     """Rows by allocators, the least of each row bold, with ours over jemalloc's and over the best peer's; geometric means below."""
     names = names_of(suite)
     show = show or (lambda row, name: with_spread(row["cells"][name]["time"]))
@@ -82,8 +82,7 @@ def compare_table(suite, rows, of=value, show=None):
         peers = [found[name] for name in found if name != OURS]
         ratios = [number(found[OURS] / found[BASE]) if OURS in found and BASE in found else "-",
                   number(found[OURS] / min(peers)) if OURS in found and peers else "-"]
-        unit = row["unit"] if of is value else "MiB"
-        lines.append([row.get("label") or row["name"].replace("_", " "), unit, *cells, *ratios])
+        lines.append([row.get("label") or row["name"].replace("_", " "), unit or row["unit"], *cells, *ratios])
     means = {name: mean_ratio(rows, name, BASE, of) for name in names}
     shown = [("-" if mean is None else number(mean) + ("" if count == len(rows) else f" ({count} rows)")) for mean, count in means.values()]
     best = best_peer(rows, suite, of)
@@ -95,7 +94,11 @@ def compare_table(suite, rows, of=value, show=None):
 
 
 def memory_table(suite, rows):
-    return compare_table(suite, rows, memory_of, lambda row, name: number(memory_of(row, name) / MIB))
+    return compare_table(suite, rows, memory_of, lambda row, name: number(memory_of(row, name) / MIB), "MiB")
+
+
+def p99_of(row, column):
+    return value(row, column, "p99")
 
 
 def columns_of(rows):
@@ -173,6 +176,10 @@ def allocator_section(suite, plots):
     if any(memory_of(row, name) for row in rows for name in names_of(suite)):
         parts += ["### Resident memory", "Peak resident memory in MiB beside the times above; and, in rows about memory alone, what is "
                   "held at that moment.", memory_table(suite, rows)]
+    waits = [row for row in timed if any(p99_of(row, name) for name in names_of(suite))]
+    if waits:
+        parts += ["### Slow requests", "The time in which 99 % of the requests were answered, as the client saw it.",
+                  compare_table(suite, waits, p99_of, lambda row, name: with_spread(row["cells"][name]["p99"]), "us")]
     described = [f"- *{row.get('label') or row['name'].replace('_', ' ')}*: {row['what']}" for row in suite["rows"] if row.get("what") and not row.get("series")]
     if described:
         parts += ["<details><summary>What each row does</summary>", "\n".join(described), "</details>"]
