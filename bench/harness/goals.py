@@ -51,6 +51,14 @@ def _over_best(rows, name, columns):
     return ours / best, f" (of {column}'s)"
 
 
+def _instructions(results):
+    counts = results.get("instructions", {})
+    for path, most, figure in (("malloc", 22, "malloc, served by a CPU's cache"), ("free", 32, "free, default checks"),
+                               ("free_check_off", 22, "free, `check:off`")):
+        count = counts.get(path)
+        yield figure, f"at most {most} instructions", *(UNKNOWN if count is None else (str(count), HELD if count <= most else MISSED))
+
+
 def _malloc(results):
     rows = _Rows(results, "malloc")
     ratio, note = _over_best(rows, "pair", THREE_PEERS)
@@ -123,4 +131,4 @@ def _alloc(results):
 
 def goals(results):
     """Rows for the table: figure, goal, measured, verdict."""
-    return [list(goal) for part in (_ops, _alloc, _malloc, _programs) for goal in part(results)]
+    return [list(goal) for part in (_ops, _alloc, _instructions, _malloc, _programs) for goal in part(results)]
