@@ -3,10 +3,12 @@
 // Aborts each restartable sequence of a program or shared library at each of its instructions, as it was built, without
 // any hook, and has the result checked.
 //
-//   sweep PROGRAM ARGUMENT MODULE [preload=LIBRARY] [unreached=NUMBER] [expect=caught]
+//   sweep PROGRAM ARGUMENT MODULE [preload=LIBRARY] [also=CONFIGURATION]
+//         [unreached=NUMBER] [expect=caught]
 //
 // Runs PROGRAM ARGUMENT (target.cc) under ptrace. MODULE is the file, of PROGRAM or a library that it maps, whose sequences
 // are meant: those that its section __rseq_cs describes. unreached: so many of them no round executes whole.
+// also: everything a second time with that as PERCPU_CONF, since other ways may be taken then.
 // expect=caught: the sequences are mutants, and it must find that.
 //
 //   1. Which instructions are there? A breakpoint at a sequence's beginning; the thread's rseq_cs is cleared, so that the
@@ -437,14 +439,17 @@ class Sweep {
 }  // namespace
 
 int main(int argc, char **argv) {
-  if (argc < 4) fail("usage: sweep PROGRAM ARGUMENT MODULE [preload=LIBRARY] [unreached=NUMBER] [expect=caught]");
+  if (argc < 4) fail("usage: sweep PROGRAM ARGUMENT MODULE [preload=LIBRARY] [also=CONFIGURATION] [unreached=NUMBER] "
+                     "[expect=caught]");
   std::string preload;
   bool expect_caught = false;
   unsigned long nr_unreached = 0;
+  std::vector<std::string> configurations = {""};
   for (int i = 4; i < argc; ++i) {
     const std::string argument = argv[i];
     if (argument.rfind("preload=", 0) == 0) preload = argument.substr(8);
     else if (argument.rfind("unreached=", 0) == 0) nr_unreached = std::strtoul(argument.c_str() + 10, nullptr, 10);
+    else if (argument.rfind("also=", 0) == 0) configurations.push_back(argument.substr(5));
     else if (argument == "expect=caught") expect_caught = true;
     else fail("unknown argument " + argument);
   }
@@ -458,41 +463,50 @@ int main(int argc, char **argv) {
   if (page == MAP_FAILED) fail("mmap");
   // Inherited: each run of the target has its code where the last had it. A sandbox may refuse; see below.
   personality(ADDR_NO_RANDOMIZE);
-  Target target({argv[1], argv[2]}, preload, page, page_file, cpus.front());
-
-  const std::vector<Sequence> sequences = find_sequences(&target, module);
-  const uint64_t base = target.base_of(module);
-  bool moved = false;  // the target died, and its next run has its code elsewhere: there the sweep ends
+  std::set<uint64_t> seen;  // sequences that were executed whole, by their place in the module
+  size_t nr_sequences = 0;
+  uint64_t nr_aborts = 0;
   unsigned nr_points = 0, nr_bad = 0, nr_instructions = 0, nr_unseen = 0;
-  Sweep sweep(&target, cpus);
-  for (const Sequence &sequence : sequences) {
-    if (!sequence.complete()) {
-      ++nr_unseen;
-      std::printf("sequence at +0x%llx: not all of its %llu bytes were executed\n",
-                  static_cast<unsigned long long>(sequence.of.start - base),
-                  static_cast<unsigned long long>(sequence.of.length));
-    }
-    std::set<uint64_t> points{sequence.of.end()};
-    for (const auto &one : sequence.next) points.insert(one.first);
-    if (sequence.next.empty()) continue;
-    nr_instructions += static_cast<unsigned>(sequence.next.size());
-    for (const uint64_t point : points) {
-      for (const Blow blow : kBlows) {
-        if (moved) break;
-        ++nr_points;
-        const std::string wrong = sweep.strike(sequence, point, blow);
-        if (wrong.empty()) continue;
-        ++nr_bad;
-        moved = target.base_of(module) != base;
-        if (nr_bad <= 20)
-          std::printf("%s at +%llu of the sequence at +0x%llx: %s\n", kBlowNames[static_cast<int>(blow)],
-                      static_cast<unsigned long long>(point - sequence.of.start),
-                      static_cast<unsigned long long>(sequence.of.start - base), wrong.c_str());
+  for (const std::string &configuration : configurations) {
+    setenv("PERCPU_CONF", configuration.c_str(), 1);
+    Target target({argv[1], argv[2]}, preload, page, page_file, cpus.front());
+
+    const std::vector<Sequence> sequences = find_sequences(&target, module);
+    const uint64_t base = target.base_of(module);
+    bool moved = false;  // the target died, and its next run has its code elsewhere: there the sweep ends
+    Sweep sweep(&target, cpus);
+    for (const Sequence &sequence : sequences) {
+      if (sequence.complete()) seen.insert(sequence.of.start - base);
+      else if (configuration == configurations.back() && seen.count(sequence.of.start - base) == 0) {
+        ++nr_unseen;
+        std::printf("sequence at +0x%llx: not all of its %llu bytes were executed\n",
+                    static_cast<unsigned long long>(sequence.of.start - base),
+                    static_cast<unsigned long long>(sequence.of.length));
+      }
+      std::set<uint64_t> points{sequence.of.end()};
+      for (const auto &one : sequence.next) points.insert(one.first);
+      if (sequence.next.empty()) continue;
+      nr_instructions += static_cast<unsigned>(sequence.next.size());
+      for (const uint64_t point : points) {
+        for (const Blow blow : kBlows) {
+          if (moved) break;
+          ++nr_points;
+          const std::string wrong = sweep.strike(sequence, point, blow);
+          if (wrong.empty()) continue;
+          ++nr_bad;
+          moved = target.base_of(module) != base;
+          if (nr_bad <= 20)
+            std::printf("%s at +%llu of the sequence at +0x%llx: %s\n", kBlowNames[static_cast<int>(blow)],
+                        static_cast<unsigned long long>(point - sequence.of.start),
+                        static_cast<unsigned long long>(sequence.of.start - base), wrong.c_str());
+        }
       }
     }
+    nr_sequences = sequences.size();
+    nr_aborts += sweep.nr_aborts();
   }
-  std::printf("%zu sequences (%u not seen whole), %u instructions, %u blows, %llu aborts, %u wrong\n", sequences.size(),
-              nr_unseen, nr_instructions, nr_points, static_cast<unsigned long long>(sweep.nr_aborts()), nr_bad);
+  std::printf("%zu sequences (%u not seen whole), %u instructions, %u blows, %llu aborts, %u wrong\n", nr_sequences,
+              nr_unseen, nr_instructions, nr_points, static_cast<unsigned long long>(nr_aborts), nr_bad);
   if (expect_caught) return nr_bad != 0 ? 0 : 1;
   return nr_bad == 0 && nr_unseen == nr_unreached ? 0 : 1;
 }
