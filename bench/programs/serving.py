@@ -37,7 +37,7 @@ def redis(context, allocator):
     extra = {} if allocator.library else {"LD_PRELOAD": "libc.so.6"}
     with context.start(servers.redis(socket, context.work), allocator, extra) as server:
         _wait_until(lambda: servers.listens(socket), server, "listen")
-        told = context.run(["redis-benchmark", "-s", socket, "-t", ",".join(REDIS).lower(), "-n", "5000" if context.quick else "60000",
+        told = context.run(["redis-benchmark", "-s", socket, "-t", ",".join(REDIS).lower(), "-n", "5000" if context.quick else "30000",
                             "-r", "50000", "-d", "200", "-c", "20", "-P", "8", "--threads", "1", "--csv"])
         # "test","rps","avg_latency_ms","min_latency_ms","p50_latency_ms","p95_latency_ms","p99_latency_ms","max_latency_ms"
         rows = [[word.strip('"') for word in line.split('","')] for line in told.stdout.splitlines()[1:]]
@@ -67,7 +67,7 @@ def memcached(context, allocator):
     load = context.build / "bench" / "memcached_load"
     with context.start(servers.memcached(socket, 4, 256), allocator) as server:
         _wait_until(lambda: servers.listens(socket), server, "listen")
-        told = json.loads(context.run([load, socket, "--requests", "10000" if context.quick else "100000"]).stdout)
+        told = json.loads(context.run([load, socket, "--requests", "10000" if context.quick else "80000"]).stdout)
         run = server.stop()
     socket.unlink(missing_ok=True)
     return _measured(run, told["per_second"], told["p99_us"])
@@ -103,7 +103,7 @@ def rocksdb(context, allocator):
 
 
 def many_threads(context, allocator):
-    run = context.run([context.build / "bench" / "many_threads", "--requests", "4000" if context.quick else "60000"], allocator)
+    run = context.run([context.build / "bench" / "many_threads", "--requests", "4000" if context.quick else "50000"], allocator)
     told = json.loads(run.stdout)
     return _measured(run, told["per_second"], told["p99_us"])
 
