@@ -217,6 +217,18 @@ Text& Text::put(const char* chars, size_t len_bytes) {
   return *this;
 }
 
+Text& Text::put_visible(const char* chars, size_t len_bytes) {
+  for (size_t i = 0; i < len_bytes; ++i) {
+    const unsigned char c = static_cast<unsigned char>(chars[i]);
+    if (c < 0x20 || c == 0x7f) {
+      format("\\x%02x", static_cast<unsigned>(c));
+    } else {
+      put(chars[i]);
+    }
+  }
+  return *this;
+}
+
 Text& Text::put(char c) { return put(&c, 1); }
 
 Text& Text::put(const char* string) { return put(string, strlen(string)); }

@@ -32,6 +32,8 @@ class Text {
   Text& put(char c);
   Text& put(const char* string);
   Text& put(const char* chars, size_t len_bytes);
+  // Somebody's text, in one line: control characters become \xNN.
+  Text& put_visible(const char* chars, size_t len_bytes);
   // `count` times the same character: indentation, columns.
   Text& repeat(char c, size_t count);
 

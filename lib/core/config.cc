@@ -294,7 +294,7 @@ class Parser {
     }
     char buffer[1024];
     Text text(buffer);
-    text.format("unknown key '%.*s'; expected one of", key.shown(), key.start);
+    text.put("unknown key '").put_visible(key.start, static_cast<size_t>(key.shown())).put("'; expected one of");
     for (const Row& row : kRows) text.format("%s %s", &row == kRows ? "" : ",", row.name);
     complain(text);
   }
@@ -345,7 +345,7 @@ class Parser {
     if (text.start == nullptr) {
       message.put(", found no value");
     } else {
-      message.format(", found '%.*s'", text.shown(), text.start);
+      message.put(", found '").put_visible(text.start, static_cast<size_t>(text.shown())).put("'");
     }
     message.put("; using ");
     if (row.set != nullptr) row.set(&config_, row.initial);  // an earlier value of the same key does not count either

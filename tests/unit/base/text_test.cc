@@ -132,6 +132,13 @@ TEST_CASE("JSON strings are valid JSON whatever is in them") {
   CHECK(json("\xf0\x8f\xbf\xbf", 4) == "\"\\ufffd\\ufffd\\ufffd\\ufffd\"");  // overlong
 }
 
+TEST_CASE("somebody's text stays in one line") {
+  char buffer[64];
+  Text text(buffer);
+  text.put_visible("a\n\x1b[1mb\x7f\tc", 10);
+  CHECK(std::string(buffer) == "a\\x0a\\x1b[1mb\\x7f\\x09c");
+}
+
 TEST_CASE("errno survives") {
   char buffer[64];
   Text text(buffer);
