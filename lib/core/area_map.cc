@@ -15,8 +15,9 @@ MapLayout MapLayout::of(uint32_t unit_size_bytes, uint32_t page_size_bytes) {
   MapLayout layout;
   layout.block_shift = static_cast<uint32_t>(std::countr_zero(page_size_bytes / kFragmentBytes));
   layout.blocks_offset = RunTree::node_count(pages) * static_cast<uint32_t>(sizeof(RunNode));
-  layout.alloc_offset = round_up<uint32_t>(layout.blocks_offset + pages * static_cast<uint32_t>(sizeof(Block)), 8);
+  layout.alloc_offset = round_up<uint32_t>(layout.blocks_offset + pages * static_cast<uint32_t>(sizeof(Block)), 64);
   layout.bitmap_words = unit_size_bytes / kFragmentBytes / kWordBits;
+  layout.marks = MarkOrder::of(unit_size_bytes / kFragmentBytes);
   layout.page_words = words_for_bits(pages);
   const uint64_t words = uint64_t{3} * layout.bitmap_words + uint64_t{3} * layout.page_words;
   layout.size_bytes = round_up<uint64_t>(layout.alloc_offset + words * 8, 64);
@@ -112,7 +113,7 @@ uint32_t AreaMap::take(uint32_t begin, uint32_t want) {
   head_->empty_populated_pages -= static_cast<int32_t>(lost);
 
   update_hints_took(begin, end);
-  atomic_set_bit(live(), begin);
+  (void)set_live(begin);
   return lost;
 }
 

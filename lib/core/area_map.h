@@ -8,7 +8,8 @@
 //   alloc      bit a fragment: taken
 //   bound      bit a fragment: an area begins here, or ended here. The bits of free fragments mean nothing: a free
 //              leaves them as they are. The end of the map bounds its last area.
-//   live       bit a fragment: a live area starts here. Cleared by whoever frees the area, ahead of the alloc bits.
+//   live       bit a fragment, in the order of live_marks.h: a live area starts there. Cleared by whoever frees the area,
+//              ahead of the alloc bits. Starts at a cache line.
 //   populated  bit a page
 //   open       bit a page: its block has a free fragment
 //   stale      bit a page: the tree has not seen the last change of its block
@@ -32,6 +33,7 @@
 #include "base/ids.h"
 #include "core/block.h"
 #include "core/chunk.h"
+#include "core/live_marks.h"
 #include "core/pool_shape.h"
 #include "core/run_tree.h"
 
@@ -45,6 +47,7 @@ struct MapLayout {
   uint32_t bitmap_words;   // of each of alloc, bound and live
   uint32_t page_words;     // of each of populated, open and stale
   uint32_t block_shift;    // log2 of the fragments of a block
+  MarkOrder marks;
   uint64_t size_bytes;     // of one map's metadata, a multiple of a cache line
 
   [[nodiscard]] static MapLayout of(uint32_t unit_size_bytes, uint32_t page_size_bytes);
@@ -59,7 +62,8 @@ class AreaMap {
         bitmap_words_(layout.bitmap_words),
         page_words_(layout.page_words),
         blocks_offset_(layout.blocks_offset),
-        block_shift_(layout.block_shift) {}
+        block_shift_(layout.block_shift),
+        marks_(layout.marks) {}
 
   // Sets a map up: wholly free, nothing populated. Requires: head.first_page, nr_blocks, lead and tail are set; the
   // alloc, live and populated bits are zero.
@@ -84,9 +88,9 @@ class AreaMap {
   uint32_t take(uint32_t begin, uint32_t want);
 
   // Clears the live mark of the area that starts at `begin`. Returns: whether it was set. Context: lock-free.
-  bool clear_live(uint32_t begin) { return atomic_clear_bit(live(), begin); }
+  bool clear_live(uint32_t begin) { return atomic_clear_bit(live(), marks_.mark(begin)); }
   // Sets it again. Returns: whether it was set. Context: lock-free.
-  bool set_live(uint32_t begin) { return atomic_set_bit(live(), begin); }
+  bool set_live(uint32_t begin) { return atomic_set_bit(live(), marks_.mark(begin)); }
 
   // Frees the area that starts at `begin`. Requires: it is taken, and live no more.
   struct Given {
@@ -98,7 +102,7 @@ class AreaMap {
   // ---- looking -----------------------------------------------------------------------------------------------------
 
   // Context: lock-free, best effort unless the area concerned cannot change meanwhile.
-  [[nodiscard]] bool is_live(uint32_t fragment) const { return test_bit(live(), fragment); }
+  [[nodiscard]] bool is_live(uint32_t fragment) const { return test_bit(live(), marks_.mark(fragment)); }
   [[nodiscard]] bool is_taken(uint32_t fragment) const { return test_bit(alloc(), fragment); }
   [[nodiscard]] bool is_bound(uint32_t fragment) const { return test_bit(bound(), fragment); }
   // The end of the area that starts at `begin`.
@@ -124,6 +128,7 @@ class AreaMap {
   [[nodiscard]] uint64_t* alloc() const { return alloc_; }
   [[nodiscard]] uint64_t* bound() const { return alloc_ + bitmap_words_; }
   [[nodiscard]] uint64_t* live() const { return alloc_ + size_t{2} * bitmap_words_; }
+  [[nodiscard]] MarkOrder marks() const { return marks_; }
   [[nodiscard]] uint64_t* populated() const { return alloc_ + size_t{3} * bitmap_words_; }
   [[nodiscard]] uint64_t* open() const { return populated() + page_words_; }
   [[nodiscard]] uint64_t* stale() const { return open() + page_words_; }
@@ -156,6 +161,7 @@ class AreaMap {
   uint32_t page_words_;
   uint32_t blocks_offset_;
   uint32_t block_shift_;
+  MarkOrder marks_;
 };
 
 }  // namespace percpu

@@ -36,6 +36,7 @@
 #include <optional>
 
 #include "base/ids.h"
+#include "core/area_marks.h"
 #include "core/pool_report.h"
 #include "core/pool_shape.h"
 
@@ -133,6 +134,9 @@ class PoolCore {
   // Begins the life of an area anew whose live mark the caller, or whoever he has it from, cleared and that was not
   // released. Context: lock-free, async-signal-safe.
   void set_live(ChunkId chunk, AreaOffset offset);
+
+  // The marks by themselves. Lock-free: constant since create().
+  [[nodiscard]] AreaMarks marks() const;
 
   // Frees an area whose live mark the caller has cleared.
   Released release(ChunkId chunk, AreaOffset offset);

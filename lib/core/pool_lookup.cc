@@ -14,6 +14,13 @@ PoolState::Spot PoolState::locate_in_first(AreaOffset offset) {
   return {map, (offset.bytes - first_byte) / kFragmentBytes};
 }
 
+AreaMarks PoolCore::marks() const {
+  const AreaMap first = state_->map(ChunkId{0});
+  const uint32_t first_fragment = state_->head({0}).first_page * (state_->shape.page_size_bytes / kFragmentBytes);
+  return {first.live(), state_->map_layout.size_bytes / sizeof(uint64_t), state_->map_layout.bitmap_words, first_fragment,
+          first.marks()};
+}
+
 uint32_t PoolCore::area_size(ChunkId chunk, AreaOffset offset) const {
   const PoolState::Spot at = state_->locate(chunk, offset);
   return at ? (state_->map(at).area_end(at.fragment) - at.fragment) * kFragmentBytes : 0;

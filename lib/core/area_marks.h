@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: MIT
+//
+// The live marks of a pool, for who knows that the offset lies in a map: the begin and the end of an area's life by arithmetic
+// on a few constants. PoolCore's set_live() and end_life() say the same for any numbers.
+//
+// Context: lock-free, async-signal-safe.
+#ifndef PERCPU_CORE_AREA_MARKS_H
+#define PERCPU_CORE_AREA_MARKS_H
+
+#include <bit>
+#include <cstdint>
+
+#include "base/bits.h"
+#include "base/ids.h"
+#include "core/live_marks.h"
+#include "core/pool_shape.h"
+
+namespace percpu {
+
+class AreaMarks {
+ public:
+  constexpr AreaMarks() = default;
+  // `live`: of chunk 0's dynamic map, which begins at `first_fragment` of the unit; the next map's are `map_words` further, and
+  // each map's bounds `bound_words` before them.
+  AreaMarks(uint64_t* live, uint64_t map_words, uint32_t bound_words, uint32_t first_fragment, MarkOrder order)
+      : live_(live), map_words_(map_words), bound_words_(bound_words), first_fragment_(first_fragment), order_(order) {}
+
+  // Begins the life of an area whose live mark is clear and that the caller has. Releases what was written before.
+  void begin_life(ChunkId chunk, AreaOffset offset) const {
+    const uint32_t mark = order_.mark(fragment_of(chunk, offset));
+    __atomic_fetch_or(&live_of(chunk)[mark / kWordBits], uint64_t{1} << (mark % kWordBits), __ATOMIC_RELEASE);
+  }
+
+  // Ends the life of the area that starts here. Returns: its size in fragments; 0 if the caller did not win, or there was none;
+  // kLong for one that is longer than 64, or that its map's end bounds. Requires: a chunk below the pool's maximum; an offset
+  // in the unit, a multiple of 4, in chunk 0 not before the dynamic part.
+  static constexpr uint32_t kLong = UINT32_MAX;
+  [[nodiscard]] __attribute__((always_inline)) inline uint32_t end_life(ChunkId chunk, AreaOffset offset) const {
+    const uint32_t fragment = fragment_of(chunk, offset);
+    uint64_t* live = live_of(chunk);
+    const uint32_t mark = order_.mark(fragment);
+    // Looked at first: what was never allocated, in a chunk that does not exist, is not to be written to.
+    if (!test_bit(live, mark) || !atomic_clear_bit(live, mark)) return 0;
+    const uint64_t* bound = live - bound_words_;
+    const uint32_t word = fragment / kWordBits;
+    const uint64_t here = load_relaxed(&bound[word]) >> (fragment % kWordBits) >> 1;
+    if (here != 0) return static_cast<uint32_t>(std::countr_zero(here)) + 1;
+    if (word + 1 == bound_words_) return kLong;
+    const uint64_t next = load_relaxed(&bound[word + 1]);
+    const uint32_t len = kWordBits - fragment % kWordBits + static_cast<uint32_t>(std::countr_zero(next));
+    return next == 0 || len > kWordBits ? kLong : len;
+  }
+
+ private:
+  uint32_t fragment_of(ChunkId chunk, AreaOffset offset) const {
+    return offset.bytes / kFragmentBytes - (chunk.value == 0 ? first_fragment_ : 0);
+  }
+  uint64_t* live_of(ChunkId chunk) const { return live_ + chunk.value * map_words_; }
+
+  uint64_t* live_ = nullptr;
+  uint64_t map_words_ = 0;
+  uint32_t bound_words_ = 0;
+  uint32_t first_fragment_ = 0;
+  MarkOrder order_;
+};
+
+}  // namespace percpu
+
+#endif  // PERCPU_CORE_AREA_MARKS_H
