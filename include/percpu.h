@@ -232,7 +232,8 @@ int percpu_balance(void);
  * An accounting domain has a name, a limit, and perhaps a parent. An allocation with PERCPU_ACCOUNT is charged to the
  * thread's current domain and all its ancestors, before anything is taken: size * number of copies + the area's metadata.
  * Above a limit it fails with ENOMEM and nothing changed. Freeing uncharges the domain that was charged, whichever
- * thread frees. Areas in the first chunk carry no charge.
+ * thread frees; in a pool of more than eight CPUs not at once, but when the area's copies have been zeroed in the
+ * background, and before a charge would fail. Areas in the first chunk carry no charge.
  */
 typedef struct percpu_domain percpu_domain_t;
 
@@ -319,7 +320,7 @@ int percpu_page_node(const void *address);
 struct percpu_stats {
   uint64_t nr_allocs, nr_frees, nr_live; /* areas */
   uint64_t nr_peak_live;                 /* the most areas at once; those in front caches count, too */
-  uint64_t nr_cached;                    /* freed areas that wait in front caches to be allocated again */
+  uint64_t nr_cached;                    /* areas that wait in front caches to be allocated */
   uint64_t nr_failed;                                  /* allocations refused, illegal ones not counted */
   uint64_t live_bytes;                                 /* bytes of live areas, in one copy */
   uint64_t min_request, max_request;                   /* bytes; 0 before the first allocation */

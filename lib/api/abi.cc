@@ -36,13 +36,20 @@ int result_of(int result) {
   return -1;
 }
 
-void* allocate_from(Pool* pool, size_t size, size_t align, unsigned flags) {
+__attribute__((noinline)) void* allocate_slowly(Pool* pool, size_t size, size_t align, unsigned flags) {
   if (pool == nullptr) return nullptr;
   const DomainId domain{(flags & PERCPU_ACCOUNT) != 0 ? current_domain : 0};
   int error = 0;
-  void* handle = pool->allocate(size, align, flags, domain, &error);
+  void* handle = pool->allocate_slow(size, align, flags, domain, &error);
   if (handle == nullptr) errno = error;
   return handle;
+}
+
+__attribute__((always_inline)) inline void* allocate_from(Pool* pool, size_t size, size_t align, unsigned flags) {
+  if (pool != nullptr) [[likely]] {
+    if (void* handle = pool->allocate_fast(size, align, flags); handle != nullptr) [[likely]] return handle;
+  }
+  return allocate_slowly(pool, size, align, flags);
 }
 
 // A handle can only be freed in a pool that exists.
@@ -111,7 +118,9 @@ PERCPU_EXPORT const char* percpu_version(void) {
 }
 
 PERCPU_EXPORT void* percpu_alloc(size_t size, size_t align) {
-  return allocate_from(library.default_pool(), size, align, 0);
+  Pool* pool = library.default_pool_if_made();
+  if (pool == nullptr) [[unlikely]] return allocate_slowly(library.default_pool(), size, align, 0);
+  return allocate_from(pool, size, align, 0);
 }
 PERCPU_EXPORT void* percpu_alloc_flags(size_t size, size_t align, unsigned flags) {
   if ((flags & PERCPU_ATOMIC) == 0) return allocate_from(library.default_pool(), size, align, flags);

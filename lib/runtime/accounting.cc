@@ -71,10 +71,10 @@ void Accounting::put(DomainId id) {
   }
 }
 
-bool Accounting::charge(DomainId id, size_t bytes) {
+bool Accounting::charge(DomainId id, size_t bytes, Refusal refusal) {
   for (DomainId at = id; at != kNoDomain; at = entry(at).parent) {
     if (add_charge(entry(at), bytes)) continue;
-    entry(at).nr_refused.fetch_add(1, std::memory_order_relaxed);
+    if (refusal == Refusal::kCounts) entry(at).nr_refused.fetch_add(1, std::memory_order_relaxed);
     for (DomainId undo = id; undo != at; undo = entry(undo).parent) {
       entry(undo).charged_bytes.fetch_sub(bytes, std::memory_order_relaxed);
     }

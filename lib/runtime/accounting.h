@@ -58,8 +58,9 @@ class Accounting {
   void put(DomainId id);
 
   // Charges the domain and its ancestors, and takes a reference for the area. False, and nothing changed, when that would
-  // exceed a limit. Lock-free, signal-safe.
-  [[nodiscard]] bool charge(DomainId id, size_t bytes);
+  // exceed a limit: a refusal, which counts unless the caller has another try. Lock-free, signal-safe.
+  enum class Refusal : bool { kCounts, kHasAnotherTry };
+  [[nodiscard]] bool charge(DomainId id, size_t bytes, Refusal refusal = Refusal::kCounts);
   // Takes a charge and its reference back. Lock-free, signal-safe.
   void uncharge(DomainId id, size_t bytes);
 

@@ -9,8 +9,10 @@ namespace {
 
 constexpr char kThreadName[] = "percpu-balance";
 
-// While front caches hold something, the thread looks after them this often.
-constexpr timespec kLookAgain = {0, 200 * 1000 * 1000};
+// While the job that is no pool's wants it, the thread looks after it this often.
+constexpr uint32_t kJobMs = 200;
+
+constexpr timespec milliseconds(uint32_t ms) { return {ms / 1000, long{ms % 1000} * 1000 * 1000}; }
 
 // How long the end of the process waits for a round in progress.
 constexpr timespec kStopPatience = {0, 100 * 1000 * 1000};
@@ -99,11 +101,18 @@ void* Balancer::thread_main(void* self) {
 void Balancer::run() {
   uint32_t expected = kStarting;
   state_.compare_exchange_strong(expected, kRunning, std::memory_order_release);
-  bool look_again = false;
+  uint32_t front_caches_ms = 0;  // how long to sleep on behalf of each; 0: until somebody rings
+  uint32_t job_ms = 0;
   while (!stopping_.load(std::memory_order_seq_cst)) {
-    (void)bell_.wait(*system_, look_again ? &kLookAgain : nullptr);
-    look_again = age_front_caches();
-    look_again = do_job() || look_again;
+    const uint32_t wait_ms = front_caches_ms == 0 || (job_ms != 0 && job_ms < front_caches_ms) ? job_ms : front_caches_ms;
+    const timespec timeout = milliseconds(wait_ms);
+    const bool rung = bell_.wait(*system_, wait_ms != 0 ? &timeout : nullptr);
+    front_caches_ms = look_after_front_caches();
+    if (rung || (job_ms != 0 && job_ms <= wait_ms)) {
+      job_ms = do_job() ? kJobMs : 0;
+    } else {
+      job_ms -= wait_ms;
+    }
     run_rounds();
     while (any_grace_waiting() && !stopping_.load(std::memory_order_seq_cst)) {
       in_grace_.store(true, std::memory_order_relaxed);
@@ -122,14 +131,15 @@ bool Balancer::do_job() {
   return job != nullptr && job(job_context_) != 0;
 }
 
-// True while a pool wants another look.
-bool Balancer::age_front_caches() {
+// In how many milliseconds the first pool wants another look; 0: none does.
+uint32_t Balancer::look_after_front_caches() {
   SleepMutexGuard guard(rounds_lock_);
-  bool again = false;
+  uint32_t soonest_ms = 0;
   for (Pool* pool = first_pool(); pool != nullptr; pool = pool->next.load(std::memory_order_relaxed)) {
-    again = pool->age_front_caches() || again;
+    const uint32_t ms = pool->look_after_front_caches();
+    if (ms != 0 && (soonest_ms == 0 || ms < soonest_ms)) soonest_ms = ms;
   }
-  return again;
+  return soonest_ms;
 }
 
 void Balancer::run_rounds() {

@@ -88,7 +88,7 @@ class Balancer {
   void start();
   void run();
   void run_rounds() PERCPU_EXCLUDES(rounds_lock_);
-  bool age_front_caches() PERCPU_EXCLUDES(rounds_lock_);
+  uint32_t look_after_front_caches() PERCPU_EXCLUDES(rounds_lock_);
   bool do_job();
   bool any_grace_waiting() PERCPU_EXCLUDES(rounds_lock_);
 

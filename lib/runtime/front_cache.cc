@@ -3,12 +3,17 @@
 
 namespace percpu {
 
-void FrontCache::open(const percpu_view& view, uintptr_t handle, const uintptr_t* offsets, uint32_t nr_offsets) {
+void FrontCache::open(const percpu_view& view, uintptr_t handle, const uintptr_t* offsets, uint32_t nr_offsets,
+                      uint32_t nr_copies, bool wide) {
   view_ = &view;
   offsets_ = offsets;
   nr_offsets_ = nr_offsets;
+  wide_ = wide;
+  const uint32_t nr_kinds = wide ? 2 : 1;
+  stacks_[kFreed] = handle + kHeaderBytes;
+  stacks_[kReady] = wide ? stacks_[kFreed] + kNrClasses * kStackBytes : stacks_[kFreed];
   for (uint32_t c = 0; c < kNrClasses; c++) {
-    const size_t affordable = kClassBudgetBytes / (size_t{kSizes[c]} * nr_offsets * nr_offsets);
+    const size_t affordable = kClassBudgetBytes / (size_t{kSizes[c]} * nr_offsets * nr_copies * nr_kinds);
     limit_[c] = static_cast<uint32_t>(affordable < kLimit ? affordable : kLimit);
   }
   handle_ = handle;
@@ -16,43 +21,48 @@ void FrontCache::open(const percpu_view& view, uintptr_t handle, const uintptr_t
 }
 
 // Release: what was done to the stacks while they were stopped is seen by who sees the limit.
-void FrontCache::set_limits(bool open) const {
+void FrontCache::set_limits(bool open) {
+  __atomic_store_n(&stopped_, !open, __ATOMIC_RELAXED);
   for (uint32_t cpu = 0; cpu < nr_offsets_; cpu++) {
     for (uint32_t c = 0; c < kNrClasses; c++) {
-      __atomic_store_n(&stack_of(cpu, c)->limit, open ? limit_[c] : 0, __ATOMIC_RELEASE);
+      const uint32_t limit = open ? limit_[c] : 0;
+      __atomic_store_n(&stack_of(cpu, kFreed, c)->limit, limit, __ATOMIC_RELEASE);
+      if (wide_) __atomic_store_n(&stack_of(cpu, kReady, c)->limit, limit, __ATOMIC_RELEASE);
     }
   }
 }
 
-bool FrontCache::take(CachedPlace* place) {
-  for (uint32_t tried = 0; tried < nr_offsets_ * kNrClasses; tried++) {
-    percpu_stack* from = stack_of(cursor_ / kNrClasses, cursor_ % kNrClasses);
+bool FrontCache::take(Taken* taken) {
+  const uint32_t nr_kinds = wide_ ? 2 : 1;
+  const uint32_t nr_stacks = nr_offsets_ * nr_kinds * kNrClasses;
+  for (uint32_t tried = 0; tried < nr_stacks; tried++) {
+    const uint32_t size_class = cursor_ % kNrClasses;
+    const Kind kind = cursor_ / kNrClasses % nr_kinds == 0 ? kFreed : kReady;
+    percpu_stack* from = stack_of(cursor_ / (kNrClasses * nr_kinds), kind, size_class);
     if (from->count != 0) {
       from->count--;
-      *place = CachedPlace::unpack(percpu_stack_slots(from)[from->count]);
+      *taken = {CachedPlace::unpack(percpu_stack_slots(from)[from->count]), kind, size_class};
       return true;
     }
-    cursor_ = (cursor_ + 1) % (nr_offsets_ * kNrClasses);
+    cursor_ = (cursor_ + 1) % nr_stacks;
   }
   return false;
 }
 
 FrontCache::Sums FrontCache::sums() const {
   Sums sums;
-  // A thread may be on a CPU that has no open stacks by the time it counts what it got from one. All frees are read before
-  // all allocations, so that none is counted whose allocation is not.
-  for (uint32_t which = 2; which-- > 0;) {
-    for (uint32_t copy = 0; copy < view_->nr_copies; copy++) {
-      if (view_->offset[copy] == 0) continue;
-      const auto* counters = reinterpret_cast<const uint64_t*>(handle_ + view_->offset[copy]);
-      (which == 0 ? sums.nr_allocs : sums.nr_frees) += __atomic_load_n(&counters[which], __ATOMIC_ACQUIRE);
-    }
+  // A thread may be on a CPU that has no open stacks by the time it counts what it got from one.
+  for (uint32_t copy = 0; copy < view_->nr_copies; copy++) {
+    if (view_->offset[copy] == 0) continue;
+    sums.nr_allocs += __atomic_load_n(reinterpret_cast<const uint64_t*>(handle_ + view_->offset[copy]), __ATOMIC_RELAXED);
   }
   for (uint32_t cpu = 0; cpu < nr_offsets_; cpu++) {
     for (uint32_t c = 0; c < kNrClasses; c++) {
-      const uint64_t count = __atomic_load_n(&stack_of(cpu, c)->count, __ATOMIC_RELAXED);
-      sums.nr_cached += count;
-      sums.cached_bytes += count * kSizes[c];
+      const uint64_t freed = __atomic_load_n(&stack_of(cpu, kFreed, c)->count, __ATOMIC_RELAXED);
+      const uint64_t ready = wide_ ? __atomic_load_n(&stack_of(cpu, kReady, c)->count, __ATOMIC_RELAXED) : 0;
+      sums.nr_freed += freed;
+      sums.nr_cached += freed + ready;
+      sums.cached_bytes += (freed + ready) * kSizes[c];
     }
   }
   return sums;

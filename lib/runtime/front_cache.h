@@ -1,19 +1,37 @@
 // SPDX-License-Identifier: MIT
 //
-// Freed areas of a pool that wait on each CPU to be allocated again: what makes an allocation cost tens of nanoseconds,
-// and lets CPUs allocate without meeting each other. The area maps stay the truth: to them, an area in a front cache is
-// taken; it is not live, so a second free of it is told.
+// Areas of a pool that wait on each CPU to be allocated again: what makes an allocation cost nanoseconds, and lets CPUs
+// allocate without meeting each other. The area maps stay the truth: to them, an area in a front cache is taken; it is not
+// live, so a second free of it is told.
 //
-// A front cache is a static per-CPU variable of the library: a page in the static part of each pool's first chunk.
+// A front cache is a static per-CPU variable of the library, in the static part of each pool's first chunk:
 //
-//   one CPU's page:  | nr_allocs, nr_frees | stack of size 4 | stack of size 8 | ... |     256 bytes each
+//   one CPU's copy:  | nr_allocs | freed: stack of size 4 | of size 8 | ... | ready: stack of size 4 | of size 8 | ... |
+//                                                                             (wide pools only)
 //
 // A stack holds places (chunk << 32 | offset in the unit) of areas of exactly one size; percpu/stack.h tells how it is
 // changed, and how another CPU's is emptied. Threads without rseq, and sizes without a stack, go to the maps.
 //
-// Invariants: a place is on one stack at most, and its area is taken, not live, and on no other list of the pool.
-// Locking: push() and pop() take none. stop(), start() and take() are called with the pool's grow lock held, stop() and
-// start() around take(), with a fence on all CPUs between stop() and take().
+// Where an area is, from one allocation to the next:
+//
+//   live ------> freed ------> live                in a pool of few copies: who allocates it zeroes it, which costs less than
+//                                                  anything else that could be done
+//   live ------> freed ------> ready ------> live  in a wide pool (kWideCopies): its copies lie a unit apart, so zeroing one
+//                                                  costs a cache miss and a page walk a copy. Areas become ready in batches,
+//                                                  sorted, copy by copy: neighbours share the misses
+//                  |             |
+//                  +-------------+---> free        given back to the maps: a stack overflows, nobody used the front caches
+//                                                  for a while, or memory is short
+//
+// Who makes areas ready: the balance thread, every 10 ms while a wide pool is in use; and who allocates and finds nothing
+// ready, at once: those that are freed on its CPU, and some from the maps. An area that is freed and not ready yet is still charged to its domain; a charge
+// or an allocation that would fail has them all given back first.
+//
+// Invariants:
+//   a place is on one stack at most, and its area is taken, not live, and on no other list of the pool
+//   an area on a ready stack is zero in every copy, and charged to nobody
+// Locking: push and pop take none. stop(), start(), take(), and changes of stacks through stack_of() are made with the pool's
+// grow lock held, between stop() and start(), with a fence on all CPUs behind stop().
 #ifndef PERCPU_RUNTIME_FRONT_CACHE_H
 #define PERCPU_RUNTIME_FRONT_CACHE_H
 
@@ -38,52 +56,91 @@ struct CachedPlace {
 
 class FrontCache {
  public:
+  enum Kind : uint32_t { kFreed = 0, kReady = 1, kNrKinds = 2 };
+
   static constexpr uint32_t kNrClasses = 15;
-  static constexpr uint32_t kStackBytes = 256;
-  static constexpr uint32_t kLimit = (kStackBytes - sizeof(percpu_stack)) / sizeof(uint64_t);
-  static constexpr size_t kPageBytes = (kNrClasses + 1) * kStackBytes;
-  static_assert(PERCPU_STACK_BYTES(kLimit) == kStackBytes);
+  // Pools of more copies than this are wide.
+  static constexpr uint32_t kWideCopies = 8;
+  // Areas that a stack holds at most.
+  static constexpr uint32_t kLimit = 63;
+  // Areas that are made ready at once, if there are so many.
+  static constexpr uint32_t kBatch = 32;
 
-  // The class of a size in bytes (a multiple of 4); kNrClasses where it has none.
+  static size_t size_bytes(bool wide) { return kHeaderBytes + kNrClasses * kStackBytes * (wide ? 2 : 1); }
+  static constexpr size_t kAlignBytes = 256;
+
+  // The class of a size in bytes (rounded up to a multiple of 4); kNrClasses where it has none.
   static uint32_t class_of(size_t size_bytes) {
-    const size_t fragments = size_bytes / 4;
-    if (fragments <= 8) return static_cast<uint32_t>(fragments - 1);
-    return fragments > kLargest / 4 ? kNrClasses : kClassOf[fragments];
+    const size_t fragments = (size_bytes + 3) / 4;
+    return fragments <= kLargest / 4 ? kClassOf[fragments] : kNrClasses;
   }
-  static size_t size_of(uint32_t size_class) { return kSizes[size_class]; }
+  static uint32_t size_of(uint32_t size_class) { return kSizes[size_class]; }
 
-  // `handle` names the page in all copies, which are zero; `offsets` those of CPUs that may run us, whose stacks open.
-  void open(const percpu_view& view, uintptr_t handle, const uintptr_t* offsets, uint32_t nr_offsets);
+  // `handle` names the variable in all copies, which are zero; `offsets` those of CPUs that may run us, whose stacks open.
+  // `nr_copies`: of the pool, which exist.
+  void open(const percpu_view& view, uintptr_t handle, const uintptr_t* offsets, uint32_t nr_offsets, uint32_t nr_copies,
+            bool wide);
   bool is_open() const { return handle_ != 0; }
+  bool wide() const { return wide_; }
 
   // Puts an area on this CPU's stack, or takes one. False: full or empty, stopped, or a thread without rseq.
-  bool push(uint32_t size_class, CachedPlace place) const {
-    return percpu_stack_push_(view_, stack(size_class), place.pack()) != 0;
+  bool push(Kind kind, uint32_t size_class, CachedPlace place) const {
+    return is_open() && percpu_stack_push_(view_, stack(kind, size_class), place.pack()) != 0;
   }
-  bool pop(uint32_t size_class, CachedPlace* place) const {
+  bool pop(Kind kind, uint32_t size_class, CachedPlace* place) const {
     uint64_t value = 0;
-    if (percpu_stack_pop_(view_, stack(size_class), &value) == 0) return false;
+    if (!is_open() || percpu_stack_pop_(view_, stack(kind, size_class), &value) == 0) return false;
     *place = CachedPlace::unpack(value);
     return true;
+  }
+  // Takes an area that is to be allocated; counts it. In a pool that is not wide it has to be zeroed then.
+  bool pop_to_allocate(uint32_t size_class, CachedPlace* place) const {
+#if PERCPU_HAVE_SEQUENCES
+    if (!is_open() || view_ == nullptr) return false;
+    const uintptr_t* table = percpu_table_(view_);
+    uint64_t value = 0;
+    if (table == nullptr || percpu_seq_stack_pop_(table, stack(kReady, size_class), &value) == 0) return false;
+    percpu_seq_add_8_(table, reinterpret_cast<uint64_t*>(handle_), 1);
+    *place = CachedPlace::unpack(value);
+    return true;
+#else
+    (void)size_class, (void)place;
+    return false;
+#endif
   }
   // Finds out whether the calling thread can use its CPU's stacks from now on. Context: may make a system call.
   void attach_thread() const {
     if (percpu_thread_.offset == nullptr) (void)percpu_thread_attach_();
   }
-  // Counts an allocation, or a free, that the cache served.
+  // Counts an allocation that the cache served.
   void count_alloc() const { percpu_add_8_(view_, reinterpret_cast<uint64_t*>(handle_), 1); }
-  void count_free() const { percpu_add_8_(view_, reinterpret_cast<uint64_t*>(handle_) + 1, 1); }
+  void uncount_alloc() const { percpu_add_8_(view_, reinterpret_cast<uint64_t*>(handle_), UINT64_MAX); }
 
   // All CPUs' stacks: closed to their CPUs, open again.
-  void stop() const { set_limits(false); }
-  void start() const { set_limits(true); }
+  void stop() { set_limits(false); }
+  void start() { set_limits(true); }
+  // A hint.
+  bool stopped() const { return __atomic_load_n(&stopped_, __ATOMIC_RELAXED); }
+
+  uint32_t nr_cpus() const { return nr_offsets_; }
+  uint32_t limit_of(uint32_t size_class) const { return limit_[size_class]; }
+  percpu_stack* stack_of(uint32_t cpu, Kind kind, uint32_t size_class) const {
+    return reinterpret_cast<percpu_stack*>(reinterpret_cast<uintptr_t>(stack(kind, size_class)) + offsets_[cpu]);
+  }
+
+  // An area that was on a stack of some CPU, and which stack.
+  struct Taken {
+    CachedPlace place;
+    Kind kind;
+    uint32_t size_class;
+  };
   // Takes an area off any stack of any CPU; false when all are empty. Requires: stopped, and fenced since.
-  bool take(CachedPlace* place);
+  bool take(Taken* taken);
 
   struct Sums {
     uint64_t nr_allocs = 0;
-    uint64_t nr_frees = 0;
-    uint64_t nr_cached = 0;
+    uint64_t nr_cached = 0;  // freed or ready
+    uint64_t nr_freed = 0;
     uint64_t cached_bytes = 0;
   };
   // Over all CPUs; a snapshot of each word only.
@@ -91,6 +148,9 @@ class FrontCache {
 
  private:
   static constexpr size_t kLargest = 256;
+  static constexpr size_t kHeaderBytes = 256;
+  static constexpr uint32_t kStackBytes = 512;
+  static_assert(PERCPU_STACK_BYTES(kLimit) == kStackBytes);
   // The memory that the waiting areas of one class may hold, over all copies on all CPUs. An area that waits on one of N
   // CPUs holds its bytes N times, and each CPU has a stack, so full stacks grow with the square of the number of CPUs.
   static constexpr size_t kClassBudgetBytes = size_t{16} << 20;
@@ -105,20 +165,20 @@ class FrontCache {
   };
   static const ClassTable kClassOf;
 
-  const percpu_stack* stack(uint32_t size_class) const {
-    return reinterpret_cast<const percpu_stack*>(handle_ + (size_class + 1) * kStackBytes);
+  const percpu_stack* stack(Kind kind, uint32_t size_class) const {
+    return reinterpret_cast<const percpu_stack*>(stacks_[kind] + uintptr_t{size_class} * kStackBytes);
   }
-  percpu_stack* stack_of(uint32_t cpu, uint32_t size_class) const {
-    return reinterpret_cast<percpu_stack*>(handle_ + offsets_[cpu] + (size_class + 1) * kStackBytes);
-  }
-  void set_limits(bool open) const;
+  void set_limits(bool open);
 
   const percpu_view* view_ = nullptr;
   uintptr_t handle_ = 0;
-  const uintptr_t* offsets_ = nullptr;
+  uintptr_t stacks_[kNrKinds] = {};  // handles of the first stack of each kind; in a pool that is not wide, of the same ones
+  bool wide_ = false;
+  bool stopped_ = false;
   uint32_t nr_offsets_ = 0;
+  const uintptr_t* offsets_ = nullptr;
   uint32_t limit_[kNrClasses] = {};  // of each class's stacks; 0: areas too costly to let them wait
-  uint32_t cursor_ = 0;  // where take() goes on
+  uint32_t cursor_ = 0;              // where take() goes on
 };
 
 inline constexpr FrontCache::ClassTable FrontCache::kClassOf{};

@@ -66,6 +66,7 @@ void Pool::drain_pending() {
       const Spot spot = spot_of_entry(entry);
       entry = memory_.record(spot.chunk, spot.offset).next;
       release(spot);
+      nr_deferred_.fetch_sub(1, std::memory_order_relaxed);
     }
     map_lock_.unlock();
     change_depth(static_cast<uint32_t>(-1));
@@ -99,18 +100,34 @@ void* Pool::refused(size_t size_bytes, size_t align_bytes, unsigned flags, int r
   if ((flags & PERCPU_NOWARN) == 0) {
     environment_.warnings->failure({size_bytes, align_bytes, flags, reason}, may_block);
   }
-  if (!may_block) request(kBalance);
+  if (!may_block) request(kBalance | kSay);
   after_call(may_block ? Caller::kMayBlock : Caller::kAtomic);
   *error = -result;
   return nullptr;
 }
 
-void* Pool::allocate(size_t size_bytes, size_t align_bytes, unsigned flags, DomainId domain, int* error) {
+// Charges a domain. Areas that wait to be ready are still charged: before a charge fails, all of them go back to the maps; in
+// atomic context those of this CPU.
+bool Pool::charge(DomainId domain, size_t bytes, bool atomic) {
+  if (!front_.wide() || !records_used_.load(std::memory_order_relaxed)) {
+    return environment_.accounting->charge(domain, bytes);
+  }
+  if (environment_.accounting->charge(domain, bytes, Accounting::Refusal::kHasAnotherTry)) return true;
+  if (atomic) {
+    flush_freed_here();
+  } else {
+    drain_front_caches();
+  }
+  return environment_.accounting->charge(domain, bytes);
+}
+
+void* Pool::allocate_slow(size_t size_bytes, size_t align_bytes, unsigned flags, DomainId domain, int* error) {
   const bool atomic = (flags & PERCPU_ATOMIC) != 0;
   if (const char* reason = refusal(size_bytes, align_bytes, flags, max_alloc_bytes_, page_bytes()); reason != nullptr)
       [[unlikely]] {
     if ((flags & PERCPU_NOWARN) == 0) {
       environment_.warnings->illegal({size_bytes, align_bytes, flags, reason}, !atomic);
+      if (atomic) this->request(kSay);
     }
     *error = EINVAL;
     return nullptr;
@@ -120,23 +137,26 @@ void* Pool::allocate(size_t size_bytes, size_t align_bytes, unsigned flags, Doma
       std::max(static_cast<uint32_t>(align_bytes), kFragmentBytes),
       (flags & PERCPU_RESERVED) != 0 && has_reserved_ ? Region::reserved : Region::dynamic, atomic};
   const size_t charged = domain == kNoDomain ? 0 : charge_bytes(request.size_bytes);
-  if (charged != 0 && !environment_.accounting->charge(domain, charged)) {
+  if (charged != 0 && !charge(domain, charged, atomic)) {
     // Sets no flag for the balancer: more memory would not help.
     nr_failed_.fetch_add(1, std::memory_order_relaxed);
     PERCPU_TRACE5(alloc_failed, name_, size_bytes, align_bytes, flags, ENOMEM);
     if ((flags & PERCPU_NOWARN) == 0) {
       environment_.warnings->failure({size_bytes, align_bytes, flags, "the accounting domain's limit"}, !atomic);
+      if (atomic) this->request(kSay);
     }
     *error = ENOMEM;
     return nullptr;
   }
   Area area{};
-  bool fresh = false;
+  bool zeroed = false;
   const uint32_t size_class = request.region == Region::dynamic ? FrontCache::class_of(request.size_bytes)
                                                                 : FrontCache::kNrClasses;
-  if (size_class == FrontCache::kNrClasses || !take_cached(size_class, request, &area)) {
+  if (size_class != FrontCache::kNrClasses && take_cached(size_class, request, &area)) {
+    zeroed = front_.wide();
+  } else {
     if (!atomic && size_class != FrontCache::kNrClasses) front_.attach_thread();
-    const int result = take(request, &area, &fresh);
+    const int result = take(request, &area, &zeroed);
     if (result != 0) [[unlikely]] {
       if (charged != 0) environment_.accounting->uncharge(domain, charged);
       const char* reason = result == -EAGAIN ? "a lock is held" : request.atomic ? "no populated memory fits"
@@ -145,12 +165,12 @@ void* Pool::allocate(size_t size_bytes, size_t align_bytes, unsigned flags, Doma
     }
   }
   const uintptr_t handle = memory_.handle(area.chunk, area.offset);
-  if (!fresh) memory_.zero(handle, request.size_bytes);
+  if (!zeroed) memory_.zero(handle, request.size_bytes);
   if (charged != 0) {
     if (area.chunk.value == 0) {
       environment_.accounting->uncharge(domain, charged);  // the first chunk is there anyway
     } else {
-      ever_charged_.store(true, std::memory_order_relaxed);
+      records_used_.store(true, std::memory_order_relaxed);
       memory_.record(area.chunk, area.offset).domain.store(domain.value, std::memory_order_relaxed);
     }
   }
@@ -161,19 +181,112 @@ void* Pool::allocate(size_t size_bytes, size_t align_bytes, unsigned flags, Doma
   return reinterpret_cast<void*>(handle);
 }
 
-// An area from this CPU's front cache. It is live again before its memory is zeroed, which only its owner could tell.
+// What the inline part of an allocation comes to when it is not all there is to do.
+void* Pool::allocated(void* handle, unsigned flags) {
+  after_call((flags & PERCPU_ATOMIC) != 0 ? Caller::kAtomic : Caller::kMayBlock);
+  return handle;
+}
+
+void* Pool::misaligned(Spot spot) {
+  front_.uncount_alloc();
+  put_back(&spot, 1);
+  return nullptr;
+}
+
+// An area from this CPU's front cache. What is popped and not aligned goes back to the maps.
 bool Pool::take_cached(uint32_t size_class, const Request& request, Area* area) {
   CachedPlace place{};
-  if (!front_.is_open() || !front_.pop(size_class, &place)) return false;
+  if (!front_.pop_to_allocate(size_class, &place)) {
+    if (!front_.wide() || !make_batch_ready(size_class, request.atomic, &place)) return false;
+    front_.count_alloc();
+  }
   if (place.offset.bytes % request.align_bytes != 0) [[unlikely]] {
-    const Spot spot{place.chunk, place.offset, 0};
-    put_back(&spot, 1);
+    (void)misaligned({place.chunk, place.offset, 0});
     return false;
   }
-  front_.count_alloc();
-  core_->set_live(place.chunk, place.offset);
+  marks_.begin_life(place.chunk, place.offset);
   *area = {place.chunk, place.offset, request.size_bytes};
   return true;
+}
+
+// Takes freed areas off this CPU's stack; they are the caller's then.
+uint32_t Pool::pop_freed(uint32_t size_class, CachedPlace* places, uint32_t most) {
+  uint32_t count = 0;
+  while (count < most && front_.pop(FrontCache::kFreed, size_class, &places[count])) count++;
+  return count;
+}
+
+// Zeroes areas that the caller took off freed stacks, neighbours together, and ends their charges.
+void Pool::make_ready(uint32_t size_class, CachedPlace* places, uint32_t count) {
+  PERCPU_CHECK(count <= FrontCache::kLimit, "expected at most a stack of areas, found %u", count);
+  const uint32_t size_bytes = FrontCache::size_of(size_class);
+  std::sort(places, places + count, [](CachedPlace a, CachedPlace b) { return a.pack() < b.pack(); });
+  UnitMemory::Stretch stretches[FrontCache::kLimit];
+  uint32_t nr_stretches = 0;
+  for (uint32_t i = 0; i < count; i++) {
+    uncharge({places[i].chunk, places[i].offset, 0}, size_bytes);
+    const uintptr_t handle = memory_.handle(places[i].chunk, places[i].offset);
+    if (nr_stretches != 0) {
+      UnitMemory::Stretch& last = stretches[nr_stretches - 1];
+      if (last.handle + last.size_bytes == handle && places[i].offset.bytes != 0) {
+        last.size_bytes += size_bytes;
+        continue;
+      }
+    }
+    stretches[nr_stretches++] = {handle, size_bytes};
+  }
+  memory_.zero(stretches, nr_stretches);
+}
+
+// Puts areas on this CPU's ready stack; what finds no room there goes back to the maps.
+void Pool::push_ready(uint32_t size_class, const CachedPlace* places, uint32_t count) {
+  uint32_t pushed = 0;
+  while (pushed < count && front_.push(FrontCache::kReady, size_class, places[pushed])) pushed++;
+  Spot surplus[FrontCache::kLimit];
+  for (uint32_t i = pushed; i < count; i++) surplus[i - pushed] = {places[i].chunk, places[i].offset, 0};
+  if (pushed != 0) (void)front_caches_may_hold();
+  if (pushed != count) put_back(surplus, count - pushed);
+}
+
+// Makes a batch of areas ready for this CPU; one of them is the caller's. What is freed here is taken first. Where that is
+// little, the maps fill the batch up, since zeroing many costs little more than zeroing one: but only from populated pages,
+// and only while somebody would empty the front caches in time. False where nothing is to be had.
+bool Pool::make_batch_ready(uint32_t size_class, bool atomic, CachedPlace* place) {
+  CachedPlace places[FrontCache::kLimit];
+  uint32_t count = pop_freed(size_class, places, FrontCache::kLimit);
+  const uint32_t most = std::min(front_.limit_of(size_class), FrontCache::kBatch);
+  if (count < most && !atomic && percpu_thread_.offset != nullptr && cached_.load(std::memory_order_relaxed) &&
+      !front_.stopped()) {
+    count += take_spare(size_class, places + count, most - count);
+  }
+  if (count == 0) return false;
+  make_ready(size_class, places, count);
+  *place = places[0];
+  push_ready(size_class, places + 1, count - 1);
+  return true;
+}
+
+// Takes areas from populated pages of the maps, as freed ones: not live.
+uint32_t Pool::take_spare(uint32_t size_class, CachedPlace* places, uint32_t most) {
+  uint32_t count = 0;
+  lock_map();
+  while (count < most) {
+    const std::optional<Area> found =
+        core_->allocate(FrontCache::size_of(size_class), kFragmentBytes, Context::normal, Region::dynamic);
+    if (!found) break;
+    const bool populated = !core_->next_unpopulated_run(*found);
+    (void)core_->clear_live(found->chunk, found->offset);
+    if (!populated) {
+      (void)core_->release(found->chunk, found->offset);
+      break;
+    }
+    counters_.nr_taken++;
+    counters_.taken_bytes += found->size_bytes;
+    places[count++] = {found->chunk, found->offset};
+  }
+  counters_.nr_peak_taken = std::max(counters_.nr_peak_taken, counters_.nr_taken);
+  unlock_map();
+  return count;
 }
 
 void Pool::count_allocation(const Area& area) {
@@ -185,8 +298,8 @@ void Pool::count_allocation(const Area& area) {
   if (counters_.min_request == 0 || area.size_bytes < counters_.min_request) counters_.min_request = area.size_bytes;
 }
 
-// Takes an area with all its pages populated. `fresh`: it is zero in every copy.
-int Pool::take(const Request& request, Area* area, bool* fresh) {
+// Takes an area with all its pages populated. `zeroed`: it is zero in every copy.
+int Pool::take(const Request& request, Area* area, bool* zeroed) {
   if (request.atomic) return take_atomic(request, area);
   lock_map();
   const std::optional<Area> found =
@@ -204,7 +317,7 @@ int Pool::take(const Request& request, Area* area, bool* fresh) {
   } else {
     area->size_bytes = 0;
   }
-  return take_growing(request, area, fresh);
+  return take_growing(request, area, zeroed);
 }
 
 int Pool::take_atomic(const Request& request, Area* area) {
@@ -226,7 +339,7 @@ int Pool::take_atomic(const Request& request, Area* area) {
 // Memory that is short is relieved once: what the pool holds and does not need goes back to the system, and the step that
 // failed is tried again. If it fails again, the pages that the pool keeps ready for atomic context have to do: an
 // allocation is not refused for want of memory that the reserve holds.
-int Pool::take_growing(const Request& request, Area* area, bool* fresh) {
+int Pool::take_growing(const Request& request, Area* area, bool* zeroed) {
   SleepMutexGuard guard(grow_lock_);
   bool relieved = false;
   std::optional<Area> found = area->size_bytes != 0 ? std::optional<Area>(*area) : std::nullopt;
@@ -244,7 +357,7 @@ int Pool::take_growing(const Request& request, Area* area, bool* fresh) {
       lock_map();
       const std::optional<PageRun> missing = core_->next_unpopulated_run(*found);
       unlock_map();
-      *fresh = missing && zero_once_populated(*found, *missing);
+      *zeroed = missing && zero_once_populated(*found, *missing);
       result = populate_area(*found);
       if (result == 0) break;
       give_back(*found);
@@ -254,7 +367,7 @@ int Pool::take_growing(const Request& request, Area* area, bool* fresh) {
       lock_map();
       found = core_->allocate(request.size_bytes, request.align_bytes, Context::atomic, request.region);
       unlock_map();
-      *fresh = false;
+      *zeroed = false;
       if (found) break;
       return -ENOMEM;
     }
@@ -390,17 +503,29 @@ size_t Pool::begin_free(void* handle, Spot* spot, const char* call) {
     size_bytes = core_->end_life(spot->chunk, spot->offset);
   }
   if (size_bytes == 0) [[unlikely]] bad_handle(handle, call);
-  if (has_statics_.load(std::memory_order_relaxed) &&
+  if (records_used_.load(std::memory_order_relaxed) &&
       memory_.record(spot->chunk, spot->offset).domain.load(std::memory_order_relaxed) == kStaticVariables.value) [[unlikely]] {
     fatal("%s(%p): expected a handle that pool '%s' allocated, found a static per-CPU variable", call, handle, name_);
   }
   return size_bytes;
 }
 
-void Pool::free(void* handle, const char* call) {
+void Pool::free_slow(void* handle, const char* call) {
   Spot spot;
   const size_t size_bytes = begin_free(handle, &spot, call);
   finish_free(spot, size_bytes);
+  after_call(Caller::kFreeing);
+}
+
+// An area whose life the inline part of a free ended.
+void Pool::free_rest(Spot spot) {
+  finish_free(spot, core_->area_size(spot.chunk, spot.offset));
+  after_call(Caller::kFreeing);
+}
+
+// The same for one that the front cache did not take at once. No area has a charge then.
+void Pool::free_small(Spot spot, uint32_t size_class) {
+  if (!cache(size_class, spot)) put_back(&spot, 1);
   after_call(Caller::kFreeing);
 }
 
@@ -412,7 +537,7 @@ void* Pool::allocate_statics(size_t size_bytes, size_t align_bytes) {
   Spot spot{};
   if (handle == nullptr || !memory_.locate_handle(reinterpret_cast<uintptr_t>(handle), &spot)) return nullptr;
   memory_.record(spot.chunk, spot.offset).domain.store(kStaticVariables.value, std::memory_order_relaxed);
-  has_statics_.store(true, std::memory_order_relaxed);
+  records_used_.store(true, std::memory_order_relaxed);
   return handle;
 }
 
@@ -425,52 +550,69 @@ void Pool::free_statics(void* handle) {
 }
 
 void Pool::uncharge(Spot spot, size_t size_bytes) {
-  if (!ever_charged_.load(std::memory_order_relaxed) || spot.chunk.value == 0) return;
+  if (!records_used_.load(std::memory_order_relaxed) || spot.chunk.value == 0) return;
   std::atomic<uint32_t>& record = memory_.record(spot.chunk, spot.offset).domain;
   if (record.load(std::memory_order_relaxed) == 0) return;  // most areas: their record is not to be backed for this
   const uint32_t domain = record.exchange(0, std::memory_order_relaxed);
   if (domain != 0) environment_.accounting->uncharge({domain}, charge_bytes(size_bytes));
 }
 
+// In a wide pool the charge goes with the area to the front cache: who takes it from there ends it.
 void Pool::finish_free(Spot spot, size_t size_bytes) {
-  uncharge(spot, size_bytes);
   PERCPU_TRACE4(free, name_, memory_.handle(spot.chunk, spot.offset), size_bytes, spot.offset.bytes);
   const uint32_t size_class = FrontCache::class_of(size_bytes);
+  if (!front_.wide()) uncharge(spot, size_bytes);
   if (size_class != FrontCache::kNrClasses && cache(size_class, spot)) return;
-  nr_freed_.fetch_add(1, std::memory_order_relaxed);
+  if (front_.wide()) uncharge(spot, size_bytes);
   put_back(&spot, 1);
 }
 
-// Puts an area into this CPU's front cache. One that is full gives half of it back to the maps first, at the price of one
+// Puts an area into this CPU's front cache. A stack that is full gives half of it back to the maps first, at the price of one
 // lock for all.
 bool Pool::cache(uint32_t size_class, Spot spot) {
-  if (!front_.is_open() || in_reserved_part(spot)) return false;
-  if (!environment_.balancer->serves()) [[unlikely]] {
+  if (!front_.is_open() || in_reserved_part(spot) || !front_caches_may_hold()) return false;
+  const CachedPlace place{spot.chunk, spot.offset};
+  bool pushed = front_.push(FrontCache::kFreed, size_class, place);
+  if (!pushed && flush_freed(size_class, front_.limit_of(size_class) / 2) != 0) {
+    pushed = front_.push(FrontCache::kFreed, size_class, place);
+  }
+  if (pushed) (void)front_caches_may_hold();
+  return pushed;
+}
+
+// Front caches hold areas only while there is a thread that empties them in time, and it hears that there are some. Asked
+// before an area is pushed, and after it: they may have been emptied in between.
+bool Pool::front_caches_may_hold() {
+  if (cached_.load(std::memory_order_relaxed)) return true;
+  if (!environment_.balancer->serves()) {
     request(kThread);
     return false;
   }
-  const CachedPlace place{spot.chunk, spot.offset};
-  if (!front_.push(size_class, place)) [[unlikely]] {
-    Spot surplus[FrontCache::kLimit / 2];
-    uint32_t count = 0;
-    CachedPlace popped{};
-    while (count < FrontCache::kLimit / 2 && front_.pop(size_class, &popped)) {
-      surplus[count++] = {popped.chunk, popped.offset, 0};
-    }
-    if (count == 0) return false;  // stopped, or a thread without rseq
-    put_back(surplus, count);
-    if (!front_.push(size_class, place)) return false;
-  }
-  front_.count_free();
-  if (!cached_.load(std::memory_order_relaxed)) {
-    cached_.store(true, std::memory_order_seq_cst);
-    environment_.balancer->wake();
-  }
+  cached_.store(true, std::memory_order_seq_cst);
+  environment_.balancer->wake();
   return true;
+}
+
+// Gives freed areas of this CPU back to the maps. Returns: how many; 0 also where stacks are stopped, or the thread has no rseq.
+uint32_t Pool::flush_freed(uint32_t size_class, uint32_t most) {
+  CachedPlace places[FrontCache::kLimit];
+  Spot spots[FrontCache::kLimit];
+  const uint32_t count = pop_freed(size_class, places, most);
+  for (uint32_t i = 0; i < count; i++) {
+    spots[i] = {places[i].chunk, places[i].offset, 0};
+    if (front_.wide()) uncharge(spots[i], FrontCache::size_of(size_class));
+  }
+  if (count != 0) put_back(spots, count);
+  return count;
+}
+
+void Pool::flush_freed_here() {
+  for (uint32_t c = 0; c < FrontCache::kNrClasses; c++) (void)flush_freed(c, FrontCache::kLimit);
 }
 
 void Pool::put_back(const Spot* spots, uint32_t count) {
   if (!try_lock_map_bounded()) {
+    nr_deferred_.fetch_add(count, std::memory_order_relaxed);
     for (uint32_t i = 0; i < count; i++) push(pending_, spots[i]);
     std::atomic_thread_fence(std::memory_order_seq_cst);  // the push before the try in drain_pending(): see unlock_map()
     drain_pending();
@@ -491,7 +633,7 @@ void Pool::release(Spot spot) {
 void Pool::free_after_grace(void* handle, const char* call) {
   Spot spot;
   (void)begin_free(handle, &spot, call);
-  nr_freed_.fetch_add(1, std::memory_order_relaxed);
+  nr_deferred_.fetch_add(1, std::memory_order_relaxed);
   push(grace_pending_, spot);
   request(kGrace);
   after_call(Caller::kMayBlock);  // starts the thread: nobody may come after this call who would
@@ -502,10 +644,14 @@ void Pool::free_after_grace(void* handle, const char* call) {
 void Pool::drain_stopped() {
   constexpr uint32_t kBatch = 64;
   Spot spots[kBatch];
-  CachedPlace place{};
+  FrontCache::Taken taken{};
   for (bool more = true; more;) {
     uint32_t count = 0;
-    while (count < kBatch && (more = front_.take(&place))) spots[count++] = {place.chunk, place.offset, 0};
+    while (count < kBatch && (more = front_.take(&taken))) {
+      const Spot spot{taken.place.chunk, taken.place.offset, 0};
+      if (front_.wide() && taken.kind == FrontCache::kFreed) uncharge(spot, FrontCache::size_of(taken.size_class));
+      spots[count++] = spot;
+    }
     if (count == 0) break;
     lock_map();
     for (uint32_t i = 0; i < count; i++) release(spots[i]);

@@ -98,9 +98,13 @@ class Pool {
   // What is illegal about a request, as a literal; null where nothing is.
   static const char* refusal(size_t size_bytes, size_t align_bytes, unsigned flags, size_t max_alloc_bytes,
                              size_t page_bytes);
-  // As percpu_alloc_flags(); `domain` is what to charge. Returns null and -errno in *error.
+  // As percpu_alloc_flags(); `domain` is what to charge. Returns null and -errno in *error. Most calls of the next two need
+  // no more than the front cache, and are served inline (pool_fast.h).
   void* allocate(size_t size_bytes, size_t align_bytes, unsigned flags, DomainId domain, int* error);
   void free(void* handle, const char* call = "percpu_free");  // `call`: who is named where the handle is none
+  // The inline part of allocate(): null where that is not all. And the whole of it.
+  void* allocate_fast(size_t size_bytes, size_t align_bytes, unsigned flags);
+  void* allocate_slow(size_t size_bytes, size_t align_bytes, unsigned flags, DomainId domain, int* error);
   void free_after_grace(void* handle, const char* call = "percpu_free_rcu");
   // The same for an area of a module's static variables, which free() refuses: null where none is to be had.
   void* allocate_statics(size_t size_bytes, size_t align_bytes);
@@ -118,13 +122,14 @@ class Pool {
   void balance() PERCPU_EXCLUDES(grow_lock_, map_lock_);
   // Gives what lies in the front caches back to the maps.
   void drain_front_caches() PERCPU_EXCLUDES(grow_lock_, map_lock_);
-  // Drains the front caches if nobody used them since the last call. True while another look is worth it.
-  bool age_front_caches() PERCPU_EXCLUDES(grow_lock_, map_lock_);
+  // Makes freed areas ready, and drains the front caches if nobody used them for a fifth of a second. Returns: in how many
+  // milliseconds another look is worth it; 0: not before somebody asks.
+  uint32_t look_after_front_caches() PERCPU_EXCLUDES(grow_lock_, map_lock_);
   // One round, and no more. Context: may block; the balancer's list of pools may be locked.
   void make_round() PERCPU_EXCLUDES(grow_lock_, map_lock_);
   // The balancer's questions: is a round due that the thread should make (asking clears it), is anything due.
   bool take_due();
-  bool due() const { return due_.load(std::memory_order_relaxed) != 0; }
+  bool due() const { return (due_.load(std::memory_order_relaxed) & ~uint32_t{kSay}) != 0; }
   // Moves areas that wait for a grace period into the batch in hand; false where there are none.
   bool begin_grace_batch() PERCPU_EXCLUDES(map_lock_);
   void free_grace_batch() PERCPU_EXCLUDES(map_lock_);
@@ -161,6 +166,7 @@ class Pool {
     kBalance = 1,  // a round
     kGrace = 2,    // areas wait for a grace period
     kThread = 4,   // front caches want the thread, which empties them in time
+    kSay = 8,      // atomic contexts left something to be logged
   };
   // A request, legal and rounded.
   struct Request {
@@ -183,13 +189,23 @@ class Pool {
   void unlock_map() PERCPU_RELEASE(map_lock_);
   void drain_pending() PERCPU_EXCLUDES(map_lock_);
 
-  int take(const Request& request, Area* area, bool* fresh);
+  void* misaligned(Spot spot);
+  void* allocated(void* handle, unsigned flags);
+  void free_rest(Spot spot);
+  void free_small(Spot spot, uint32_t size_class);
+  void free_slow(void* handle, const char* call);
+
+  bool charge(DomainId domain, size_t bytes, bool atomic);
+  int take(const Request& request, Area* area, bool* zeroed);
   int take_atomic(const Request& request, Area* area);
-  int take_growing(const Request& request, Area* area, bool* fresh) PERCPU_EXCLUDES(grow_lock_);
+  int take_growing(const Request& request, Area* area, bool* zeroed) PERCPU_EXCLUDES(grow_lock_);
   int populate_area(const Area& area) PERCPU_REQUIRES(grow_lock_);
   void give_back(const Area& area) PERCPU_EXCLUDES(map_lock_);
   int create_chunk() PERCPU_REQUIRES(grow_lock_);
   bool take_cached(uint32_t size_class, const Request& request, Area* area);
+  bool make_batch_ready(uint32_t size_class, bool atomic, CachedPlace* place);
+  uint32_t take_spare(uint32_t size_class, CachedPlace* places, uint32_t most) PERCPU_EXCLUDES(map_lock_);
+  void push_ready(uint32_t size_class, const CachedPlace* places, uint32_t count);
   bool zero_once_populated(const Area& area, const PageRun& missing) const PERCPU_REQUIRES(grow_lock_);
   void count_allocation(const Area& area) PERCPU_REQUIRES(map_lock_);
   void* refused(size_t size_bytes, size_t align_bytes, unsigned flags, int result, const char* reason, int* error);
@@ -204,11 +220,17 @@ class Pool {
   void put_back(const Spot* spots, uint32_t count);
   void release(Spot spot) PERCPU_REQUIRES(map_lock_);
   bool cache(uint32_t size_class, Spot spot);
+  bool front_caches_may_hold();
+  uint32_t pop_freed(uint32_t size_class, CachedPlace* places, uint32_t most);
+  uint32_t flush_freed(uint32_t size_class, uint32_t most);
+  void flush_freed_here();
+  void make_ready(uint32_t size_class, CachedPlace* places, uint32_t count);
   bool in_reserved_part(Spot spot) const {
     return spot.chunk.value == 0 && spot.offset.bytes < dynamic_begin_;
   }
   void drain_fenced() PERCPU_REQUIRES(grow_lock_) PERCPU_EXCLUDES(map_lock_);
   void drain_stopped() PERCPU_REQUIRES(grow_lock_) PERCPU_EXCLUDES(map_lock_);
+  void make_ready_stopped() PERCPU_REQUIRES(grow_lock_) PERCPU_EXCLUDES(map_lock_);
   void uncharge(Spot spot, size_t size_bytes);
   [[noreturn]] void bad_handle(const void* handle, const char* call);
 
@@ -246,15 +268,16 @@ class Pool {
   std::optional<PoolCore> core_;  // there from create() on; its lock-free calls are made without map_lock_
   PoolCounters counters_ PERCPU_GUARDED_BY(map_lock_);
   std::atomic<uint64_t> nr_failed_{0};
-  std::atomic<uint64_t> nr_freed_{0};  // that the front caches did not take
+  std::atomic<uint64_t> nr_deferred_{0};  // freed, and on one of the lists below
   FrontCache front_;
-  std::atomic<bool> cached_{false};       // something may lie in the front caches, and the balancer knows
+  AreaMarks marks_;
+  std::atomic<bool> cached_{false};        // something may lie in the front caches, and the balancer knows
+  std::atomic<bool> records_used_{false};  // some area was charged to a domain, or given to static variables
   uint64_t front_activity_ PERCPU_GUARDED_BY(grow_lock_) = 0;  // of the front caches, at the last look
+  uint32_t front_idle_ms_ PERCPU_GUARDED_BY(grow_lock_) = 0;   // since when it has been the same
 
   std::atomic<uint32_t> due_{0};
   std::atomic<bool> starved_{false};       // the last round could not fill the reserve: do not ask again at once
-  std::atomic<bool> ever_charged_{false};  // some area of this pool was charged to a domain
-  std::atomic<bool> has_statics_{false};   // some area of this pool was given to static variables
   std::atomic<uint32_t> pending_{0};       // list of areas to release: who unlocks map_lock_ empties it
   std::atomic<uint32_t> grace_pending_{0}; // list of areas passed to percpu_free_rcu()
   std::atomic<uint32_t> grace_batch_{0};   // those whose grace period is running; changed under map_lock_
@@ -269,5 +292,7 @@ class Pool {
 // The public name of a pool. Never defined otherwise: a percpu_pool_t * is a Pool *.
 inline percpu::Pool* inside(percpu_pool_t* pool) { return reinterpret_cast<percpu::Pool*>(pool); }
 inline percpu_pool_t* outside(percpu::Pool* pool) { return reinterpret_cast<percpu_pool_t*>(pool); }
+
+#include "runtime/pool_fast.h"
 
 #endif  // PERCPU_RUNTIME_POOL_H

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 //
 // A pool's rounds of balance, what wakes them, and its part in a fork.
+#include <algorithm>
+
 #include "base/check.h"
 #include "runtime/pool.h"
 #include "runtime/trace.h"
@@ -9,15 +11,19 @@ namespace percpu {
 
 // Leaves a note that work is due. Context: any.
 void Pool::request(uint32_t due) {
-  if (due == kBalance && balance_mode_ == BalanceMode::kOff) return;
+  if (balance_mode_ == BalanceMode::kOff) due &= ~uint32_t{kBalance};
   if (due == kGrace && environment_.grace->lost()) return;  // it would stay due for ever
   if ((due_.load(std::memory_order_relaxed) & due) != due) due_.fetch_or(due, std::memory_order_release);
 }
 
 // At the end of every call: says what atomic contexts could not say, and sees to the work that is due.
 void Pool::after_call(Caller caller) {
-  if (caller == Caller::kMayBlock) environment_.warnings->write_deferred();
-  const uint32_t due = due_.load(std::memory_order_relaxed);
+  uint32_t due = due_.load(std::memory_order_relaxed);
+  if ((due & kSay) != 0 && caller == Caller::kMayBlock) {
+    due_.fetch_and(~uint32_t{kSay}, std::memory_order_acquire);
+    environment_.warnings->write_deferred();
+  }
+  due &= ~uint32_t{kSay};
   if (due == 0) [[likely]] return;
   Balancer& balancer = *environment_.balancer;
   // Grace periods always need the thread: who calls may be inside a read section.
@@ -77,16 +83,44 @@ void Pool::drain_fenced() {
   front_.start();
 }
 
-bool Pool::age_front_caches() {
-  if (!cached_.load(std::memory_order_relaxed)) return false;
+uint32_t Pool::look_after_front_caches() {
+  constexpr uint32_t kIdleMs = 200;
+  constexpr uint32_t kWideMs = 10;
+  if (!cached_.load(std::memory_order_relaxed)) return 0;
   SleepMutexGuard guard(grow_lock_);
+  const uint32_t look_again_ms = front_.wide() ? kWideMs : kIdleMs;
   const FrontCache::Sums sums = front_.sums();
-  const uint64_t activity = sums.nr_allocs + sums.nr_frees;
-  const bool idle = activity == front_activity_;
+  const uint64_t activity = sums.nr_allocs * 64 + sums.nr_cached;
+  front_idle_ms_ = activity == front_activity_ ? front_idle_ms_ + look_again_ms : 0;
   front_activity_ = activity;
-  if (!idle) return true;
-  drain_fenced();
-  return cached_.load(std::memory_order_relaxed);
+  if (front_idle_ms_ >= kIdleMs) {
+    drain_fenced();
+    return cached_.load(std::memory_order_relaxed) ? look_again_ms : 0;
+  }
+  if (front_.wide() && sums.nr_freed != 0) {
+    front_.stop();
+    if (environment_.fence->all(*environment_.system, environment_.topology->possible) == 0) make_ready_stopped();
+    front_.start();
+  }
+  return look_again_ms;
+}
+
+// Makes freed areas ready, on all CPUs, as far as there is room for them. Meanwhile their CPUs allocate from the maps; all of
+// it takes less than a millisecond.
+void Pool::make_ready_stopped() {
+  for (uint32_t cpu = 0; cpu < front_.nr_cpus(); cpu++) {
+    for (uint32_t c = 0; c < FrontCache::kNrClasses; c++) {
+      percpu_stack* freed = front_.stack_of(cpu, FrontCache::kFreed, c);
+      percpu_stack* ready = front_.stack_of(cpu, FrontCache::kReady, c);
+      CachedPlace places[FrontCache::kLimit];
+      const uint32_t count = std::min(freed->count, front_.limit_of(c) - ready->count);
+      for (uint32_t i = 0; i < count; i++) {
+        places[i] = CachedPlace::unpack(percpu_stack_slots(freed)[--freed->count]);
+      }
+      make_ready(c, places, count);
+      for (uint32_t i = count; i-- > 0;) percpu_stack_slots(ready)[ready->count++] = places[i].pack();
+    }
+  }
 }
 
 // ---- rounds --------------------------------------------------------------------------------------------------------
@@ -197,6 +231,7 @@ void Pool::free_grace_batch() {
       grace_batch_.store(memory_.record(spot.chunk, spot.offset).next, std::memory_order_relaxed);
       uncharge(spot, core_->area_size(spot.chunk, spot.offset));
       release(spot);
+      nr_deferred_.fetch_sub(1, std::memory_order_relaxed);
     }
     unlock_map();
     if (entry == 0) break;
@@ -224,6 +259,7 @@ void Pool::fork_parent() {
 void Pool::fork_child() {
   due_.fetch_and(~uint32_t{kGrace}, std::memory_order_relaxed);
   if (grace_waiting()) request(kGrace);
+  cached_.store(false, std::memory_order_relaxed);  // there is no thread that knows of them
   fork_parent();
 }
 

@@ -102,8 +102,9 @@ int Pool::set_up(const PoolSetup& setup, void* layout_storage, size_t layout_byt
   input.distance_context = &topology_;
   // The front cache is a static variable of ours, behind the program's. Only the thread empties it in time.
   const bool wants_front = balance_mode_ == BalanceMode::kThread && process_has_rseq();
-  const size_t front_at = round_up(setup.static_bytes, FrontCache::kStackBytes);
-  input.static_size_bytes = wants_front ? front_at + FrontCache::kPageBytes : setup.static_bytes;
+  const bool wide = topology_.possible.count() > FrontCache::kWideCopies;
+  const size_t front_at = round_up(setup.static_bytes, FrontCache::kAlignBytes);
+  input.static_size_bytes = wants_front ? front_at + FrontCache::size_bytes(wide) : setup.static_bytes;
   input.reserved_size_bytes = setup.reserved_bytes;
   input.dynamic_size_bytes = setup.dynamic_bytes;
   input.min_unit_size_bytes = setup.unit_size_bytes;
@@ -116,7 +117,7 @@ int Pool::set_up(const PoolSetup& setup, void* layout_storage, size_t layout_byt
   if (problem) insane(layout_, problem);
   const int result = make_memory(setup, static_cast<char*>(layout_storage) + layout_bytes);
   if (result == 0 && wants_front) {
-    front_.open(view_, memory_.base() + front_at, memory_.hot_offsets(), memory_.nr_hot());
+    front_.open(view_, memory_.base() + front_at, memory_.hot_offsets(), memory_.nr_hot(), memory_.nr_real_copies(), wide);
   }
   return result;
 }
@@ -166,6 +167,7 @@ int Pool::make_memory(const PoolSetup& setup, void* tables) {
     return -ENOMEM;
   }
   core_ = PoolCore::create(memory_.core_state(), shape);
+  marks_ = core_->marks();
   has_reserved_ = shape.reserved_bytes != 0;
   dynamic_begin_ = shape.static_bytes + shape.reserved_bytes;
   const size_t largest = setup.max_alloc_bytes != 0 ? setup.max_alloc_bytes : unit_bytes;

@@ -63,19 +63,19 @@ void Pool::read_stats(percpu_stats* out) {
   out->metadata_bytes = resident_metadata();
 }
 
-// All but what the system is asked for. Frees are read before allocations: of an area that is seen freed, the allocation
-// is seen too, so that no more can have been freed than allocated.
+// All but what the system is asked for. What is freed is not counted: it is what was allocated and does not live. Areas that
+// threads have in hand meanwhile count as live.
 void Pool::read_counts(percpu_stats* out) {
   *out = {};
-  const uint64_t nr_freed = nr_freed_.load(std::memory_order_acquire);
-  const FrontCache::Sums front = front_.is_open() ? front_.sums() : FrontCache::Sums{};
   lock_map();
+  const FrontCache::Sums front = front_.is_open() ? front_.sums() : FrontCache::Sums{};
   const PoolTotals totals = core_->totals();
   const PoolCounters counters = counters_;
+  const uint64_t not_live = front.nr_cached + nr_deferred_.load(std::memory_order_relaxed);
   unlock_map();
   out->nr_allocs = counters.nr_allocs + front.nr_allocs;
-  out->nr_frees = nr_freed + front.nr_frees;
-  out->nr_live = out->nr_allocs - out->nr_frees;
+  out->nr_live = std::min(counters.nr_taken - std::min(not_live, counters.nr_taken), out->nr_allocs);
+  out->nr_frees = out->nr_allocs - out->nr_live;
   out->nr_peak_live = counters.nr_peak_taken;
   out->nr_cached = front.nr_cached;
   out->nr_failed = nr_failed_.load(std::memory_order_relaxed);

@@ -12,23 +12,6 @@ namespace {
 
 constexpr size_t round_up(size_t n, size_t to) { return (n + to - 1) / to * to; }
 
-// Zeroes a few bytes without a call: areas are multiples of 4 bytes, aligned to 4, and mostly small.
-inline void zero_small(char* at, size_t size_bytes) {
-  for (size_t i = 0; i < size_bytes; i += sizeof(uint32_t)) {
-    __builtin_memset(at + i, 0, sizeof(uint32_t));
-  }
-}
-
-inline void zero_copy(char* at, size_t size_bytes) {
-  if (size_bytes == sizeof(uint64_t)) {
-    __builtin_memset(at, 0, sizeof(uint64_t));
-  } else if (size_bytes <= 32) {
-    zero_small(at, size_bytes);
-  } else {
-    std::memset(at, 0, size_bytes);
-  }
-}
-
 // Writes only what differs, so that memory that was never touched stays the kernel's shared zero page.
 void write_if_different(char* at, const char* image, size_t size_bytes) {
   constexpr size_t kStep = 256;
@@ -38,11 +21,20 @@ void write_if_different(char* at, const char* image, size_t size_bytes) {
   }
 }
 
+// The same with zeros. Requires: a multiple of 4.
 void zero_if_not(char* at, size_t size_bytes) {
-  for (size_t i = 0; i < size_bytes; i += sizeof(uint32_t)) {
+  constexpr size_t kStep = 64;
+  for (; size_bytes >= kStep; at += kStep, size_bytes -= kStep) {
+    uint64_t words[kStep / sizeof(uint64_t)];
+    std::memcpy(words, at, sizeof words);
+    uint64_t any = 0;
+    for (const uint64_t word : words) any |= word;
+    if (any != 0) std::memset(at, 0, kStep);
+  }
+  for (; size_bytes != 0; at += sizeof(uint32_t), size_bytes -= sizeof(uint32_t)) {
     uint32_t word;
-    std::memcpy(&word, at + i, sizeof word);
-    if (word != 0) std::memset(at + i, 0, sizeof word);
+    std::memcpy(&word, at, sizeof word);
+    if (word != 0) std::memset(at, 0, sizeof word);
   }
 }
 
@@ -112,6 +104,7 @@ void UnitMemory::fill_tables(const Plan& plan) {
     if (offset_[cpu] != 0 && !plan.topology->allowed.has(id)) cold_[nr_cold_++] = offset_[cpu];
   }
   extra_ = cold_ + nr_cold_;
+  nr_real_copies_ = nr_hot_ + nr_cold_ + nr_groups_;
   chunk_bytes_ = 0;
   for (uint32_t g = 0; g < nr_groups_; g++) {
     const GroupId group{static_cast<int32_t>(g)};
@@ -283,9 +276,22 @@ void UnitMemory::drop_core_pages(uint64_t offset_bytes, uint64_t size_bytes) {
 // ---- contents ------------------------------------------------------------------------------------------------------
 
 void UnitMemory::zero(uintptr_t handle, size_t size_bytes) const {
-  for (uint32_t i = 0; i < nr_hot_; i++) zero_copy(copy_at(handle, hot_[i]), size_bytes);
-  for (uint32_t i = 0; i < nr_cold_; i++) zero_if_not(copy_at(handle, cold_[i]), size_bytes);
-  for (uint32_t i = 0; i < nr_groups_; i++) zero_if_not(copy_at(handle, extra_[i]), size_bytes);
+  if (size_bytes <= kSmallBytes) return zero_small(handle, size_bytes);
+  const Stretch one{handle, size_bytes};
+  zero(&one, 1);
+}
+
+void UnitMemory::zero(const Stretch* stretches, uint32_t count) const {
+  for (uint32_t i = 0; i < nr_real_copies(); i++) {
+    for (uint32_t s = 0; s < count; s++) {
+      char* at = copy_at(stretches[s].handle, hot_[i]);
+      if (i < nr_hot_ && stretches[s].size_bytes > kSmallBytes) {
+        std::memset(at, 0, stretches[s].size_bytes);
+      } else {
+        zero_if_not(at, stretches[s].size_bytes);
+      }
+    }
+  }
 }
 
 void UnitMemory::write_copies(uintptr_t handle, const void* image, size_t size_bytes) const {

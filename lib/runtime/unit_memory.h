@@ -9,9 +9,12 @@
 // base + (1 + g) * max_chunks * stride + k * stride, and a handle of chunk k lies in base + k * stride + [0, unit size).
 //
 // Copies come in three kinds:
-//   hot     of CPUs that this process may run on: populated with the page, zeroed by plain stores
+//   hot     of CPUs that this process may run on: populated with the page
 //   cold    of other possible CPUs: address space only, until a thread runs there; zeroing reads first
 //   extra   one a group, for threads without rseq: zeroed like cold ones, since a walk over all copies may write to them
+//
+// Zeroing a small area reads first in hot copies, too: what is zero already, as most copies of a small area are, stays in the
+// caches of the CPUs that use its neighbours.
 //
 // Invariants: all of this is constant after create().
 // Locking: none here. Opening, populating, depopulating and retiring are done under the pool's grow lock; zeroing by who
@@ -22,6 +25,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <span>
 
 #include "base/ids.h"
@@ -93,7 +97,7 @@ class UnitMemory {
   const uintptr_t* hot_offsets() const { return hot_; }
   uint32_t nr_groups() const { return nr_groups_; }
   // Copies that exist: holes are not counted.
-  uint32_t nr_real_copies() const { return nr_hot_ + nr_cold_ + nr_groups_; }
+  uint32_t nr_real_copies() const { return nr_real_copies_; }
   uintptr_t base() const { return placement_.base; }
   size_t unit_size() const { return placement_.unit_size_bytes; }
   size_t page_size() const { return page_size_; }
@@ -123,6 +127,20 @@ class UnitMemory {
 
   // Zeroes an area in every copy.
   void zero(uintptr_t handle, size_t size_bytes) const;
+  // The same for one of at most kSmallBytes, inline.
+  static constexpr size_t kSmallBytes = 64;
+  void zero_small(uintptr_t handle, size_t size_bytes) const {
+    const uintptr_t* const end = hot_ + nr_real_copies_;
+    for (const uintptr_t* offset = hot_; offset != end; offset++) {
+      zero_words_if_not(reinterpret_cast<char*>(handle + *offset), size_bytes);  // cold and extra ones follow
+    }
+  }
+  // Zeroes many areas, copy by copy.
+  struct Stretch {
+    uintptr_t handle;
+    size_t size_bytes;
+  };
+  void zero(const Stretch* stretches, uint32_t count) const;
   // Writes the same bytes to the copy of every CPU; extra copies are zeroed.
   void write_copies(uintptr_t handle, const void* image, size_t size_bytes) const;
 
@@ -131,6 +149,24 @@ class UnitMemory {
   size_t resident_records(ChunkId chunk) const;
 
  private:
+  static void zero_words_if_not(char* at, size_t size_bytes) {
+    if (size_bytes == sizeof(uint64_t)) [[likely]] {
+      uint64_t word;
+      std::memcpy(&word, at, sizeof word);
+      if (word != 0) std::memset(at, 0, sizeof word);
+      return;
+    }
+    for (; size_bytes >= sizeof(uint64_t); at += sizeof(uint64_t), size_bytes -= sizeof(uint64_t)) {
+      uint64_t word;
+      std::memcpy(&word, at, sizeof word);
+      if (word != 0) std::memset(at, 0, sizeof word);
+    }
+    if (size_bytes == 0) return;
+    uint32_t last;
+    std::memcpy(&last, at, sizeof last);
+    if (last != 0) std::memset(at, 0, sizeof last);
+  }
+
   // Units of one group on one node, as they lie in a chunk.
   struct Span {
     uint32_t group;
@@ -165,12 +201,13 @@ class UnitMemory {
   uint32_t nr_groups_ = 0;
   uint32_t nr_hot_ = 0;
   uint32_t nr_cold_ = 0;
+  uint32_t nr_real_copies_ = 0;
   uint32_t nr_spans_ = 0;
   bool said_unbound_ = false;
 
   // Tables, in the caller's memory.
   uintptr_t* offset_ = nullptr;  // [nr_copies]: part of the ABI
-  uintptr_t* hot_ = nullptr;     // [nr_hot]: offsets of the hot copies
+  uintptr_t* hot_ = nullptr;     // [nr_hot]: offsets of the hot copies; the next two follow it without a gap
   uintptr_t* cold_ = nullptr;    // [nr_cold]
   uintptr_t* extra_ = nullptr;   // [nr_groups]
   Span* span_ = nullptr;         // [nr_spans]: of groups that lie on several nodes; else one a group

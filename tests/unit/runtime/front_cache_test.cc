@@ -1,0 +1,282 @@
+// SPDX-License-Identifier: MIT
+//
+// Areas that wait in the front caches: what they count as, who zeroes them, and when they are given back.
+#include <doctest/doctest.h>
+
+#include <sched.h>
+
+#include <algorithm>
+#include <atomic>
+#include <iterator>
+#include <random>
+#include <thread>
+#include <vector>
+
+#include "../child.h"
+#include "../seed.h"
+#include "world.h"
+
+namespace percpu {
+namespace {
+
+constexpr TestSetup kNarrow = {.unit_size_bytes = 64 << 10};
+constexpr TestSetup kWide = {.unit_size_bytes = 64 << 10, .nr_cpus = 64};
+
+bool front_caches_work() { return process_has_rseq() && PERCPU_HAVE_SEQUENCES; }
+
+// Brings the balance thread up, after which front caches take areas.
+void warm_up(TestPool& pool, size_t size_bytes) {
+  CHECK(eventually([&] {
+    pool.free(pool.alloc(size_bytes));
+    return !front_caches_work() || pool.stats().nr_cached != 0;
+  }));
+}
+
+void hold(TestPool& pool) PERCPU_NO_THREAD_SAFETY_ANALYSIS {
+  pool->fork_stop();
+  pool->fork_prepare();
+}
+void resume_parent(TestPool& pool) PERCPU_NO_THREAD_SAFETY_ANALYSIS { pool->fork_parent(); }
+void resume_child(TestPool& pool) PERCPU_NO_THREAD_SAFETY_ANALYSIS { pool->fork_child(); }
+
+// In a child of a proper fork of this pool.
+template <class Body>
+ChildEnd run_forked(TestPool& pool, Body body) {
+  hold(pool);
+  const ChildEnd end = run_in_child([&] {
+    resume_child(pool);
+    return body();
+  });
+  resume_parent(pool);
+  return end;
+}
+
+TEST_CASE("an area that waits is free: a second free is told, whether it is ready or not") {
+  for (const TestSetup& setup : {kNarrow, kWide}) {
+    CAPTURE(setup.nr_cpus);
+    World world("balance:thread");
+    TestPool pool(world, setup);
+    warm_up(pool, 24);
+    void* handle = pool.alloc(24);
+    const ChildEnd live = run_forked(pool, [&] {
+      pool.free(handle);
+      return 0;
+    });
+    CHECK(live.exit_code == 0);
+    pool.free(handle);
+    const ChildEnd at_once = run_forked(pool, [&] {
+      pool.free(handle);
+      return 0;
+    });
+    CHECK(at_once.signal == SIGABRT);
+    CHECK(contains(at_once.standard_error, "found an area that is freed already"));
+    CHECK(pool->area_size(handle) == 0);
+    // By now the thread may have made it ready, or given it back.
+    const timespec pause = {0, 50 * 1000 * 1000};
+    nanosleep(&pause, nullptr);
+    const ChildEnd later = run_forked(pool, [&] {
+      pool.free(handle);
+      return 0;
+    });
+    CHECK(later.signal == SIGABRT);
+    CHECK(contains(later.standard_error, "freed"));
+  }
+}
+
+TEST_CASE("of threads that free the same area, one wins, and the process stops") {
+  for (const TestSetup& setup : {kNarrow, kWide}) {
+    World world("balance:thread");
+    TestPool pool(world, setup);
+    warm_up(pool, 8);
+    const ChildEnd end = run_forked(pool, [&] {
+      for (int round = 0; round < 100000; round++) {
+        void* handle = pool.alloc(8);
+        std::atomic<int> ready{0};
+        const auto free_it = [&] {
+          ready.fetch_add(1);
+          while (ready.load() < 2) std::this_thread::yield();
+          pool.free(handle);
+        };
+        std::thread other(free_it);
+        free_it();
+        other.join();
+      }
+      return 0;
+    });
+    CHECK(end.signal == SIGABRT);
+    CHECK(contains(end.standard_error, "expected the start of a live area"));
+  }
+}
+
+TEST_CASE("every copy is zero when an area is handed out, after churn by threads that move between CPUs") {
+  const uint64_t seed = test_seed();
+  CAPTURE(seed);
+  for (const TestSetup& setup : {kNarrow, kWide}) {
+    World world("balance:thread");
+    TestPool pool(world, setup);
+    std::atomic<uint64_t> nr_dirty{0};
+    std::vector<std::thread> threads;
+    for (uint64_t t = 0; t < 3; t++) {
+      threads.emplace_back([&, t] {
+        std::mt19937_64 random(seed + t);
+        constexpr size_t kSizes[] = {4, 8, 12, 24, 64, 96, 256, 1000};
+        std::vector<std::pair<void*, size_t>> live;
+        for (int i = 0; i < 4000; i++) {
+          if (i % 100 == 0 && world.topology.allowed.count() > 1) {
+            cpu_set_t where;
+            CPU_ZERO(&where);
+            CpuId cpu = world.topology.allowed.first();
+            if (random() % 2 == 0) cpu = world.topology.allowed.last();
+            CPU_SET(cpu.index(), &where);
+            (void)sched_setaffinity(0, sizeof where, &where);
+          }
+          if (live.size() < 40 || random() % 2 == 0) {
+            const size_t size = kSizes[random() % std::size(kSizes)];
+            int error = 0;
+            void* handle = pool->allocate(size, 4, 0, kNoDomain, &error);
+            if (handle == nullptr) {
+              nr_dirty += 1000000;
+              break;
+            }
+            nr_dirty += pool.nr_dirty_copies(handle, size);
+            pool.fill_copies(handle, size, 0x5a);
+            live.push_back({handle, size});
+          } else {
+            const size_t victim = random() % live.size();
+            pool.free(live[victim].first);
+            live[victim] = live.back();
+            live.pop_back();
+          }
+        }
+        for (const auto& area : live) pool.free(area.first);
+      });
+    }
+    for (std::thread& thread : threads) thread.join();
+    CHECK(nr_dirty == 0);
+    pool->check();
+  }
+}
+
+TEST_CASE("in a wide pool an area stays charged until it is ready, and a charge that would fail has it given back first") {
+  World world("balance:thread");
+  TestPool pool(world, kWide);
+  int error = 0;
+  // The first chunk charges nobody: fill it.
+  std::vector<void*> first;
+  do first.push_back(pool.alloc(256));
+  while (pool.chunk_of(first.back()) == 0);
+  warm_up(pool, 64);
+  void* probe = pool.alloc(64);
+  REQUIRE(pool.chunk_of(probe) != 0);
+  pool.free(probe);
+  const DomainId domain = world.accounting.create(world.faulty.system(), "one", PERCPU_NO_LIMIT, kNoDomain, &error);
+  const auto charged = [&] { return world.accounting.entry(domain).charged_bytes.load(); };
+  for (int round = 0; round < 20; round++) {
+    void* handle = pool.alloc(64, 4, PERCPU_ACCOUNT, domain);
+    REQUIRE(handle != nullptr);
+    const size_t one = charged();
+    CHECK(one >= 64 * 64);
+    // Room for one: the next is allocated although the thread may not have made the first one ready.
+    world.accounting.entry(domain).limit_bytes.store(one);
+    pool.free(handle);
+    handle = pool.alloc(64, 4, PERCPU_ACCOUNT, domain);
+    CHECK(handle != nullptr);
+    CHECK(charged() == one);
+    CHECK(pool.alloc(64, 4, PERCPU_ACCOUNT | PERCPU_NOWARN, domain) == nullptr);
+    pool.free(handle);
+    CHECK(eventually([&] { return charged() == 0; }));
+    world.accounting.entry(domain).limit_bytes.store(PERCPU_NO_LIMIT);
+  }
+  world.accounting.put(domain);
+  free_all(pool, first);
+}
+
+TEST_CASE("areas that wait are given back before an allocation fails") {
+  for (const uint32_t nr_cpus : {0u, 64u}) {
+    CAPTURE(nr_cpus);
+    World world("balance:thread");
+    TestPool pool(world, {.unit_size_bytes = 32 << 10, .max_bytes = 64 << 10, .nr_cpus = nr_cpus});
+    warm_up(pool, 64);
+    std::vector<void*> handles;
+    for (void* handle; (handle = pool.alloc(64, 4, PERCPU_NOWARN)) != nullptr;) {
+      pool.fill_copies(handle, 64, 0xff);
+      handles.push_back(handle);
+    }
+    REQUIRE(handles.size() > 200);
+    // Two neighbours: together they are what a larger area needs, once the maps have them.
+    for (int round = 0; round < 50; round++) {
+      const auto at = static_cast<size_t>(round);
+      const auto neighbour = reinterpret_cast<uintptr_t>(handles[at]) + 64;
+      const auto second = std::find(handles.begin(), handles.end(), reinterpret_cast<void*>(neighbour));
+      if (second == handles.end()) continue;
+      pool.free(handles[at]);
+      pool.free(*second);
+      void* large = pool.alloc(128, 4, PERCPU_NOWARN);
+      REQUIRE(large != nullptr);
+      CHECK(pool.nr_dirty_copies(large, 128) == 0);
+      pool.free(large);
+      handles[at] = pool.alloc(64);
+      *second = pool.alloc(64);
+      REQUIRE(handles[at] != nullptr);
+      REQUIRE(*second != nullptr);
+    }
+    free_all(pool, handles);
+  }
+}
+
+TEST_CASE("a burst that was freed is ready after a while: the next one finds it zero without the maps") {
+  if (!front_caches_work()) return;
+  World world("balance:thread");
+  TestPool pool(world, kWide);
+  warm_up(pool, 8);
+  std::vector<void*> handles;
+  for (int round = 0; round < 3; round++) {
+    for (int i = 0; i < 30; i++) {
+      handles.push_back(pool.alloc(8));
+      CHECK(pool.nr_dirty_copies(handles.back(), 8) == 0);
+      pool.fill_copies(handles.back(), 8, 0xff);
+    }
+    free_all(pool, handles);
+    const timespec pause = {0, 30 * 1000 * 1000};
+    nanosleep(&pause, nullptr);
+  }
+}
+
+TEST_CASE("what was populated and written on 64 units goes back to the system once all is freed") {
+  World world("balance:thread");
+  TestPool pool(world, kWide);
+  std::vector<void*> handles;
+  for (int i = 0; i < 20000; i++) {
+    handles.push_back(pool.alloc(64));
+    *pool.copy(handles.back(), 63) = 1;
+  }
+  std::mt19937_64 random(test_seed());
+  std::shuffle(handles.begin(), handles.end(), random);
+  const uint64_t populated = pool.stats().populated_pages;
+  free_all(pool, handles);
+  // One wholly free chunk, and the reserve, may stay.
+  CHECK(eventually([&] { return pool.stats().populated_pages * 8 < populated; }));
+  CHECK(eventually([&] { return pool.stats().nr_chunks <= 2; }));
+}
+
+TEST_CASE("statistics count areas that wait as freed, and no area twice") {
+  for (const TestSetup& setup : {kNarrow, kWide}) {
+    World world("balance:thread");
+    TestPool pool(world, setup);
+    warm_up(pool, 16);
+    const percpu_stats before = pool.stats();
+    CHECK(before.nr_live == 0);
+    std::vector<void*> handles;
+    for (int i = 0; i < 100; i++) handles.push_back(pool.alloc(16));
+    CHECK(pool.stats().nr_live == 100);
+    CHECK(pool.stats().nr_allocs == before.nr_allocs + 100);
+    CHECK(pool.stats().live_bytes == 1600);
+    free_all(pool, handles);
+    CHECK(pool.stats().nr_live == 0);
+    CHECK(pool.stats().nr_frees == before.nr_frees + 100);
+    CHECK(pool.stats().live_bytes == 0);
+  }
+}
+
+}  // namespace
+}  // namespace percpu
