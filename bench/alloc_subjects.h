@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: MIT
+//
+// What bench_alloc and bench_memory compare: allocators that give out `units` copies of some bytes, all zero.
+//
+//   percpu    a pool laid out for at least so many CPUs
+//   librseq   rseq_mempool_percpu_zmalloc() (where pkg-config found it when this was built)
+//   jemalloc  its aligned_alloc() of units * (bytes rounded up to a cache line), zeroed (where the machine has the library)
+//   calloc    the same bytes from libc
+//
+// The last two are what programs do without per-CPU memory: one array, an element a CPU, padded.
+#ifndef PERCPU_BENCH_ALLOC_SUBJECTS_H
+#define PERCPU_BENCH_ALLOC_SUBJECTS_H
+
+#include <dlfcn.h>
+
+#include <percpu.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <string>
+
+#ifdef PERCPU_BENCH_LIBRSEQ
+extern "C" {
+void* librseq_pool_create(size_t item_bytes, int units);
+void librseq_pool_destroy(void* pool);
+void* librseq_take(void* pool);
+void librseq_give(void* item);
+void* librseq_copy(void* item, int unit);
+}
+#endif
+
+// What is measured takes and gives; `make` and the copies are not. A failure ends the program: nothing is measured without.
+class Subject {
+ public:
+  struct Shape {
+    size_t bytes = 8;
+    size_t align = 8;
+    unsigned units = 2;
+  };
+
+  virtual ~Subject() = default;
+  virtual void* take() = 0;
+  virtual void give(void* item) = 0;
+  // The address of one unit's bytes.
+  virtual char* copy(void* item, unsigned unit) = 0;
+  // Bytes of its own state; negative where it does not say.
+  virtual double metadata_bytes() { return -1; }
+
+  static std::unique_ptr<Subject> make(const std::string& name, const Shape& shape);
+
+ protected:
+  static void* taken(void* item) {
+    if (item != nullptr) return item;
+    std::perror("allocation");
+    std::exit(1);
+  }
+};
+
+class PercpuSubject final : public Subject {
+ public:
+  explicit PercpuSubject(const Shape& shape, percpu_balance_mode balance = PERCPU_BALANCE_THREAD) : shape_(shape) {
+    percpu_pool_attr attr{};
+    attr.struct_bytes = sizeof attr;
+    attr.nr_cpus = shape.units;
+    attr.balance = balance;
+    pool_ = static_cast<percpu_pool_t*>(taken(percpu_pool_create(&attr)));
+  }
+  ~PercpuSubject() override { percpu_pool_destroy(pool_); }
+  void* take() override { return taken(percpu_pool_alloc(pool_, shape_.bytes, shape_.align, 0)); }
+  void give(void* item) override { percpu_pool_free(pool_, item); }
+  char* copy(void* item, unsigned unit) override { return percpu_pool_ptr(pool_, static_cast<char*>(item), unit); }
+  double metadata_bytes() override {
+    percpu_stats stats;
+    percpu_pool_stats_read(pool_, &stats, sizeof stats);
+    return static_cast<double>(stats.metadata_bytes);
+  }
+  percpu_pool_t* pool() const { return pool_; }
+
+ private:
+  Shape shape_;
+  percpu_pool_t* pool_;
+};
+
+#ifdef PERCPU_BENCH_LIBRSEQ
+class LibrseqSubject final : public Subject {
+ public:
+  explicit LibrseqSubject(const Shape& shape)
+      : pool_(taken(librseq_pool_create(shape.bytes > shape.align ? shape.bytes : shape.align, static_cast<int>(shape.units)))) {}
+  ~LibrseqSubject() override { librseq_pool_destroy(pool_); }
+  void* take() override { return taken(librseq_take(pool_)); }
+  void give(void* item) override { librseq_give(item); }
+  char* copy(void* item, unsigned unit) override { return static_cast<char*>(librseq_copy(item, static_cast<int>(unit))); }
+
+ private:
+  void* pool_;
+};
+#endif
+
+class ArraySubject final : public Subject {
+ public:
+  ArraySubject(const Shape& shape, bool jemalloc) : line_(shape.align > 64 ? shape.align : 64) {
+    padded_ = (shape.bytes + line_ - 1) / line_ * line_;
+    bytes_ = padded_ * shape.units;
+    if (!jemalloc) return;
+    // DEEPBIND: it is not to find libc's functions of the names of its own.
+    void* library = dlopen("libjemalloc.so.2", RTLD_NOW | RTLD_LOCAL | RTLD_DEEPBIND);
+    if (library == nullptr) return;
+    aligned_ = reinterpret_cast<void* (*)(size_t, size_t)>(dlsym(library, "aligned_alloc"));
+    free_ = reinterpret_cast<void (*)(void*)>(dlsym(library, "free"));
+  }
+  bool works(bool jemalloc) const { return !jemalloc || (aligned_ != nullptr && free_ != nullptr); }
+  void* take() override {
+    if (aligned_ == nullptr) return taken(std::calloc(1, bytes_));
+    return std::memset(taken(aligned_(line_, bytes_)), 0, bytes_);
+  }
+  void give(void* item) override { free_ != nullptr ? free_(item) : std::free(item); }
+  char* copy(void* item, unsigned unit) override { return static_cast<char*>(item) + unit * padded_; }
+
+ private:
+  size_t line_;
+  size_t padded_;
+  size_t bytes_;
+  void* (*aligned_)(size_t, size_t) = nullptr;
+  void (*free_)(void*) = nullptr;
+};
+
+// Null where the machine, or this build, does not have it.
+inline std::unique_ptr<Subject> Subject::make(const std::string& name, const Shape& shape) {
+  if (name == "percpu") return std::make_unique<PercpuSubject>(shape);
+#ifdef PERCPU_BENCH_LIBRSEQ
+  if (name == "librseq") return std::make_unique<LibrseqSubject>(shape);
+#endif
+  const bool jemalloc = name == "jemalloc";
+  if (!jemalloc && name != "calloc") return nullptr;
+  auto made = std::make_unique<ArraySubject>(shape, jemalloc);
+  return made->works(jemalloc) ? std::move(made) : nullptr;
+}
+
+inline constexpr const char* kSubjects[] = {"percpu", "librseq", "jemalloc", "calloc"};
+
+#endif  // PERCPU_BENCH_ALLOC_SUBJECTS_H
