@@ -9,6 +9,7 @@
 #include <cstring>
 
 #include "base/check.h"
+#include "base/text.h"
 
 namespace percpu {
 
@@ -110,12 +111,27 @@ void find_distances(const NumaSource& numa, bool numa_available, Topology* topol
   }
 }
 
-void find_nodes_of_cpus(const NumaSource& numa, bool numa_available, Topology* topology) {
+// The node's name in the directory of a CPU. The nodes' own lists leave out CPUs that are offline; this is there as long as
+// the machine has the CPU.
+int linked_node(const System& system, int cpu, int nr_nodes) {
+  for (int node = 0; node < nr_nodes; ++node) {
+    char path[64];
+    int file = system.open(Text(path).format("/sys/devices/system/cpu/cpu%d/node%d", cpu, node).c_str());
+    if (file < 0) continue;
+    static_cast<void>(system.close(file));
+    return node;
+  }
+  return -1;
+}
+
+void find_nodes_of_cpus(const System& system, const NumaSource& numa, bool numa_available, Topology* topology) {
+  const int nr_nodes = static_cast<int>(topology->nr_node_ids);
   for (int32_t cpu = 0; cpu < static_cast<int32_t>(topology->nr_cpu_ids); ++cpu) {
     int node = -1;
     if (topology->possible.has({cpu})) {
       node = numa_available ? numa.node_of_cpu(cpu) : -1;
-      if (node < 0 || node >= static_cast<int>(topology->nr_node_ids)) node = topology->memory_nodes.first().value;
+      if (numa_available && nr_nodes > 1 && (node < 0 || node >= nr_nodes)) node = linked_node(system, cpu, nr_nodes);
+      if (node < 0 || node >= nr_nodes) node = topology->memory_nodes.first().value;
     }
     topology->node_ids[cpu] = static_cast<int16_t>(node);
   }
@@ -285,7 +301,7 @@ void read_topology(const System& system, const NumaSource& numa, void* storage, 
   const bool available = numa.available();
   find_memory_nodes(system, numa, available, topology);
   find_distances(numa, available, topology);
-  find_nodes_of_cpus(numa, available, topology);
+  find_nodes_of_cpus(system, numa, available, topology);
 }
 
 }  // namespace percpu

@@ -5,7 +5,7 @@
 //
 // The struct is plain data with storage handed in, so that a test can write any topology down. Ids may be sparse and
 // distances asymmetric. Where the machine does not tell, the answer is what keeps every user of it safe:
-//   - a CPU of unknown node (absent, not online yet) is put on the lowest node with memory;
+//   - a CPU of unknown node (absent: the machine may get it later) is put on the lowest node with memory;
 //   - a distance from a node to itself is kLocalDistance whatever the firmware says, an unknown one kUnknownDistance;
 //   - a memory node is one that has memory and that the process may use (cpuset); if there is none, node 0 counts as one;
 //   - without a list of possible CPUs (no /sys, a sandbox), those online, or else those in the affinity mask, are taken,

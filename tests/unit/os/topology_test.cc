@@ -271,6 +271,16 @@ TEST_CASE("a CPU that is absent is put on the lowest node with memory") {
   CHECK(Read(m).topology.node_of_cpu({16}) == NodeId{2});
 }
 
+TEST_CASE("a CPU that is offline is on the node that its directory names") {
+  Machine m = sparse_machine();
+  m.files["/sys/devices/system/cpu/cpu16/node6"] = "";
+  CHECK(Read(m).topology.node_of_cpu({16}) == NodeId{6});
+  CHECK(Read(m).topology.memory_node_of_cpu({16}) == NodeId{6});
+  CHECK(Read(m).topology.node_of_cpu({0}) == NodeId{0});
+  m.files["/sys/devices/system/cpu/cpu0/node6"] = "";  // what libnuma knows is not asked again
+  CHECK(Read(m).topology.node_of_cpu({0}) == NodeId{0});
+}
+
 TEST_CASE("memory comes from the nearest node that has some, as seen from the CPU, and that the cpuset allows") {
   Machine m = sparse_machine();
   Read read(m);
