@@ -75,8 +75,8 @@ class CpuCache {
   uint32_t nr_cpus() const { return is_open() ? nr_cpus_ : 0; }
   uint32_t nr_lanes() const { return nr_lanes_; }
   size_t budget_bytes() const { return budget_bytes_; }
-  // The node whose memory backs this CPU's caches; negative: unknown, or none does.
-  int node_of(uint32_t cpu) const { return exists(cpu) ? percpu_page_node(head_of(cpu, 0)) : -1; }
+  // The node whose memory backs this CPU's caches, also those of a CPU that is offline; negative: no such CPU.
+  int node_of(uint32_t cpu) const { return exists(cpu) ? percpu_memory_node_(cpu) : -1; }
   size_t area_bytes() const { return area_bytes_; }
 
   void fork_prepare() PERCPU_NO_THREAD_SAFETY_ANALYSIS;

@@ -97,7 +97,7 @@ void Heap::start() {
 // Which node's page heap serves which CPU: the node that libpercpu took the CPU's own copy from, so a node without memory is
 // served by the nearest that has some.
 void Heap::place_nodes(const CpuMask& nodes) {
-  if (window_.nr_nodes() == 1 || !cache_.is_open()) return;
+  if (window_.nr_nodes() == 1 || !cache_.is_open() || config_.nodes == NodesMode::kOne) return;
   for (uint32_t cpu = 0; cpu < cache_.nr_cpus(); ++cpu) {
     const int node = cache_.node_of(cpu);
     uint32_t index = 0;

@@ -17,8 +17,8 @@ void PageHeap::init(Window& window, uint32_t node) {
 void PageHeap::bind_to(NodeId node) {
   HeapGuard guard(lock_);
   node_ = node;
-  // What was opened before the machine was known moves to the node as it is backed anew.
-  if (frontier_ > begin_) (void)bind(window_->system(), window_->range(begin_, frontier_ - begin_), node);
+  // What was opened, and perhaps used, before the machine was known lies on the node of whoever touched it.
+  if (frontier_ > begin_) (void)bind_and_move(window_->system(), window_->range(begin_, frontier_ - begin_), node);
 }
 
 // ---- bins ------------------------------------------------------------------------------------------------------------

@@ -62,6 +62,12 @@ int percpu_thread_attach_(void);
 void *percpu_shared_copy_(const struct percpu_view *view, const void *handle);
 
 /*
+ * For the preload. The NUMA node that the memory of this CPU's copies comes from, whether the CPU is there yet or not: its own,
+ * or the nearest that has memory. -1 for a CPU that is not possible.
+ */
+int percpu_memory_node_(unsigned cpu);
+
+/*
  * For the preload. The balance thread calls job(context) whenever it wakes, and again after a fifth of a second while that
  * returns nonzero; it holds none of the library's locks then. Once a process, before the thread is started.
  */

@@ -323,6 +323,12 @@ void* Library::shared_copy(const percpu_view* view, const void* handle) {
   return reinterpret_cast<void*>(reinterpret_cast<uintptr_t>(handle) + pool->view().offset[copy]);
 }
 
+int Library::memory_node(unsigned cpu) {
+  const CpuId id{static_cast<int32_t>(cpu)};
+  if (prepare() != 0 || cpu >= topology_.nr_cpu_ids || !topology_.possible.has(id)) return -1;
+  return topology_.nearest_memory_node(topology_.node_of_cpu(id)).value;
+}
+
 int Library::fence(int cpu) {
   int result = prepare();
   if (result != 0) return result;

@@ -56,6 +56,8 @@ class Library {
   int attach_thread();
   void* shared_copy(const percpu_view* view, const void* handle);
   int fence(int cpu);
+  // As percpu_memory_node_().
+  int memory_node(unsigned cpu);
 
   // For the preload (percpu/abi.h).
   void set_balance_job(Balancer::Job job, void* context) { balancer_.set_job(job, context); }

@@ -112,12 +112,22 @@ int reserve(const System& system, size_t size_bytes, size_t align_bytes, PageRan
 
 int unreserve(const System& system, PageRange range) { return system.munmap(range.start, range.size_bytes); }
 
-int bind(const System& system, PageRange range, NodeId node) {
+namespace {
+
+int bind_with(const System& system, PageRange range, NodeId node, unsigned flags) {
   if (!node.valid()) return 0;
   NodeMask nodes;
   if (!NodeMask::in_range(node)) return -EINVAL;
   nodes.add(node);
-  return system.mbind(range.start, range.size_bytes, MPOL_PREFERRED, nodes.words, NodeMask::kLenBits);
+  return system.mbind(range.start, range.size_bytes, MPOL_PREFERRED, nodes.words, NodeMask::kLenBits, flags);
+}
+
+}  // namespace
+
+int bind(const System& system, PageRange range, NodeId node) { return bind_with(system, range, node, 0); }
+
+int bind_and_move(const System& system, PageRange range, NodeId node) {
+  return bind_with(system, range, node, MPOL_MF_MOVE);
 }
 
 int open_range(const System& system, PageRange range) {
@@ -131,8 +141,10 @@ int populate(const System& system, PageRange range) {
     error = system.madvise(range.start, range.size_bytes, MADV_POPULATE_WRITE);
     if (!retryable(error)) break;
   }
-  // EINVAL: the kernel does not know the advice, or the range is not writable; touching tells the two apart.
-  return error == -EINVAL ? populate_by_touching(system, range) : error;
+  // EINVAL: the kernel does not know the advice, or the range is not writable; touching tells the two apart. EPERM and ENOSYS are
+  // a sandbox's answer to advice that it does not know.
+  const bool unknown = error == -EINVAL || error == -EPERM || error == -ENOSYS;
+  return unknown ? populate_by_touching(system, range) : error;
 }
 
 int depopulate(const System& system, PageRange range) {

@@ -8,6 +8,7 @@
 
 #include <cstring>
 
+#include "base/check.h"
 #include "os/mutex.h"
 #include "os/topology.h"
 
@@ -122,16 +123,23 @@ bool thread_registered(const System& system) {
 
 Fence::Kind Fence::prepare(const System& system) {
   Kind found = Kind::kMigrate;
+  int refused = 0;
   if (!process_has_rseq()) {
     found = Kind::kNotNeeded;
   } else {
     int commands = system.membarrier(MEMBARRIER_CMD_QUERY, 0, 0);
     // A failed query is negative, and would read as having every bit.
-    if (commands > 0 && (commands & kMembarrierRseq) != 0 && (commands & kMembarrierRegister) != 0 &&
-        system.membarrier(kMembarrierRegister, 0, 0) == 0)
-      found = Kind::kMembarrier;
+    if (commands < 0) {
+      refused = commands;
+    } else if ((commands & kMembarrierRseq) == 0 || (commands & kMembarrierRegister) == 0) {
+      refused = -EINVAL;
+    } else {
+      refused = system.membarrier(kMembarrierRegister, 0, 0);
+    }
+    if (refused == 0) found = Kind::kMembarrier;
   }
-  kind_.store(found, std::memory_order_relaxed);
+  if (kind_.exchange(found, std::memory_order_relaxed) != found && found == Kind::kMigrate)
+    report("membarrier cannot restart other CPUs' sequences (error %d); threads visit those CPUs instead, which is slower", -refused);
   return found;
 }
 

@@ -60,7 +60,7 @@ class Fence {
 
   // Finds out what there is, and registers the process with membarrier. May be called more than once. Holds across fork
   // (the kernel copies the registration); an exec loses registration and this object together.
-  // Returns: what there is. Context: any; async-signal-safe.
+  // Says once on stderr where there is no membarrier. Returns: what there is. Context: any; async-signal-safe.
   Kind prepare(const System& system);
   Kind kind() const { return kind_.load(std::memory_order_relaxed); }
 

@@ -79,8 +79,8 @@ int do_mincore(uintptr_t address, size_t size_bytes, unsigned char* pages) {
 }
 
 // The kernel takes one bit less than it is told.
-int do_mbind(uintptr_t address, size_t size_bytes, int mode, const uint64_t* nodes, size_t nodes_len_bits) {
-  return static_cast<int>(raw(SYS_mbind, address, size_bytes, mode, nodes, nodes_len_bits + 1, 0));
+int do_mbind(uintptr_t address, size_t size_bytes, int mode, const uint64_t* nodes, size_t nodes_len_bits, unsigned flags) {
+  return static_cast<int>(raw(SYS_mbind, address, size_bytes, mode, nodes, nodes_len_bits + 1, flags));
 }
 
 int do_get_mempolicy(int* mode, uint64_t* nodes, size_t nodes_len_bits, uintptr_t address, unsigned flags) {

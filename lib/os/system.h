@@ -29,7 +29,7 @@ struct System {
   int (*madvise)(uintptr_t address, size_t size_bytes, int advice);
   int (*munlock)(uintptr_t address, size_t size_bytes);
   int (*mincore)(uintptr_t address, size_t size_bytes, unsigned char* pages);
-  int (*mbind)(uintptr_t address, size_t size_bytes, int mode, const uint64_t* nodes, size_t nodes_len_bits);
+  int (*mbind)(uintptr_t address, size_t size_bytes, int mode, const uint64_t* nodes, size_t nodes_len_bits, unsigned flags);
   int (*get_mempolicy)(int* mode, uint64_t* nodes, size_t nodes_len_bits, uintptr_t address, unsigned flags);
   // Asks for the node of one page (move_pages without a target). *status: the node, or -errno for this page.
   int (*query_page)(uintptr_t address, int* status);

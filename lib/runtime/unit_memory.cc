@@ -155,7 +155,7 @@ void UnitMemory::bind_windows() {
     if (!node.valid()) continue;
     const GroupId group{static_cast<int32_t>(g)};
     const int result = bind(*system_, {placement_.group_base(group), placement_.window_bytes}, node);
-    if (result != 0) say_unbound(result);
+    if (result != 0) bind_error_ = result;
   }
 }
 
@@ -166,14 +166,8 @@ void UnitMemory::bind_spans(ChunkId chunk) {
     if (node_of_group(span.group).valid()) continue;
     const uintptr_t start = group_range(span.group, chunk).start + span.offset_bytes;
     const int result = bind(*system_, {start, span.size_bytes}, span.node);
-    if (result != 0) say_unbound(result);
+    if (result != 0) bind_error_ = result;
   }
-}
-
-void UnitMemory::say_unbound(int error) {
-  if (said_unbound_) return;
-  said_unbound_ = true;
-  report("memory cannot be bound to NUMA nodes (mbind: error %d); going on without", -error);
 }
 
 PageRange UnitMemory::group_range(uint32_t group, ChunkId chunk) const {

@@ -101,6 +101,8 @@ class UnitMemory {
   uintptr_t base() const { return placement_.base; }
   size_t unit_size() const { return placement_.unit_size_bytes; }
   size_t page_size() const { return page_size_; }
+  // The last refusal to bind memory to a node, -errno; 0: there was none. Where it is refused, memory comes from anywhere.
+  int bind_error() const { return bind_error_; }
   // Bytes of one chunk in all groups.
   size_t chunk_bytes() const { return chunk_bytes_; }
   void* core_state() const { return reinterpret_cast<void*>(core_.start); }
@@ -183,7 +185,6 @@ class UnitMemory {
   NodeId node_of_group(uint32_t group) const;
   void bind_windows();
   void bind_spans(ChunkId chunk);
-  void say_unbound(int error);
   int populate_huge();
 
   const System* system_ = nullptr;
@@ -203,7 +204,7 @@ class UnitMemory {
   uint32_t nr_cold_ = 0;
   uint32_t nr_real_copies_ = 0;
   uint32_t nr_spans_ = 0;
-  bool said_unbound_ = false;
+  int bind_error_ = 0;
 
   // Tables, in the caller's memory.
   uintptr_t* offset_ = nullptr;  // [nr_copies]: part of the ABI

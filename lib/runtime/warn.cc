@@ -29,6 +29,11 @@ void Warnings::failure(const FailedAllocation& failed, bool may_write) {
   write_failure(failed);
 }
 
+void Warnings::unbound(int error) {
+  if (unbound_said_.exchange(true, std::memory_order_relaxed)) return;
+  report("memory cannot be bound to NUMA nodes (mbind: error %d); going on without", -error);
+}
+
 void Warnings::write_failure(const FailedAllocation& failed) {
   uint32_t left = left_.load(std::memory_order_relaxed);
   while (left != 0) {

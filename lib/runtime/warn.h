@@ -35,6 +35,8 @@ class Warnings {
   void illegal(const FailedAllocation& failed, bool may_write);
   // A request that could not be met: counts against the limit. `may_write` is false in atomic context.
   void failure(const FailedAllocation& failed, bool may_write);
+  // Memory cannot be bound to NUMA nodes: told once. Not for atomic context.
+  void unbound(int error);
   // Writes what atomic contexts left, if anything. Cheap when there is nothing.
   void write_deferred() {
     if (deferred_.load(std::memory_order_relaxed)) write_deferred_now();
@@ -54,6 +56,7 @@ class Warnings {
 
   std::atomic<uint32_t> left_;
   std::atomic<uint32_t> limit_said_{0};
+  std::atomic<bool> unbound_said_{false};
   std::atomic<bool> deferred_{false};
   std::atomic<uint32_t> lost_{0};  // illegal requests whose line found no room
   Line lines_[kLines];

@@ -18,6 +18,15 @@ constexpr FailedAllocation kFailed{24, 8, 0, "no memory"};
 constexpr FailedAllocation kFailedAtomic{24, 8, PERCPU_ATOMIC, "no populated memory fits"};
 constexpr FailedAllocation kIllegal{0, 8, 0, "size is 0"};
 
+TEST_CASE("that memory cannot be bound is told once") {
+  CapturedStderr captured;
+  Warnings warnings(10);
+  warnings.unbound(-1);
+  warnings.unbound(-22);
+  CHECK(count_lines(captured.text(), "memory cannot be bound to NUMA nodes (mbind: error 1)") == 1);
+  CHECK(count_lines(captured.text()) == 1);
+}
+
 TEST_CASE("a failure is told with size, alignment, context and reason") {
   Warnings warnings(10);
   CapturedStderr captured;
