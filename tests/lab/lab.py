@@ -1,0 +1,171 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""The lab: virtual machines with many CPUs and nodes, and sandboxes, with the tests in them. See README.md.
+
+usage: lab.py [--form boot|short|full] [--kernel FILE|SUITE]... [--build TREE] [--cache DIRECTORY] [--only PART,...]
+              [--write-results] [MACHINE|LINE|host|all]...
+"""
+import argparse
+import os
+import pathlib
+import platform
+import subprocess
+import sys
+import time
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import cross
+import host
+import initramfs
+import kernels
+import machine as machines
+import plan
+import results
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+# Beside this release's own: suites of Debian with newer ones.
+OTHER_KERNELS = ["trixie", "trixie-backports"]
+
+# events of the count test, times that a CPU goes offline and back, seconds for a machine
+FORMS = {"boot": (200_000, 4, 300), "short": (2_000_000, 20, 3600), "full": (20_000_000, 500, 14400)}
+
+
+def steps_for(machine, build, form, only):
+    events, rounds, _ = FORMS[form]
+    steps = plan.placements(build) + plan.counts(build, events) + plan.hotplugs(build, rounds)
+    if form != "boot":
+        steps += plan.refusals(build, len(machine.nodes), events // 10) + plan.odd_cpusets(build, events // 10)
+        steps = plan.unit_suite(build) + steps
+    if machine.then_online or machine.offline:
+        # The CPUs that are offline come online while the programs of "late" run, and all of it runs again.
+        steps += plan.placements(build, "late") + [plan.all_online()] + [plan.again(step) for step in steps]
+    return [step for step in steps if not only or step.name.split("/")[0].removesuffix(", all online") in only or step.name == "all online"]
+
+
+def image_for(machine, build, cache, steps):
+    own = [build.directory / "lib", build.directory / "preload"]
+    if machine.arch == "x86_64":
+        image = initramfs.Image(own + host.library_directories())
+    else:
+        image = initramfs.Image(own + cross.library_directories(cache), "aarch64-linux-gnu-")
+    image.add_bytes("/bin/busybox", pathlib.Path(host.busybox(cache, machine.arch)).read_bytes(), 0o755)
+    image.add_link("/bin/sh", "busybox")
+    image.add_bytes("/init", (pathlib.Path(__file__).parent / "guest.sh").read_bytes(), 0o755)
+    image.add_bytes("/lab/offline", machine.offline.encode())
+    plan.write(image, build, steps)
+    return image
+
+
+def show(step):
+    good = "ok" if step.status == 0 else "skipped" if step.status == 77 else f"FAILED, status {step.status}"
+    print(f"  {step.name}: {good} ({step.seconds:.1f} s)", flush=True)
+    if step.status not in (0, 77):
+        print("    " + "\n    ".join(step.output.splitlines()[-40:]), flush=True)
+
+
+def run_machine(machine, build, kernel, options, only):
+    """Returns the Run: of the second boot, where the first died before it began."""
+    steps = steps_for(machine, build, options.form, only)
+    path = pathlib.Path(options.cache) / f"initramfs-{machine.name}-{os.getpid()}"
+    image_for(machine, build, options.cache, steps).write(path)
+    try:
+        for attempt in (1, 2):
+            print(f"== {machine.name}, kernel {kernel.name}: {len(steps)} steps", flush=True)
+            run = machines.run(machine, kernel, path, seconds=FORMS[options.form][2], on_step=show)
+            if run.booted or attempt == 2:
+                break
+            print("  it died while it booted; once more", flush=True)
+    finally:
+        path.unlink()
+    print(f"  kernel {run.kernel}", flush=True)
+    if run.status in (machines.DIED, machines.NO_ANSWER):
+        print(f"  {'it died' if run.status == machines.DIED else 'no answer in time'}; the kernel's last words:\n"
+              + "\n".join(run.log.splitlines()[-25:]), flush=True)
+    return run
+
+
+def run_host(build, form, only):
+    """What needs no machine of its own: places without rseq, sandboxes, odd sets of CPUs. Returns the steps."""
+    events = FORMS[form][0]
+    steps = plan.without_rseq(build, events // 10) + plan.refusals(build, 1, events) + plan.odd_cpusets(build, events)
+    done = []
+    print(f"== this machine, kernel {platform.release()}", flush=True)
+    for step in steps:
+        if only and step.name.split("/")[0] not in only:
+            continue
+        began = time.monotonic()
+        try:
+            ran = subprocess.run(["sh", "-c", step.shell()], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                                 stderr=subprocess.STDOUT, timeout=step.seconds)
+            status, output = ran.returncode, ran.stdout
+        except subprocess.TimeoutExpired as late:
+            status, output = machines.NO_ANSWER, late.stdout or b""
+        done.append(machines.Step(step.name, status, time.monotonic() - began, output.decode(errors="replace").strip()))
+        show(done[-1])
+    return done
+
+
+def builds(options):
+    """The build tree for a processor; the one for arm64 is made here."""
+    made = {}
+
+    def build_for(arch):
+        if arch not in made:
+            made[arch] = plan.Build(options.build) if arch == "x86_64" else cross.build(options.cache, options.arm_build)
+        return made[arch]
+
+    return build_for
+
+
+def main():
+    parser = argparse.ArgumentParser(prog="scripts/lab", description="Runs the lab: see tests/lab/README.md.")
+    parser.add_argument("what", nargs="*", default=["all"], metavar="MACHINE",
+                        help="a machine of tests/lab/machines.txt, a line like those, 'host', or 'all'")
+    parser.add_argument("--form", choices=FORMS, default="full")
+    parser.add_argument("--kernel", action="append", default=[], metavar="FILE|SUITE")
+    parser.add_argument("--build", default=str(ROOT / "build-test" / "gcc"), help="the build tree, of meson")
+    parser.add_argument("--arm-build", default=str(ROOT / "build-test" / "aarch64"), help="the build tree for arm64; made here")
+    parser.add_argument("--cache", default=str(ROOT / "build-test" / "lab"), help="where kernels and packages are kept")
+    parser.add_argument("--only", default="", metavar="PART,...", help="unit, placement, count, hotplug")
+    parser.add_argument("--write-results", action="store_true", help="into tests/lab/RESULTS.md")
+    parser.add_argument("--list", action="store_true")
+    options = parser.parse_args()
+    all_machines = machines.read_machines()
+    if options.list:
+        print("\n".join(all_machines))
+        return 0
+    only = [part for part in options.only.split(",") if part]
+    os.makedirs(options.cache, exist_ok=True)
+    build_for = builds(options)
+    bad = 0
+    try:
+        for word in options.what:
+            chosen = []
+            if word in ("host", "all"):
+                steps = run_host(build_for("x86_64"), options.form, only)
+                bad += sum(step.status not in (0, 77) for step in steps)
+                if options.write_results:
+                    results.add("this one", platform.release(), steps)
+            if word == "all":
+                chosen = list(all_machines.values())
+            elif word in all_machines:
+                chosen = [all_machines[word]]
+            elif word != "host":
+                chosen = [machines.parse("given " + word)]
+            for machine in chosen:
+                others = OTHER_KERNELS if word == "all" and machine.name in ("4x2", "arm-4x2") else []
+                for name in options.kernel or ["stable", *others]:
+                    kernel = kernels.find(options.cache, name, machine.arch)
+                    run = run_machine(machine, build_for(machine.arch), kernel, options, only)
+                    bad += run.status != 0
+                    if options.write_results:
+                        results.add(machine.name, run.kernel.split(",")[0] or kernel.name, run.steps)
+    except (machines.BadMachine, kernels.NotToBeHad, FileNotFoundError) as error:
+        print(f"scripts/lab: {error}", file=sys.stderr)
+        return 2
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

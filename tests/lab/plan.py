@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: MIT
+"""What runs in a machine: steps, and the files that they need.
+
+A step is named PART/WHAT; the table of results has a line for each part. Programs come from a build tree, as meson knows them:
+tests of the suite "unit" that are programs (not scripts), and what tests/lab builds for the lab itself.
+"""
+import dataclasses
+import json
+import pathlib
+import shlex
+import subprocess
+
+NO_RSEQ = {"GLIBC_TUNABLES": "glibc.pthread.rseq=0"}
+
+
+@dataclasses.dataclass
+class Step:
+    name: str
+    command: list
+    env: dict = dataclasses.field(default_factory=dict)
+    seconds: int = 300
+    files: list = dataclasses.field(default_factory=list)  # further files of the build tree
+
+    def shell(self):
+        """The command for the guest's shell."""
+        words = [f"{name}={value}" for name, value in self.env.items()] + self.command
+        return "exec env " + " ".join(shlex.quote(word) for word in words)
+
+
+class Build:
+    """A build tree, as meson tells about it."""
+
+    def __init__(self, directory):
+        self.directory = pathlib.Path(directory).absolute()
+        self.tests = self._introspect("--tests")
+        targets = self._introspect("--targets")
+        self.outputs = {target["id"]: [pathlib.Path(name) for name in target["filename"]] for target in targets}
+        self.by_name = {target["name"]: pathlib.Path(target["filename"][0]) for target in targets
+                        if target["type"] in ("executable", "shared library", "shared module")}
+
+    def _introspect(self, what):
+        return json.loads(subprocess.run(["meson", "introspect", what, str(self.directory)], check=True,
+                                         capture_output=True, text=True).stdout)
+
+    def program(self, name):
+        return self.by_name[name]
+
+    def has(self, name):
+        return name in self.by_name
+
+    @property
+    def preload(self):
+        return self.by_name.get("percpu_preload")
+
+    def programs(self, suite):
+        """The tests of a suite that are programs of this build tree."""
+        for test in self.tests:
+            if any(s.endswith(":" + suite) for s in test["suite"]) and test["cmd"][0].startswith(str(self.directory)):
+                yield test
+
+    def step(self, part, test, seconds=300):
+        env = {name: value for name, value in test["env"].items() if name != "LD_LIBRARY_PATH"}
+        made = [path for target in test["depends"] for path in self.outputs.get(target, [])]
+        return Step(f"{part}/{test['name']}", test["cmd"], env, seconds, [path for path in made if ".so" in path.name])
+
+
+def unit_suite(build):
+    return [build.step("unit", test, 600) for test in build.programs("unit")]
+
+
+def counts(build, events):
+    count = str(build.program("stress_count"))
+    return [Step("count/rseq", [count, str(events)], {}, 600),
+            Step("count/no rseq", [count, str(events)], NO_RSEQ, 600)]
+
+
+def preloaded(build, **more):
+    return {"LD_PRELOAD": str(build.preload), **more}
+
+
+def placements(build, *arguments):
+    part = " ".join(["placement/units", *arguments])
+    steps = [Step(part, [str(build.program("lab_placement")), *arguments])]
+    if build.preload:
+        part = " ".join(["placement/heap", *arguments])
+        steps.append(Step(part, [str(build.program("lab_heap_placement")), *arguments], preloaded(build)))
+    return steps
+
+
+def without_rseq(build, events):
+    """Everything counts and allocates exactly where there is no rseq: by glibc's tunable, under valgrind, under qemu's user mode."""
+    unit = [test for test in build.programs("unit") if "GLIBC_TUNABLES" not in test["env"]]
+    steps = []
+    for test in unit:
+        step = build.step("no rseq", test, 600)
+        steps.append(dataclasses.replace(step, name=step.name + ", tunable", env=step.env | NO_RSEQ))
+    programs = [("count", [str(build.program("stress_count")), str(events)], {})]
+    if build.preload:
+        programs.append(("malloc", [str(build.program("preload_corners"))], preloaded(build)))
+        programs.append(("storm", [str(build.program("preload_storm")), "300", "5"], preloaded(build)))
+    for name, command, env in programs:
+        steps.append(Step(f"no rseq/{name}, tunable", command, env | NO_RSEQ, 600))
+        steps.append(Step(f"no rseq/{name}, valgrind", ["valgrind", "--tool=none", "-q", *command], env, 600))
+        # qemu 7.2 has a record for each page of the address space that its program reserves, so there must not be 16 TiB.
+        command = ["qemu-x86_64", *(f"-E{key}={value}" for key, value in env.items()), *command]
+        steps.append(Step(f"no rseq/{name}, qemu-user", ["sh", "-c", "ulimit -v 12000000; exec " + shlex.join(command)], {}, 600))
+    return steps
+
+
+def odd_cpusets(build, events):
+    """The last CPU alone, and all but the first."""
+    count = [str(build.program("stress_count")), str(events)]
+    corners = [str(build.program("preload_corners"))] if build.preload else None
+    steps = []
+    for name, cpus in (("the last CPU", "$(($(nproc --all) - 1))"), ("all but the first", "1-$(($(nproc --all) - 1))")):
+        taskset = f"exec taskset -c {cpus} "
+        steps.append(Step(f"cpuset/count on {name}", ["sh", "-c", taskset + shlex.join(count)], {}, 600, count[:1]))
+        if corners:
+            words = ["env", f"LD_PRELOAD={build.preload}"] + corners
+            steps.append(Step(f"cpuset/malloc on {name}", ["sh", "-c", taskset + shlex.join(words)], {}, 600,
+                              corners + [build.preload]))
+    return steps
+
+
+# What a sandbox refuses: system calls, error, and a word of what the library says about it ("": there is nothing to say, since
+# the same is reached another way).
+REFUSALS = [
+    ("membarrier", "ENOSYS", "membarrier"),
+    ("membarrier", "EPERM", "membarrier"),
+    ("mbind,set_mempolicy,get_mempolicy", "EPERM", "mbind"),
+    ("madvise:23,madvise:24,madvise:25", "EPERM", ""),
+    ("madvise:23,madvise:24,madvise:25", "EINVAL", ""),
+    ("rseq", "ENOSYS", ""),
+    ("membarrier,mbind,set_mempolicy,get_mempolicy,move_pages,madvise:23,madvise:24", "ENOSYS", "membarrier"),
+]
+
+
+def refusals(build, nr_nodes, events):
+    """The count test and storms in sandboxes; each must pass, and say once what it goes without."""
+    steps = []
+    here = str(pathlib.Path(__file__).parent / "says_once.sh")
+    refuse = str(build.program("lab_refuse"))
+    for calls, error, says in REFUSALS:
+        if says == "mbind" and nr_nodes < 2:
+            says = ""  # there is nothing to bind
+        programs = [("count", [str(build.program("stress_count")), str(events)], {})]
+        if build.preload:
+            programs.append(("malloc", [str(build.program("preload_corners"))], preloaded(build)))
+            programs.append(("storm", [str(build.program("preload_storm")), "300", "5"], preloaded(build)))
+        for name, command, env in programs:
+            words = [here, says, "env"] + [f"{key}={value}" for key, value in env.items()] + [refuse, calls, error] + command
+            steps.append(Step(f"refused/{name}: {calls} {error}", ["sh"] + words, {}, 300, [here]))
+    return steps
+
+
+def hotplugs(build, rounds):
+    steps = [Step("hotplug/count", [str(build.program("lab_hotplug")), str(rounds)], {}, 1200)]
+    if build.preload:
+        steps.append(Step("hotplug/heap", [str(build.program("lab_heap_hotplug")), str(rounds)], preloaded(build), 1200))
+    return steps
+
+
+def all_online():
+    each = "for file in /sys/devices/system/cpu/cpu[0-9]*/online; do echo 1 >$file || exit 1; done; "
+    return Step("all online", ["sh", "-c", each + "echo lab: CPUs $(cat /sys/devices/system/cpu/online)"])
+
+
+def again(step):
+    part, _, what = step.name.partition("/")
+    return dataclasses.replace(step, name=f"{part}, all online/{what}")
+
+
+def write(image, build, steps):
+    """Puts into the image what the steps need."""
+    for step in steps:
+        for word in step.command + [part.partition("=")[2] for part in step.command] + list(step.env.values()):
+            if word.startswith(str(build.directory)) and pathlib.Path(word).is_file():
+                image.add_program(word)
+        for path in step.files:
+            image.add_program(path)
+    plan = "".join(f"{step.name}\t{step.seconds}\t{step.shell()}\n" for step in steps)
+    image.add_bytes("/lab/plan", plan.encode())
