@@ -30,7 +30,7 @@ void CentralList::unlink(uint32_t number) {
 
 bool CentralList::add_span() {
   const ClassInfo& info = kClasses.info[size_class_];
-  const uint32_t number = pages_->allocate(info.span_pages, 1);
+  const uint32_t number = pages_->allocate(info.span_pages, 1, Purpose::kBlocks);
   if (number == 0) return false;
   Span& span = window_->span(number);
   span.state = SpanState::kSmall;
@@ -112,7 +112,7 @@ void CentralList::give_to_span(uint64_t block) {
 
 void CentralList::give(const uint64_t* blocks, uint32_t count) {
   HeapGuard guard(lock_);
-  const uint32_t room = shelf_limit() - on_shelf_;
+  const uint32_t room = on_shelf_ < shelf_limit() ? shelf_limit() - on_shelf_ : 0;
   const uint32_t shelved = count < room ? count : room;
   memcpy(&shelf_[on_shelf_], blocks, shelved * sizeof *blocks);
   on_shelf_ += shelved;
@@ -127,6 +127,14 @@ void CentralList::age(bool now) {
   on_shelf_ -= idle;
   memmove(&shelf_[0], &shelf_[idle], on_shelf_ * sizeof shelf_[0]);
   least_on_shelf_ = on_shelf_;
+}
+
+void CentralList::keep_little(bool little) {
+  {
+    HeapGuard guard(lock_);
+    little_ = little;
+  }
+  if (little) age(true);
 }
 
 void CentralList::begin_anew() {

@@ -32,6 +32,9 @@ class CentralList {
   // Puts back into spans what lay on the shelf since the last call; all of it if `now`.
   void age(bool now) PERCPU_EXCLUDES(lock_);
 
+  // How much lies on the shelf from now on: a quarter of a batch, or as much as suits the class.
+  void keep_little(bool little) PERCPU_EXCLUDES(lock_);
+
   // Never gives out again what it holds now.
   void begin_anew() PERCPU_EXCLUDES(lock_);
 
@@ -47,7 +50,8 @@ class CentralList {
  private:
   static constexpr uint32_t kShelf = 4 * kMaxBatch;
   // Of large blocks fewer wait: 256 KiB a class.
-  uint32_t shelf_limit() const {
+  uint32_t shelf_limit() const PERCPU_REQUIRES(lock_) {
+    if (little_) return kClasses.info[size_class_].batch / 4;
     const uint32_t by_bytes = 256 * 1024 / kClasses.info[size_class_].size_bytes;
     return by_bytes < kShelf ? by_bytes : kShelf;
   }
@@ -67,6 +71,7 @@ class CentralList {
   uint32_t nr_spans_ PERCPU_GUARDED_BY(lock_) = 0;
   uint32_t on_shelf_ PERCPU_GUARDED_BY(lock_) = 0;
   uint32_t least_on_shelf_ PERCPU_GUARDED_BY(lock_) = 0;
+  bool little_ PERCPU_GUARDED_BY(lock_) = false;
   uint64_t free_in_spans_ PERCPU_GUARDED_BY(lock_) = 0;
   uint64_t shelf_[kShelf] PERCPU_GUARDED_BY(lock_) = {};
 };

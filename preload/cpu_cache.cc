@@ -84,7 +84,7 @@ int CpuCache::open(const Window& window, size_t budget_bytes, bool unchecked) {
     if (budget_bytes < kLeastBudget) budget_bytes = kLeastBudget;
     if (budget_bytes > kMostBudget) budget_bytes = kMostBudget;
   }
-  budget_bytes_ = budget_bytes;
+  chosen_bytes_ = budget_bytes_ = budget_bytes;
 
   table_ = reinterpret_cast<CacheTable*>(table.start);
   for (size_t size = 0; size <= ClassTable::kFine; ++size)
@@ -182,8 +182,9 @@ uint32_t CpuCache::demand(uint32_t lane, BlockSink sink, void* context) {
   cpu.asked[lane] = ++cpu.demand_clock;
   if (wanted > limit) {
     const size_t more = size_t{wanted - limit} * size_of_lane(lane);
-    while (cpu.used_bytes + more > budget_bytes_ && evict(number, lane, sink, context)) {}
-    if (cpu.used_bytes + more <= budget_bytes_) {
+    const size_t budget = budget_bytes();
+    while (cpu.used_bytes + more > budget && evict(number, lane, sink, context)) {}
+    if (cpu.used_bytes + more <= budget) {
       cpu.used_bytes += more;
       set_limit(number, lane, wanted);
     }

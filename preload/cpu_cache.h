@@ -74,7 +74,10 @@ class CpuCache {
   }
   uint32_t nr_cpus() const { return is_open() ? nr_cpus_ : 0; }
   uint32_t nr_lanes() const { return nr_lanes_; }
-  size_t budget_bytes() const { return budget_bytes_; }
+  size_t budget_bytes() const { return load_relaxed(&budget_bytes_); }
+  // Lets each CPU's caches hold so much from now on, but never more than was chosen when they were made. (What they hold
+  // already stays: age() takes it.)
+  void set_budget(size_t bytes) { store_relaxed(&budget_bytes_, bytes < chosen_bytes_ ? bytes : chosen_bytes_); }
   // The node whose memory backs this CPU's caches, also those of a CPU that is offline; negative: no such CPU.
   int node_of(uint32_t cpu) const { return exists(cpu) ? percpu_memory_node_(cpu) : -1; }
   size_t area_bytes() const { return area_bytes_; }
@@ -125,7 +128,8 @@ class CpuCache {
   uint32_t slots_[kNrClasses] = {};  // where node 0's slots begin in a copy
   uint32_t group_bytes_ = 0;         // of one node's slots
   uintptr_t closed_copy_ = 0;
-  size_t budget_bytes_ = 0;
+  size_t chosen_bytes_ = 0;
+  size_t budget_bytes_ = 0;  // of a CPU; not above chosen_bytes_
   size_t area_bytes_ = 0;
   Cpu* cpus_ = nullptr;
   Work work_;  // relaxed counts

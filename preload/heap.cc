@@ -10,7 +10,7 @@
 
 #include "base/check.h"
 #include "os/env.h"
-#include "os/topology.h"
+#include "preload/nodes.h"
 
 namespace percpu::heap {
 
@@ -21,7 +21,6 @@ Heap heap;
 
 namespace {
 
-constexpr char kNodesFile[] = "/sys/devices/system/node/has_memory";
 constexpr uint64_t kTickMs = 200;
 constexpr size_t kMaxBytes = PTRDIFF_MAX;
 // From here on a growing block moves by moving its pages, which costs less than copying them.
@@ -54,7 +53,7 @@ int Heap::prepare_now() {
   const System& system = real_system();
   CpuMask nodes;
   uint32_t nr_nodes = 0;
-  if (read_cpu_list(system, kNodesFile, &nodes) == 0) nr_nodes = static_cast<uint32_t>(nodes.count());
+  if (read_memory_nodes(system, &nodes) == 0) nr_nodes = static_cast<uint32_t>(nodes.count());
   if (nr_nodes < 1) nr_nodes = 1;
   if (nr_nodes > kMaxHeapNodes) nr_nodes = kMaxHeapNodes;
   if (const int result = window_.reserve_all(system, nr_nodes); result != 0) return result;
@@ -91,7 +90,7 @@ void Heap::start() {
     report("the CPUs' caches cannot be made; malloc works without them");
   }
   CpuMask nodes;
-  if (read_cpu_list(real_system(), kNodesFile, &nodes) == 0) place_nodes(nodes);
+  if (read_memory_nodes(real_system(), &nodes) == 0) place_nodes(nodes);
 }
 
 // Which node's page heap serves which CPU: the node that libpercpu took the CPU's own copy from, so a node without memory is
@@ -99,7 +98,7 @@ void Heap::start() {
 void Heap::place_nodes(const CpuMask& nodes) {
   if (window_.nr_nodes() == 1 || !cache_.is_open() || config_.nodes == NodesMode::kOne) return;
   for (uint32_t cpu = 0; cpu < cache_.nr_cpus(); ++cpu) {
-    const int node = cache_.node_of(cpu);
+    const int node = node_of_cpu(cache_, cpu);
     uint32_t index = 0;
     for (CpuId at = nodes.first(); at.valid() && at.value != node; at = nodes.after(at)) index++;
     cache_.set_home(cpu, index < window_.nr_nodes() ? index : 0);
@@ -155,6 +154,7 @@ void* Heap::allocate_small(uint32_t size_class) {
     got = list_of(lane).take(blocks, 1);
     if (got == 0) return nullptr;
   }
+  heed_limit();
   uint32_t kept = 1;
   while (kept < got && push_lane(lane, blocks[kept]) == Pushed::kYes) kept++;
   if (kept < got) list_of(lane).give(blocks + kept, got - kept);
@@ -194,6 +194,8 @@ void Heap::release_small(uint32_t lane, uint64_t block) {
     while (count < batch) {
       void* other = pop_lane(lane);
       if (other == nullptr) break;
+      // Freed before, with others in between: seen if it is among those that leave together.
+      if (reinterpret_cast<uint64_t>(other) == block) refuse(other, "free");
       blocks[count++] = reinterpret_cast<uint64_t>(other);
     }
   }
@@ -215,12 +217,13 @@ void* Heap::allocate_large(size_t size_bytes, size_t align_bytes, bool* clean) {
   const uint32_t first = window_.nr_nodes() == 1 ? 0 : this_node(caches());
   for (int attempt = 0; attempt < 2; ++attempt) {
     for (uint32_t i = 0; i < window_.nr_nodes(); ++i) {
-      const uint32_t number = pages_[(first + i) % window_.nr_nodes()].allocate(nr_pages, align_pages);
+      const uint32_t number = pages_[(first + i) % window_.nr_nodes()].allocate(nr_pages, align_pages, Purpose::kLarge);
       if (number == 0) continue;
       Span& span = window_.span(number);
       span.state = SpanState::kLarge;
       if (clean != nullptr) *clean = span.clean;
       window_.set_entry(span.first_page, number, kKindLarge);
+      heed_limit();
       return window_.address_of(span.first_page);
     }
     if (attempt == 0 && !trim()) break;
@@ -236,7 +239,7 @@ uint32_t Heap::large_span(const void* block, const char* what) {
   refuse(block, what);
 }
 
-void Heap::release_large(void* block) {
+void Heap::release_large(void* block, bool emptied) {
   if (block == nullptr || is_linkers(block)) return;
   const uint32_t number = large_span(block, "free");
   Span& span = window_.span(number);
@@ -245,7 +248,7 @@ void Heap::release_large(void* block) {
   if (!__atomic_compare_exchange_n(reinterpret_cast<uint8_t*>(&span.state), &expected, static_cast<uint8_t>(SpanState::kInHand),
                                    false, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED))
     refuse(block, "free");
-  pages_[window_.node_of_page(span.first_page)].release(number);
+  pages_[window_.node_of_page(span.first_page)].release(number, emptied);
   decay_if_due();
 }
 
@@ -371,23 +374,43 @@ void* Heap::reallocate(void* block, size_t size_bytes) {
   return other;
 }
 
-// A large block becomes larger elsewhere: its pages move there, and leave the old addresses open and empty.
+namespace {
+
+constexpr size_t kCopyBytes = size_t{1} << 20;
+
+// Moves the pages of [from, from + bytes) to `to`, and leaves the old addresses open and empty. mremap refuses a range of
+// several mappings (before Linux 6.17; and blocks consist of several when they were moved before, or partly have huge
+// pages): then the halves are tried, and what is small is copied, and given back at once. False: the old addresses are not empty.
+bool move_bytes(const System& system, uintptr_t from, uintptr_t to, size_t bytes) {
+#ifdef MREMAP_DONTUNMAP
+  const int saved_errno = errno;
+  const bool moved = mremap(reinterpret_cast<void*>(from), bytes, bytes, MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP,
+                            reinterpret_cast<void*>(to)) != MAP_FAILED;
+  errno = saved_errno;
+  if (moved) return true;
+#endif
+  if (bytes > kCopyBytes) {
+    const size_t half = round_up(bytes / 2, kPageBytes);
+    const bool emptied = move_bytes(system, from, to, half);
+    return move_bytes(system, from + half, to + half, bytes - half) && emptied;
+  }
+  memcpy(reinterpret_cast<void*>(to), reinterpret_cast<void*>(from), bytes);
+  return depopulate(system, {from, bytes}) == 0;
+}
+
+}  // namespace
+
+// A large block becomes larger elsewhere.
 void* Heap::move_pages(uint32_t number, size_t old_bytes, size_t size_bytes) {
   // Room to grow: a block that grew once will do so again. (Address space only: the pages are not touched.)
   void* other = allocate_large(size_bytes, 1, nullptr);
   if (other == nullptr) return nullptr;
-  const uintptr_t from = reinterpret_cast<uintptr_t>(window_.address_of(window_.span(number).first_page));
-  const uintptr_t to = reinterpret_cast<uintptr_t>(other);
-#ifdef MREMAP_DONTUNMAP
-  const int saved_errno = errno;
-  const bool moved = mremap(reinterpret_cast<void*>(from), old_bytes, old_bytes,
-                            MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP, other) != MAP_FAILED;
-  errno = saved_errno;
-#else
-  const bool moved = false;
-#endif
-  if (!moved) memcpy(reinterpret_cast<void*>(to), reinterpret_cast<void*>(from), old_bytes);
-  release_large(reinterpret_cast<void*>(from));
+  void* const block = window_.address_of(window_.span(number).first_page);
+  const bool emptied =
+      move_bytes(window_.system(), reinterpret_cast<uintptr_t>(block), reinterpret_cast<uintptr_t>(other), old_bytes);
+  const uint32_t moved = large_span(other, "realloc");
+  pages_[window_.node_of_page(window_.span(moved).first_page)].moved_to(moved);
+  release_large(block, emptied);
   return other;
 }
 
@@ -455,9 +478,11 @@ bool Heap::tick() {
     if (keep_ < 256) pages_[node].decay(keep_);
     dirty += pages_[node].dirty_pages();
   }
+  if (backed_pages() >= kFirstLookPages) look_at_limit();
   store_relaxed(&nr_ticks_, nr_ticks_ + 1);
+  const bool again = dirty > 0 || near_limit_;
   decay_lock_.unlock();
-  return dirty > 0;
+  return again;
 }
 
 void Heap::begin_threads() {
@@ -473,6 +498,7 @@ void Heap::decay_if_due() {
     }
     return;
   }
+  heed_limit();
   const uint64_t since_ms = now_ms() - load_relaxed(&last_tick_ms_);
   if (since_ms < kTickMs) return;
   // The balance thread may sleep because there was nothing to do. Where it does not hear, or has no time, who frees ticks.
@@ -484,13 +510,18 @@ bool Heap::trim() {
   if (this_thread_forks()) return false;
   if (checker_.on()) empty_quarantine();
   HeapGuard guard(decay_lock_);
+  return give_all() > 0;
+}
+
+// Requires: decay_lock_. Returns how many pages.
+uint64_t Heap::give_all() {
   uint64_t given = 0;
   cache_.age(true, sink_to_lists, this);
   for (uint32_t node = 0; node < window_.nr_nodes(); ++node) {
     for (CentralList& list : lists_[node]) list.age(true);
     given += pages_[node].purge_all();
   }
-  return given > 0;
+  return given;
 }
 
 // ---- asking --------------------------------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@
 #include "preload/central_list.h"
 #include "preload/check.h"
 #include "preload/cpu_cache.h"
+#include "preload/memory_limit.h"
 #include "preload/page_heap.h"
 #include "preload/window.h"
 
@@ -72,6 +73,7 @@ class Heap {
   void begin_threads();
   void print_stats_when_asked();
   HeapTotals totals();
+  MemoryLimit::Room room() const { return {load_relaxed(&room_.limit_bytes), load_relaxed(&room_.left_bytes)}; }
   void print_stats(Text& text);  // stats.cc
   void print_json(Text& text);
   const Config& config() const { return config_; }
@@ -96,7 +98,8 @@ class Heap {
   void* allocate_small(uint32_t size_class);
   void* allocate_large(size_t size_bytes, size_t align_bytes, bool* clean);
   void release_small(uint32_t lane, uint64_t block);
-  void release_large(void* block);
+  // emptied: its pages were given back to the system already.
+  void release_large(void* block, bool emptied = false);
   void* move_pages(uint32_t number, size_t old_bytes, size_t size_bytes);
   // Whether this thread can use the CPUs' caches.
   bool caches();
@@ -114,6 +117,22 @@ class Heap {
   int prepare();
   int prepare_now();
   void decay_if_due();
+
+  // ---- the memory limit (heap_limit.cc)
+  // Where clean pages were taken, or pages became dirty: looks at the limit when enough of that has happened.
+  void heed_limit() {
+    if (__builtin_expect(backed_pages() >= load_relaxed(&look_at_pages_), 0)) return look_now();
+    if (__builtin_expect(dirty_pages() > load_relaxed(&most_dirty_pages_), 0)) give_excess();
+  }
+  void look_now();
+  void give_excess();
+  uint64_t give_all();
+  // Requires: decay_lock_.
+  void look_at_limit();
+  void keep_within(MemoryLimit::Room room);
+  void choose_huge_use();
+  uint64_t backed_pages() const;
+  uint64_t dirty_pages() const;
   static void sink_to_lists(void* heap, uint32_t lane, const uint64_t* blocks, uint32_t count);
   CentralList& list_of(uint32_t lane) { return lists_[node_of_lane(lane)][class_of_lane(lane)]; }
 
@@ -123,6 +142,16 @@ class Heap {
   uint64_t checked_from_[kMaxHeapNodes] = {};  // pages before these hold blocks from before checker_ was on
   OnceFlag prepared_;
   HeapLock decay_lock_;  // who ticks or trims; first in the order
+  // What the memory limit allows, as last seen. Written by who holds decay_lock_.
+  static constexpr uint64_t kFirstLookPages = (uint64_t{4} << 20) >> kPageShift;
+  MemoryLimit limit_;
+  MemoryLimit::Room room_;
+  uint64_t limit_found_ms_ = 0;  // when the groups were looked for; 0: never
+  uint64_t look_at_pages_ = kFirstLookPages;  // look again when so many pages have been backed
+  uint64_t most_dirty_pages_ = UINT64_MAX;
+  bool near_limit_ = false;
+  HugeUse huge_use_ = HugeUse::kNone;  // unless the limit is near
+
   uint64_t last_tick_ms_ = 0;
   uint32_t nr_ticks_ = 0;
   bool threads_begun_ = false;  // the balance thread was asked to tick, in this process

@@ -129,6 +129,22 @@ bool PageHeap::cut(uint32_t number, uint64_t nr_pages) {
   return true;
 }
 
+uint32_t PageHeap::cut_front(uint32_t number, uint64_t start) {
+  Span& front = window_->span(number);
+  if (start == front.first_page) return number;
+  const uint32_t rest = window_->take_span();
+  if (rest == 0) return 0;
+  Span& span = window_->span(rest);
+  span.first_page = start;
+  span.nr_pages = front.first_page + front.nr_pages - start;
+  span.clean = front.clean;
+  span.freed_tick = front.freed_tick;
+  span.state = SpanState::kInHand;
+  front.nr_pages = start - front.first_page;
+  join_and_insert(number);
+  return rest;
+}
+
 // Opens at least nr_pages more. Opens ahead by an eighth of what is open, so that a growing heap makes few system calls.
 bool PageHeap::grow(uint64_t nr_pages) {
   const uint64_t left = end_ - frontier_;
@@ -158,9 +174,10 @@ bool PageHeap::grow(uint64_t nr_pages) {
 
 // ---- allocation ------------------------------------------------------------------------------------------------------
 
-uint32_t PageHeap::allocate(uint64_t nr_pages, uint64_t align_pages) {
+uint32_t PageHeap::allocate(uint64_t nr_pages, uint64_t align_pages, Purpose purpose) {
   HeapGuard guard(lock_);
   uint32_t number = find(dirty_, nr_pages, align_pages);
+  const bool large = is_large();
   if (number == 0) number = find(clean_, nr_pages, align_pages);
   if (number == 0) {
     if (nr_pages + align_pages - 1 < nr_pages || !grow(nr_pages + align_pages - 1)) return 0;
@@ -169,38 +186,34 @@ uint32_t PageHeap::allocate(uint64_t nr_pages, uint64_t align_pages) {
   }
   unlink(number);
   const uint64_t base_page = window_->base() >> kPageShift;
-  const uint64_t start = round_up(window_->span(number).first_page + base_page, align_pages) - base_page;
-  if (const uint64_t lead = start - window_->span(number).first_page; lead != 0) {
-    // The part before the aligned start is a run of its own.
-    const uint32_t head = number;
-    number = window_->take_span();
-    if (number == 0) {
-      insert(head);
-      return 0;
-    }
-    Span& first = window_->span(head);
-    Span& span = window_->span(number);
-    span.first_page = start;
-    span.nr_pages = first.nr_pages - lead;
-    span.clean = first.clean;
-    span.freed_tick = first.freed_tick;
-    span.state = SpanState::kInHand;
-    first.nr_pages = lead;
-    insert(head);
+  uint64_t start = round_up(window_->span(number).first_page + base_page, align_pages) - base_page;
+  const bool dense = purpose == Purpose::kBlocks || nr_pages <= kDensePages;
+  const bool huge = window_->span(number).clean && large &&
+                    (dense ? huge_use_ != HugeUse::kNone && align_pages == 1 : huge_use_ == HugeUse::kAll);
+  if (huge && dense) start = huge_start(window_->span(number), start, nr_pages);
+  const uint32_t rest = cut_front(number, start);
+  if (rest == 0) {
+    join_and_insert(number);
+    return 0;
   }
+  number = rest;
+  if (huge && dense) fill_huge(number, nr_pages);
+  if (huge && !dense) cover_huge(number, nr_pages);
   if (!cut(number, nr_pages)) {
     join_and_insert(number);
     return 0;
   }
+  if (window_->span(number).clean) store_relaxed(&backed_pages_, backed_pages_ + nr_pages);
   return number;
 }
 
-void PageHeap::release(uint32_t number) {
+void PageHeap::release(uint32_t number, bool clean) {
   HeapGuard guard(lock_);
   Span& span = window_->span(number);
   window_->clear_entries(span.first_page, span.nr_pages);
-  span.clean = false;
+  span.clean = clean;
   span.freed_tick = tick_;
+  if (clean) (void)set_huge(span.first_page, span.nr_pages, false);
   join_and_insert(number);
 }
 
@@ -226,38 +239,134 @@ bool PageHeap::resize(uint32_t number, uint64_t nr_pages) {
     insert(behind);
     return false;
   }
+  if (window_->span(behind).clean) store_relaxed(&backed_pages_, backed_pages_ + wanted);
   span.nr_pages = nr_pages;
   window_->give_span(behind);
   return true;
 }
 
+// ---- huge pages ------------------------------------------------------------------------------------------------------
+
+void PageHeap::set_huge_use(HugeUse use) {
+  HeapGuard guard(lock_);
+  huge_use_ = use;
+}
+
+// Where in the clean run to begin with pages that will be written everywhere: at a region that is free as a whole, rather
+// than across the border to it, for then that region would never again be free as a whole.
+uint64_t PageHeap::huge_start(const Span& span, uint64_t start, uint64_t nr_pages) {
+  const uint64_t border = round_up(start, kRegionPages);
+  const bool crosses = start < border && start + nr_pages > border;
+  const uint64_t needed = nr_pages > kRegionPages ? nr_pages : kRegionPages;
+  return crosses && border + needed <= span.first_page + span.nr_pages ? border : start;
+}
+
+// The run, clean and in hand, is about to be cut after nr_pages, which a block will cover: makes the regions inside huge.
+void PageHeap::cover_huge(uint32_t number, uint64_t nr_pages) {
+  const Span& span = window_->span(number);
+  const uint64_t first = round_up(span.first_page, kRegionPages);
+  const uint64_t last = (span.first_page + nr_pages) & ~(kRegionPages - 1);
+  if (first < last) (void)set_huge(first, last - first, true);
+}
+
+// The run, clean and in hand, is about to be cut after nr_pages that will be written everywhere. Where it begins with a
+// region, that becomes huge; what is left of it becomes a dirty run.
+void PageHeap::fill_huge(uint32_t number, uint64_t nr_pages) {
+  Span& span = window_->span(number);
+  const uint64_t last = round_up(span.first_page + nr_pages, kRegionPages);
+  if (span.first_page % kRegionPages != 0 || last > span.first_page + span.nr_pages) return;
+  if (!cut(number, last - span.first_page) || !set_huge(span.first_page, span.nr_pages, true)) return;
+  if (span.nr_pages == nr_pages) return;
+  span.clean = false;
+  span.freed_tick = tick_;
+  store_relaxed(&backed_pages_, backed_pages_ + span.nr_pages - nr_pages);
+  (void)cut(number, nr_pages);  // without a record for the rest all of it stays in hand, and goes back
+  span.clean = span.nr_pages == nr_pages;
+}
+
+void PageHeap::moved_to(uint32_t number) {
+  HeapGuard guard(lock_);
+  const Span& span = window_->span(number);
+  (void)advise_huge(window_->system(), window_->range(span.first_page, span.nr_pages), false);
+  (void)set_huge(span.first_page, span.nr_pages, false);
+  if (huge_use_ == HugeUse::kAll && is_large()) cover_huge(number, span.nr_pages);
+}
+
+// Tells the kernel of the regions that are not so yet. False where there are as many borders between mappings as we allow
+// ourselves (a process has 65,530), or it refuses.
+bool PageHeap::set_huge(uint64_t page, uint64_t nr_pages, bool huge) {
+  const uint64_t begin = page / kRegionPages;
+  const uint64_t end = (page + nr_pages + kRegionPages - 1) / kRegionPages;
+  if (huge && huge_edges_ >= kMostHugeEdges) return false;
+  for (uint64_t region = begin; region < end; ++region) {
+    if (window_->is_huge(region) == huge) continue;
+    uint64_t stop = region + 1;
+    while (stop < end && window_->is_huge(stop) != huge) ++stop;
+    const PageRange range = window_->range(region * kRegionPages, (stop - region) * kRegionPages);
+    if (advise_huge(window_->system(), range, huge) != 0 && huge) return false;
+    for (; region < stop; ++region) {
+      window_->set_huge(region, huge);
+      huge_regions_ += huge ? 1 : uint64_t{0} - 1;
+      // What lies outside of what is open is not huge, and not in the table.
+      const bool before = region > begin_ / kRegionPages && window_->is_huge(region - 1);
+      const bool behind = (region + 1) * kRegionPages < frontier_ && window_->is_huge(region + 1);
+      huge_edges_ += (before == huge ? uint64_t{0} - 1 : 1) + (behind == huge ? uint64_t{0} - 1 : 1);
+    }
+  }
+  return true;
+}
+
 // ---- giving back -----------------------------------------------------------------------------------------------------
+
+// Takes a dirty run that may go back off its list, the longest of those in *bin and below; without break_huge, only what
+// leaves no huge region with some of its pages. 0: there is none.
+uint32_t PageHeap::take_to_purge(uint32_t* bin, bool fresh_too, bool break_huge) {
+  for (;; --*bin) {
+    if ((dirty_.nonempty[*bin / 64] >> *bin % 64 & 1) != 0) {
+      for (uint32_t number = dirty_.head[*bin]; number != 0; number = window_->span(number).next) {
+        const Span& span = window_->span(number);
+        if (!fresh_too && span.freed_tick == tick_) continue;
+        uint64_t start = span.first_page;
+        uint64_t end = start + span.nr_pages;
+        if (!break_huge && window_->is_huge(start / kRegionPages)) start = round_up(start, kRegionPages);
+        if (!break_huge && window_->is_huge((end - 1) / kRegionPages)) end &= ~(kRegionPages - 1);
+        if (start >= end) continue;
+        unlink(number);
+        const uint32_t part = cut_front(number, start);
+        if (part == 0 || !cut(part, end - start)) {
+          join_and_insert(part == 0 ? number : part);
+          return 0;
+        }
+        (void)set_huge(start, end - start, false);
+        return part;
+      }
+    }
+    if (*bin == 0) return 0;
+  }
+}
 
 uint64_t PageHeap::purge(uint64_t nr_pages, bool fresh_too) {
   uint64_t purged = 0;
-  while (purged < nr_pages) {
-    uint32_t number = 0;
-    {
-      HeapGuard guard(lock_);
-      for (uint32_t bin = kNrBins; bin-- > 0 && number == 0;) {
-        if ((dirty_.nonempty[bin / 64] >> bin % 64 & 1) == 0) continue;
-        for (uint32_t at = dirty_.head[bin]; at != 0 && number == 0; at = window_->span(at).next) {
-          if (fresh_too || window_->span(at).freed_tick != tick_) number = at;
-        }
+  for (const bool break_huge : {false, true}) {
+    uint32_t bin = kNrBins - 1;
+    while (purged < nr_pages) {
+      uint32_t number = 0;
+      {
+        HeapGuard guard(lock_);
+        number = take_to_purge(&bin, fresh_too, break_huge);
       }
-      if (number == 0) return purged;
-      unlink(number);
+      if (number == 0) break;
+      // In nobody's list now: no other thread looks at it.
+      Span& span = window_->span(number);
+      const bool given = depopulate(window_->system(), window_->range(span.first_page, span.nr_pages)) == 0;
+      HeapGuard guard(lock_);
+      const uint64_t pages = span.nr_pages;
+      span.clean = given;
+      join_and_insert(number);
+      if (!given) return purged;
+      purged += pages;
+      purged_pages_ += pages;
     }
-    // In nobody's list now: no other thread looks at it.
-    Span& span = window_->span(number);
-    const bool given = depopulate(window_->system(), window_->range(span.first_page, span.nr_pages)) == 0;
-    HeapGuard guard(lock_);
-    const uint64_t pages = span.nr_pages;
-    span.clean = given;
-    join_and_insert(number);
-    if (!given) return purged;
-    purged += pages;
-    purged_pages_ += pages;
   }
   return purged;
 }
@@ -269,13 +378,18 @@ void PageHeap::decay(uint32_t keep) {
     idle = least_dirty_;
     least_dirty_ = dirty_pages_;
     tick_++;
+    // What is free of the huge page that is being filled is not idle.
+    if (huge_regions_ != 0 && is_large()) idle -= idle < kRegionPages ? idle : kRegionPages;
   }
   // The last few go together: half of little is little for ever.
   const uint64_t due = idle < 64 ? idle : idle - idle * keep / 256;
   if (due > 0) (void)purge(due, false);
 }
 
-uint64_t PageHeap::purge_all() { return purge(~uint64_t{0}, true); }
+uint64_t PageHeap::purge_to(uint64_t keep_pages) {
+  const uint64_t dirty = dirty_pages();
+  return dirty > keep_pages ? purge(dirty - keep_pages, true) : 0;
+}
 
 uint64_t PageHeap::begin_anew() {
   HeapGuard guard(lock_);
@@ -289,7 +403,7 @@ uint64_t PageHeap::begin_anew() {
 
 PageStats PageHeap::stats() {
   HeapGuard guard(lock_);
-  return {frontier_ - begin_, dirty_pages_, clean_pages_, purged_pages_};
+  return {frontier_ - begin_, dirty_pages_, clean_pages_, purged_pages_, huge_regions_};
 }
 
 }  // namespace percpu::heap

@@ -8,7 +8,6 @@
 namespace percpu::heap {
 namespace {
 
-constexpr size_t kHugeBytes = size_t{2} << 20;
 constexpr size_t kLargestWindow = size_t{16} << 40;
 constexpr size_t kSmallestWindow = size_t{4} << 20;
 // Pieces in which the tables are opened.
@@ -32,6 +31,7 @@ int Window::reserve_all(const System& system, uint32_t nr_nodes) {
   PageRange map{};
   PageRange page_spans{};
   PageRange spans{};
+  PageRange huge{};
   size_t size = wanted_window() & ~(kHugeBytes * nr_nodes - 1);
   if (nr_nodes > 1) size = size / (kHugeBytes * nr_nodes) * (kHugeBytes * nr_nodes);
   for (; size >= kSmallestWindow; size = size / 2 / (kHugeBytes * nr_nodes) * (kHugeBytes * nr_nodes)) {
@@ -40,7 +40,10 @@ int Window::reserve_all(const System& system, uint32_t nr_nodes) {
     max_spans_ = nr_pages < kMaxSpans ? static_cast<uint32_t>(nr_pages) : kMaxSpans;
     if (reserve(system, kBeforeMapBytes + round_up(nr_pages * sizeof *map_, kMapPiece), kMapPiece, &map) == 0) {
       if (reserve(system, round_up(nr_pages * sizeof *page_spans_, kMapPiece), kMapPiece, &page_spans) == 0) {
-        if (reserve(system, round_up(max_spans_ * sizeof *spans_, kSpanPiece), kSpanPiece, &spans) == 0) break;
+        if (reserve(system, round_up(max_spans_ * sizeof *spans_, kSpanPiece), kSpanPiece, &spans) == 0) {
+          if (reserve(system, round_up(nr_pages / kRegionPages, kMapPiece), kMapPiece, &huge) == 0) break;
+          (void)unreserve(system, spans);
+        }
         (void)unreserve(system, page_spans);
       }
       (void)unreserve(system, map);
@@ -52,6 +55,7 @@ int Window::reserve_all(const System& system, uint32_t nr_nodes) {
   map_ = reinterpret_cast<PageEntry*>(map.start + kBeforeMapBytes);
   page_spans_ = reinterpret_cast<uint32_t*>(page_spans.start);
   spans_ = reinterpret_cast<Span*>(spans.start);
+  huge_ = reinterpret_cast<uint8_t*>(huge.start);
   node_pages_ = (size >> kPageShift) / nr_nodes;
   // The map must be readable for every address that free() is called with.
   if (const int result = system.mprotect(map.start, map.size_bytes, 1 /* PROT_READ */); result != 0) return result;
@@ -63,17 +67,20 @@ void Window::clear_entries(uint64_t page, uint64_t nr_pages) {
   memset(static_cast<void*>(&map_[page]), 0, nr_pages * sizeof *map_);
 }
 
-// Opens the part of a table that tells of these pages.
-int Window::open_table(const void* table, size_t entry_bytes, uint64_t page, uint64_t nr_pages) {
+// Opens the part of a table that has these entries.
+int Window::open_table(const void* table, size_t entry_bytes, uint64_t first, uint64_t count) {
   const uintptr_t start = reinterpret_cast<uintptr_t>(table);
-  const uintptr_t first = (start + page * entry_bytes) & ~(kMapPiece - 1);
-  const uintptr_t last = round_up(start + (page + nr_pages) * entry_bytes, kMapPiece);
-  return open_range(*system_, {first, last - first});
+  const uintptr_t begin = (start + first * entry_bytes) & ~(kMapPiece - 1);
+  const uintptr_t end = round_up(start + (first + count) * entry_bytes, kMapPiece);
+  return open_range(*system_, {begin, end - begin});
 }
 
 int Window::open_pages(uint64_t page, uint64_t nr_pages) {
   if (const int result = open_table(map_, sizeof *map_, page, nr_pages); result != 0) return result;
   if (const int result = open_table(page_spans_, sizeof *page_spans_, page, nr_pages); result != 0) return result;
+  const uint64_t region = page / kRegionPages;
+  const uint64_t nr_regions = (page + nr_pages - 1) / kRegionPages - region + 1;
+  if (const int result = open_table(huge_, sizeof *huge_, region, nr_regions); result != 0) return result;
   __atomic_fetch_add(&metadata_bytes_, nr_pages * (sizeof *map_ + sizeof *page_spans_), __ATOMIC_RELAXED);
   return open_range(*system_, range(page, nr_pages));
 }

@@ -7,6 +7,7 @@
 //   page map     of each page its kind, and where its span's first block begins: all that free() needs, in one load
 //   page spans   of each page the number of its span, for the slow paths
 //   spans        one record a span
+//   huge         of each region (page_heap.h) whether it is huge
 //
 // Invariants: an entry changes only while its page belongs to nobody, or to the one who changes it.
 // Locking: entries are atomic words. Spans' records are handed out under spans_lock_.
@@ -23,6 +24,10 @@
 #include "preload/span.h"
 
 namespace percpu::heap {
+
+// A huge page, and how many pages it is.
+inline constexpr uint64_t kHugeBytes = uint64_t{2} << 20;
+inline constexpr uint64_t kRegionPages = kHugeBytes >> kPageShift;
 
 class Window {
  public:
@@ -69,6 +74,10 @@ class Window {
   }
   void clear_entries(uint64_t page, uint64_t nr_pages);
 
+  // ---- regions. Whoever holds the lock of the page heap that they belong to.
+  bool is_huge(uint64_t region) const { return huge_[region] != 0; }
+  void set_huge(uint64_t region, bool huge) { huge_[region] = huge ? 1 : 0; }
+
   // Opens pages of the window and their part of the page map. 0 or -errno.
   [[nodiscard]] int open_pages(uint64_t page, uint64_t nr_pages);
 
@@ -86,7 +95,7 @@ class Window {
  private:
   static constexpr uint32_t kMaxSpans = 1u << 24;
 
-  int open_table(const void* table, size_t entry_bytes, uint64_t page, uint64_t nr_pages);
+  int open_table(const void* table, size_t entry_bytes, uint64_t first, uint64_t count);
 
   const System* system_ = nullptr;
   uintptr_t base_ = 0;
@@ -96,6 +105,7 @@ class Window {
   PageEntry* map_ = nullptr;
   uint32_t* page_spans_ = nullptr;
   Span* spans_ = nullptr;
+  uint8_t* huge_ = nullptr;
   uint32_t max_spans_ = 0;
   size_t metadata_bytes_ = 0;
   HeapLock spans_lock_;

@@ -31,6 +31,16 @@ enum class HeapStats : uint8_t { kNone, kExit, kSignal, kJson };
 // What the preload looks for besides what costs nothing.
 enum class HeapCheck : uint8_t { kOff, kUsual, kFull };
 
+// Which parts of the preload's heap may be backed by huge pages.
+enum class HeapThp : uint8_t {
+  kAuto,  // where small blocks fill them; large blocks as the system's own setting says
+  kOn,    // large blocks too
+  kOff,
+};
+
+// Whether the preload heeds the memory limit of the process's control groups.
+enum class HeapLimit : uint8_t { kAuto, kOff };
+
 // decay: never.
 inline constexpr uint64_t kDecayOff = UINT64_MAX;
 
@@ -73,6 +83,8 @@ struct Config {
   size_t cache_bytes = 0;
   HeapStats stats = HeapStats::kNone;
   HeapCheck check = HeapCheck::kUsual;
+  HeapThp thp = HeapThp::kAuto;
+  HeapLimit limit = HeapLimit::kAuto;
   PinPolicy pin = PinPolicy::kAuto;
   PinList pin_list;  // empty but for kList
   PinSkip pin_skip;

@@ -43,11 +43,11 @@ std::string printed(const Config& config) {
 
 constexpr char kDefaults[] =
     "unit_size:128K,reserved:8K,dynamic:28K,first_chunk:auto,balance:thread,empty_low:2,empty_high:4,window:0,"
-    "max_alloc:128K,warnings:10,nodes:auto,decay:1000,cache:0,stats:none,check:usual,pin:auto,pin_skip:,pin_verbose:no,help:no";
+    "max_alloc:128K,warnings:10,nodes:auto,decay:1000,cache:0,stats:none,check:usual,thp:auto,limit:auto,pin:auto,pin_skip:,pin_verbose:no,help:no";
 
 constexpr char kKeys[] =
     "unit_size, reserved, dynamic, first_chunk, balance, empty_low, empty_high, window, max_alloc, warnings, nodes, "
-    "decay, cache, stats, check, pin, pin_skip, pin_verbose, help";
+    "decay, cache, stats, check, thp, limit, pin, pin_skip, pin_verbose, help";
 
 TEST_CASE("without a string there are the defaults, and no notice") {
   for (const char* string : {static_cast<const char*>(nullptr), "", ",", ",,,"}) {
@@ -60,7 +60,7 @@ TEST_CASE("without a string there are the defaults, and no notice") {
 TEST_CASE("every option can be set") {
   Parsed parsed = parse(
       "unit_size:64K,reserved:0,dynamic:20480,first_chunk:embed,balance:sync,empty_low:0,empty_high:100,window:64M,"
-      "max_alloc:32K,warnings:0,nodes:one,decay:250,cache:1M,stats:exit,check:full,pin:scatter,pin_skip:writer+3,pin_verbose,help");
+      "max_alloc:32K,warnings:0,nodes:one,decay:250,cache:1M,stats:exit,check:full,thp:off,limit:off,pin:scatter,pin_skip:writer+3,pin_verbose,help");
   CHECK(parsed.notices.empty());
   const Config& c = parsed.config;
   CHECK(c.unit_size_bytes == 64 * kKilo);
@@ -78,6 +78,8 @@ TEST_CASE("every option can be set") {
   CHECK(c.cache_bytes == 1024 * kKilo);
   CHECK(c.stats == HeapStats::kExit);
   CHECK(c.check == HeapCheck::kFull);
+  CHECK(c.thp == HeapThp::kOff);
+  CHECK(c.limit == HeapLimit::kOff);
   CHECK(c.pin == PinPolicy::kScatter);
   CHECK(std::string(c.pin_skip.text) == "writer+3");
   CHECK(c.pin_verbose);
