@@ -5,6 +5,7 @@
 #include <doctest/doctest.h>
 
 #include <malloc.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -116,6 +117,53 @@ TEST_CASE("realloc of a freed large block") {
     free(opaque(block));
     block = realloc(opaque(block), 10);
   }), "realloc"));
+}
+
+TEST_CASE("a block of a span that is not in use") {
+  // All blocks of its span went back, and the span with them.
+  CHECK(says(stopped_by([] {
+    void* block = malloc(opaque(size_t{30000}));
+    free(opaque(block));
+    malloc_trim(0);
+    free(opaque(block));
+  }), "no block begins there"));
+  CHECK(says(stopped_by([] {
+    void* block = malloc(opaque(size_t{30000}));
+    free(opaque(block));
+    malloc_trim(0);
+    block = realloc(opaque(block), 10);
+  }), "realloc("));
+}
+
+TEST_CASE("a pointer into the window where nothing ever was, and one just behind a block") {
+  CHECK(says(stopped_by([] { free(at(malloc(100), size_t{1} << 32)); }), "free("));
+  CHECK(says(stopped_by([] { free(at(malloc(112), 8)); }), "inside a block of 112 bytes, 8 behind its start"));
+}
+
+TEST_CASE("a misaligned pointer, also by realloc and malloc_usable_size") {
+  CHECK(says(stopped_by([] { free(at(malloc(8), 1)); }), "inside a block of 8 bytes, 1 behind its start"));
+  CHECK(says(stopped_by([] { (void)opaque(realloc(at(malloc(100), 8), 200)); }), "realloc("));
+  CHECK(says(stopped_by([] { (void)opaque(malloc_usable_size(at(malloc(100), 8))); }), "malloc_usable_size("));
+}
+
+TEST_CASE("a pointer of the program's image, and of a mapping of its own") {
+  static int global = 0;
+  CHECK(says(stopped_by([] { free(opaque<void*>(&global)); }), "not a block of this heap"));
+  CHECK(says(stopped_by([] { (void)opaque(realloc(opaque<void*>(&global), 100)); }), "realloc("));
+}
+
+TEST_CASE("two threads free the same large block: one of them is stopped") {
+  CHECK(says(stopped_by([] {
+    static void* block = malloc(1000000);
+    pthread_t thread;
+    const auto run = [](void*) -> void* {
+      free(block);
+      return nullptr;
+    };
+    if (pthread_create(&thread, nullptr, run, nullptr) != 0) return;
+    free(opaque(block));
+    pthread_join(thread, nullptr);
+  }), "free("));
 }
 
 TEST_CASE("free_sized with a size of another class") {

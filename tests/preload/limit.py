@@ -1,0 +1,100 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""Under a control group's memory limit: what fits with glibc's malloc fits with ours.
+
+limit.py LIBRARY PROGRAM [--measure]
+
+For each pattern of PROGRAM (limit.c) the smallest limit is found in which it ends well, for both. Makes a control group of
+its own, and is skipped (77) where it may not.
+"""
+import os, subprocess, sys
+
+library, program = sys.argv[1:3]
+MIB = 1 << 20
+SIZE = 24  # MiB that a pattern is told
+# What the runtime itself needs: its libraries, tables and stacks, and the memory of page tables.
+OWN = 3 * MIB
+
+
+class Group:
+    """A control group with a memory limit: version 2 if its memory controller is there, else version 1."""
+
+    def __init__(self):
+        own = dict()
+        for line in open("/proc/self/cgroup"):
+            _, names, path = line.rstrip("\n").split(":", 2)
+            for name in names.split(","):
+                own[name] = path
+        for line in open("/proc/self/mountinfo"):
+            head, tail = line.rstrip("\n").split(" - ")
+            root, point = head.split()[3:5]
+            kind, _, options = tail.split(" ", 2)
+            if kind == "cgroup" and "memory" in options.split(","):
+                self.files = ("memory.limit_in_bytes", "memory.force_empty")
+            elif kind == "cgroup2" and "memory" in open(point + "/cgroup.controllers").read().split():
+                self.files = ("memory.max", None)
+                with open(point + "/cgroup.subtree_control", "w") as file:
+                    file.write("+memory")
+            else:
+                continue
+            self.path = f"{point}/percpu-test-{os.getpid()}"
+            os.mkdir(self.path)
+            return
+        raise OSError("no memory controller")
+
+    def write(self, name, text):
+        with open(f"{self.path}/{name}", "w") as file:
+            file.write(str(text))
+
+    def run(self, limit, argv, environment):
+        """Whether it ended well. The child enters the group before it becomes the program."""
+        if self.files[1]:
+            self.write(self.files[1], 0)  # page cache that earlier runs left
+        self.write(self.files[0], limit)
+        if self.files[1] is None:
+            self.write("memory.swap.max", 0)
+
+        def enter():
+            self.write("cgroup.procs", os.getpid())
+
+        done = subprocess.run(argv, env=environment, preexec_fn=enter, capture_output=True, text=True)
+        assert done.returncode in (0, -9, -6, -11, -7, 127), done
+        return done.returncode == 0
+
+    def remove(self):
+        os.rmdir(self.path)
+
+
+def smallest(group, pattern, environment):
+    """Bytes, to half a MiB."""
+    low, high = SIZE * MIB // 2, 4 * SIZE * MIB
+    assert group.run(high, [program, pattern, str(SIZE)], environment), (pattern, "does not even fit into", high)
+    while high - low > MIB // 2:
+        middle = (low + high) // 2
+        if group.run(middle, [program, pattern, str(SIZE)], environment):
+            high = middle
+        else:
+            low = middle
+    return high
+
+
+try:
+    group = Group()
+    group.write(group.files[0], 64 * MIB)
+except OSError as error:
+    print("limit: skipped, no control group can be made:", error)
+    sys.exit(77)
+clean = {key: value for key, value in os.environ.items() if key not in ("LD_PRELOAD", "PERCPU_CONF")}
+ours = dict(clean, LD_PRELOAD=library, PERCPU_CONF="pin:none")
+failed = []
+try:
+    for pattern in subprocess.run([program], capture_output=True, text=True).stdout.split():
+        theirs = smallest(group, pattern, clean)
+        mine = smallest(group, pattern, ours)
+        print(f"{pattern:20} glibc {theirs / MIB:6.2f} MiB, ours {mine / MIB:6.2f}, ratio {mine / theirs:.3f}", flush=True)
+        if mine > theirs + theirs // 16 + OWN:
+            failed.append(pattern)
+finally:
+    group.remove()
+assert not failed, failed
+print("limit: what fits with glibc's malloc fits")

@@ -1,0 +1,59 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""Every function that allocates or frees is the preload's: none is left to libc or libstdc++, and nothing else is exported.
+
+symbols.py LIBRARY
+"""
+import ctypes.util, re, subprocess, sys
+
+
+def exported(path):
+    out = subprocess.run(["nm", "-D", "--defined-only", path], capture_output=True, text=True, check=True).stdout
+    return {line.split()[2].split("@")[0] for line in out.splitlines() if line.split()[1] in "TWiVBD"}
+
+
+def path_of(name):
+    for line in subprocess.run(["ldd", sys.executable], capture_output=True, text=True).stdout.splitlines():
+        if line.strip().startswith(name):
+            return line.split("=>")[1].split()[0]
+    for line in subprocess.run(["/sbin/ldconfig", "-p"], capture_output=True, text=True).stdout.splitlines():
+        if line.strip().startswith(name + " "):
+            return line.split("=>")[1].strip()
+    sys.exit(f"symbols: expected {name} on this machine, found none")
+
+
+ours = exported(sys.argv[1])
+
+# What the issue and the standards name, whatever this libc has.
+required = """malloc calloc realloc reallocarray free cfree posix_memalign aligned_alloc memalign valloc pvalloc
+    malloc_usable_size free_sized free_aligned_sized mallinfo mallinfo2 malloc_trim malloc_stats malloc_info mallopt
+    __libc_malloc __libc_calloc __libc_realloc __libc_reallocarray __libc_free __libc_cfree __libc_memalign __libc_valloc
+    __libc_pvalloc __posix_memalign __libc_mallopt __libc_mallinfo""".split()
+# new, new[], delete, delete[]: plain and aligned, nothrow, sized. size_t is m.
+for kind in ("_Znwm", "_Znam"):
+    required += [kind + suffix for suffix in ("", "RKSt9nothrow_t", "St11align_val_t", "St11align_val_tRKSt9nothrow_t")]
+for kind in ("_ZdlPv", "_ZdaPv"):
+    required += [kind + suffix for suffix in ("", "m", "RKSt9nothrow_t", "St11align_val_t", "mSt11align_val_t",
+                                              "St11align_val_tRKSt9nothrow_t")]
+missing = [name for name in required if name not in ours]
+
+# And what this machine's libraries have beside it. (What is passed over frees libc's own data, or reads and writes the state
+# of its heap for the Emacs of old, or is a hook that libc itself no longer calls.)
+heap_name = re.compile(r"(__libc_|__)?(malloc|calloc|realloc|reallocarray|c?free|memalign|aligned_alloc|posix_memalign|p?valloc|mallopt|"
+                       r"mallinfo2?|malloc_.*|free_(aligned_)?sized)$")
+others = {"malloc_get_state", "malloc_set_state", "__malloc_hook", "__malloc_initialize_hook"}
+missing += [name for name in exported(path_of("libc.so.6")) if heap_name.match(name) and name not in ours | others]
+missing += [name for name in exported(path_of("libstdc++.so.6")) if re.match(r"_Zn[wa]m|_Zd[la]Pv", name) and name not in ours]
+assert not missing, sorted(set(missing))
+
+# The rest is jemalloc's interface and the placement of threads.
+allowed = set(required) | set("""vfork clone mallocx rallocx xallocx sallocx dallocx sdallocx nallocx mallctl mallctlnametomib
+    mallctlbymib malloc_stats_print pthread_create thrd_create pthread_setname_np sched_setaffinity sched_getaffinity
+    pthread_setaffinity_np pthread_getaffinity_np pthread_getattr_np system popen posix_spawn posix_spawnp execve execv execvpe
+    execvp fexecve execveat execl execle execlp""".split())
+known = subprocess.run(["readelf", "-d", sys.argv[1]], capture_output=True, text=True, check=True).stdout
+extra = sorted(ours - allowed)
+assert not extra, extra
+assert "NODELETE" in known, known
+assert "libstdc++" not in known, known
+print("symbols:", len(ours), "exported, none is missing")

@@ -1,0 +1,327 @@
+// SPDX-License-Identifier: MIT
+//
+// Under the preload: threads and processes that come about in other ways than by pthread_create and fork, threads that lose
+// what the fast paths stand on, and handlers that interrupt them.
+#define DOCTEST_CONFIG_IMPLEMENT_WITH_MAIN
+#include <doctest/doctest.h>
+
+#include <dlfcn.h>
+#include <errno.h>
+#include <linux/futex.h>
+#include <malloc.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <spawn.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/rseq.h>
+#include <sys/syscall.h>
+#include <sys/time.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <atomic>
+
+namespace {
+
+// Allocates, writes, checks and frees. Returns how many blocks were not as they should be. Calls nothing but malloc and free.
+int work(uint32_t seed, int rounds) {
+  enum { kBlocks = 64 };
+  uint32_t* blocks[kBlocks] = {};
+  uint32_t sizes[kBlocks] = {};
+  int wrong = 0;
+  for (int i = 0; i < rounds; ++i) {
+    seed = seed * 1664525 + 1013904223;
+    const uint32_t at = seed >> 8 & (kBlocks - 1);
+    if (blocks[at] != nullptr) {
+      wrong += blocks[at][0] != sizes[at] * 2654435761u + at;
+      free(blocks[at]);
+    }
+    sizes[at] = i % 500 == 0 ? 40000 + (seed >> 16) : 8 + (seed >> 16 & 1023);
+    blocks[at] = static_cast<uint32_t*>(malloc(sizes[at]));
+    if (blocks[at] == nullptr) return -1;
+    blocks[at][0] = sizes[at] * 2654435761u + at;
+  }
+  for (uint32_t at = 0; at < kBlocks; ++at) free(blocks[at]);
+  return wrong;
+}
+
+size_t cached_bytes() { return mallinfo2().fsmblks; }
+
+char* new_stack(size_t bytes) {
+  void* stack = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
+  REQUIRE(stack != MAP_FAILED);
+  return static_cast<char*>(stack);
+}
+
+constexpr size_t kStack = 256 * 1024;
+
+}  // namespace
+
+TEST_CASE("threads of a raw clone, with thread-local memory of their own") {
+  // As runtimes do that bring their own threads: a fresh, zeroed block that the dynamic linker lays out.
+  const auto allocate_tls = reinterpret_cast<void* (*)(void*)>(dlsym(RTLD_DEFAULT, "_dl_allocate_tls"));
+  REQUIRE((allocate_tls != nullptr));
+  static std::atomic<int> wrong{0};
+  struct One {
+    int tid = 0;
+    char* stack = nullptr;
+  };
+  One ones[4];
+  for (One& one : ones) {
+    void** tls = static_cast<void**>(allocate_tls(nullptr));
+    REQUIRE(tls != nullptr);
+    tls[0] = tls[2] = tls;  // the thread control block's pointers to itself
+    uintptr_t guard = 0;
+    asm("movq %%fs:0x28,%0" : "=r"(guard));
+    tls[5] = reinterpret_cast<void*>(guard);
+    one.stack = new_stack(kStack);
+    one.tid = 1;
+    const int flags = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM | CLONE_SETTLS |
+                      CLONE_CHILD_CLEARTID;
+    const int child = clone(
+        [](void*) -> int {
+          wrong += work(static_cast<uint32_t>(syscall(SYS_gettid)), 20000);
+          syscall(SYS_exit, 0);
+          return 0;
+        },
+        one.stack + kStack, flags, nullptr, nullptr, tls, &one.tid);
+    REQUIRE(child > 0);
+  }
+  wrong += work(1, 20000);
+  for (One& one : ones) {
+    while (const int tid = __atomic_load_n(&one.tid, __ATOMIC_ACQUIRE)) syscall(SYS_futex, &one.tid, FUTEX_WAIT, tid, nullptr);
+  }
+  CHECK(wrong == 0);
+}
+
+TEST_CASE("a child that shares memory and thread-local words, while its parent sleeps") {
+  for (int i = 0; i < 50; ++i) {
+    char* stack = new_stack(kStack);
+    void* mine = malloc(48);
+    const int child = clone([](void*) -> int { _exit(work(7, 2000) == 0 ? 0 : 1); }, stack + kStack,
+                            CLONE_VM | CLONE_VFORK | SIGCHLD, nullptr);
+    REQUIRE(child > 0);
+    int status = -1;
+    CHECK(waitpid(child, &status, 0) == child);
+    CHECK(status == 0);
+    free(mine);
+    munmap(stack, kStack);
+  }
+  // The parent has its caches again.
+  malloc_trim(0);
+  CHECK(work(3, 2000) == 0);
+  CHECK(cached_bytes() > 0);
+}
+
+TEST_CASE("a child that shares memory and thread-local words, while its parent waits for it") {
+  // In a process of its own: the thread does without caches afterwards.
+  const pid_t outer = fork();
+  REQUIRE(outer >= 0);
+  if (outer == 0) {
+    char* stack = new_stack(kStack);
+    static std::atomic<int> ended{-1};
+    const int child = clone(
+        [](void*) -> int {
+          ended = work(11, 30000);
+          syscall(SYS_exit_group, 0);
+          return 0;
+        },
+        stack + kStack, CLONE_VM | SIGCHLD, nullptr);
+    if (child < 0) _exit(2);
+    // (Both at once could not even keep errno apart.)
+    int status = -1;
+    while (waitpid(child, &status, 0) != child) {}
+    const int wrong = work(13, 30000);
+    _exit(wrong == 0 && ended == 0 && status == 0 ? 0 : 1);
+  }
+  int status = -1;
+  REQUIRE(waitpid(outer, &status, 0) == outer);
+  CHECK(status == 0);
+}
+
+TEST_CASE("children of posix_spawn and system") {
+  for (int i = 0; i < 20; ++i) {
+    char* argv[] = {const_cast<char*>("true"), nullptr};
+    pid_t child = 0;
+    REQUIRE(posix_spawnp(&child, "true", nullptr, nullptr, argv, environ) == 0);
+    int status = -1;
+    CHECK(waitpid(child, &status, 0) == child);
+    CHECK(status == 0);
+  }
+  CHECK(system("true") == 0);
+  CHECK(work(5, 1000) == 0);
+}
+
+TEST_CASE("threads that unregister rseq in the middle of their work") {
+  pthread_t threads[4];
+  for (pthread_t& thread : threads) {
+    const auto run = [](void*) -> void* {
+      int wrong = work(17, 5000);
+      char* area = static_cast<char*>(__builtin_thread_pointer()) + __rseq_offset;
+      const long done = syscall(SYS_rseq, area, __rseq_size < 32 ? 32 : __rseq_size, 1 /* RSEQ_FLAG_UNREGISTER */, 0x53053053);
+      wrong += work(19, 5000);
+      return reinterpret_cast<void*>(static_cast<intptr_t>(__rseq_size != 0 && done != 0 ? -1 : wrong));
+    };
+    REQUIRE(pthread_create(&thread, nullptr, run, nullptr) == 0);
+  }
+  for (pthread_t thread : threads) {
+    void* result = nullptr;
+    pthread_join(thread, &result);
+    CHECK(result == nullptr);
+  }
+}
+
+TEST_CASE("threads that are cancelled, and free in their cleanup handlers") {
+  for (int i = 0; i < 100; ++i) {
+    static std::atomic<int> begun{0};
+    begun = 0;
+    const auto run = [](void*) -> void* {
+      void* block = malloc(100);
+      pthread_cleanup_push(free, block);
+      for (;;) {
+        (void)work(23, 100);
+        begun = 1;
+        pthread_testcancel();
+      }
+      pthread_cleanup_pop(1);
+      return nullptr;
+    };
+    pthread_t thread;
+    REQUIRE(pthread_create(&thread, nullptr, run, nullptr) == 0);
+    while (begun == 0) sched_yield();
+    CHECK(pthread_cancel(thread) == 0);
+    void* result = nullptr;
+    pthread_join(thread, &result);
+    CHECK(result == PTHREAD_CANCELED);
+  }
+  CHECK(work(29, 5000) == 0);
+}
+
+TEST_CASE("threads that free in the destructors of their thread-specific data") {
+  static pthread_key_t key;
+  REQUIRE(pthread_key_create(&key, [](void* block) {
+            free(block);
+            free(malloc(200));
+          }) == 0);
+  for (int i = 0; i < 200; ++i) {
+    pthread_t thread;
+    const auto run = [](void*) -> void* {
+      pthread_setspecific(key, malloc(5000));
+      return malloc(64);
+    };
+    REQUIRE(pthread_create(&thread, nullptr, run, nullptr) == 0);
+    void* block = nullptr;
+    pthread_join(thread, &block);
+    free(block);
+  }
+}
+
+TEST_CASE("threads with the smallest stacks, on every slow path") {
+  pthread_attr_t attr;
+  pthread_attr_init(&attr);
+  REQUIRE(pthread_attr_setstacksize(&attr, static_cast<size_t>(sysconf(_SC_THREAD_STACK_MIN))) == 0);
+  for (int i = 0; i < 8; ++i) {
+    const auto run = [](void*) -> void* {
+      int wrong = work(31, 3000);
+      for (int k = 0; k < 20; ++k) {
+        void* large = malloc(size_t{3} << 20);
+        wrong += large == nullptr;
+        large = realloc(large, size_t{9} << 20);
+        wrong += large == nullptr;
+        free(large);
+      }
+      malloc_trim(0);
+      return reinterpret_cast<void*>(static_cast<intptr_t>(wrong));
+    };
+    pthread_t thread;
+    REQUIRE(pthread_create(&thread, &attr, run, nullptr) == 0);
+    void* result = nullptr;
+    pthread_join(thread, &result);
+    CHECK(result == nullptr);
+  }
+  pthread_attr_destroy(&attr);
+}
+
+namespace {
+
+std::atomic<long> handled{0};
+std::atomic<long> handled_wrong{0};
+
+// Of the size that is being allocated: served by the same stack.
+void allocating_handler(int) {
+  const int saved_errno = errno;
+  void* a = malloc(64);
+  void* b = malloc(64);
+  if (a == nullptr || a == b) handled_wrong++;
+  memset(a, 0x5a, 64);
+  memset(b, 0xa5, 64);
+  free(a);
+  free(b);
+  handled++;
+  errno = saved_errno;
+}
+
+}  // namespace
+
+TEST_CASE("handlers that allocate interrupt the fast paths anywhere") {
+  // The fast paths hold no lock; blocks enough for both sides lie on the stack, so nothing else is reached.
+  struct sigaction action {};
+  action.sa_handler = allocating_handler;
+  REQUIRE(sigaction(SIGALRM, &action, nullptr) == 0);
+  void* warm[32];
+  for (int round = 0; round < 8; ++round) {
+    for (void*& block : warm) block = malloc(64);
+    for (void* block : warm) free(block);
+  }
+  const itimerval often{{0, 60}, {0, 60}};
+  const itimerval never{{0, 0}, {0, 0}};
+  setitimer(ITIMER_REAL, &often, nullptr);
+  long wrong = 0;
+  while (handled < 3000) {
+    uint64_t* mine[8];
+    for (uint64_t i = 0; i < 8; ++i) {
+      mine[i] = static_cast<uint64_t*>(malloc(64));
+      for (int k = 0; k < 8; ++k) mine[i][k] = reinterpret_cast<uint64_t>(mine[i]) + i;
+    }
+    for (uint64_t i = 0; i < 8; ++i) {
+      for (int k = 0; k < 8; ++k) wrong += mine[i][k] != reinterpret_cast<uint64_t>(mine[i]) + i;
+      free(mine[i]);
+    }
+  }
+  setitimer(ITIMER_REAL, &never, nullptr);
+  signal(SIGALRM, SIG_DFL);
+  CHECK(wrong == 0);
+  CHECK(handled_wrong == 0);
+}
+
+TEST_CASE("a stack overflow comes to the program's own handler on its alternate stack, which may allocate") {
+  const pid_t child = fork();
+  REQUIRE(child >= 0);
+  if (child == 0) {
+    static char alternate[64 * 1024];
+    stack_t stack{};
+    stack.ss_sp = alternate;
+    stack.ss_size = sizeof alternate;
+    sigaltstack(&stack, nullptr);
+    struct sigaction action {};
+    action.sa_flags = SA_ONSTACK;
+    action.sa_handler = [](int) { _exit(work(41, 1000) == 0 ? 42 : 1); };
+    sigaction(SIGSEGV, &action, nullptr);
+    struct Deep {
+      static int go(int depth) {
+        volatile char room[4096];
+        room[0] = static_cast<char>(depth);
+        return depth == -1 ? 0 : go(depth + 1) + room[0];
+      }
+    };
+    _exit(Deep::go(0));
+  }
+  int status = -1;
+  REQUIRE(waitpid(child, &status, 0) == child);
+  CHECK(WIFEXITED(status));
+  CHECK(WEXITSTATUS(status) == 42);
+}

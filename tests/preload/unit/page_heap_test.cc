@@ -1,0 +1,378 @@
+// SPDX-License-Identifier: MIT
+//
+// The free pages of a node: which run serves what, what joins, what goes back and in which order, and what becomes huge. At
+// the end a random run beside a naive model, which knows of each page whether it is taken and what was written to it.
+#include "preload/page_heap.h"
+
+#include <doctest/doctest.h>
+#include <sys/mman.h>
+
+#include <map>
+#include <random>
+
+#include "../../unit/seed.h"
+#include "small_system.h"
+
+namespace percpu::heap {
+namespace {
+
+struct Fixture {
+  Window window;
+  PageHeap pages;
+
+  explicit Fixture(uint32_t nr_nodes = 1, uint32_t node = 0) {
+    REQUIRE(window.reserve_all(SmallSystem::system(), nr_nodes) == 0);
+    pages.init(window, node);
+    SmallSystem::advices.clear();
+  }
+  ~Fixture() { munmap(reinterpret_cast<void*>(window.base()), window.size_bytes()); }
+
+  uint32_t take(uint64_t nr_pages, uint64_t align = 1, Purpose purpose = Purpose::kLarge) {
+    const uint32_t number = pages.allocate(nr_pages, align, purpose);
+    REQUIRE(number != 0);
+    REQUIRE(window.span(number).nr_pages == nr_pages);
+    return number;
+  }
+  uint64_t first(uint32_t number) { return window.span(number).first_page; }
+  uint64_t* word(uint64_t page) { return static_cast<uint64_t*>(window.address_of(page)); }
+  // Writes to every page.
+  void touch(uint32_t number, uint64_t value = 1) {
+    for (uint64_t i = 0; i < window.span(number).nr_pages; ++i) *word(first(number) + i) = value;
+  }
+  uint64_t used() {
+    const PageStats stats = pages.stats();
+    return stats.open_pages - stats.dirty_pages - stats.clean_pages;
+  }
+};
+
+TEST_CASE("a freed run is taken again before clean ones, and reads as it was left") {
+  Fixture at;
+  const uint32_t a = at.take(10);
+  const uint32_t fence = at.take(1);
+  CHECK(at.window.span(a).clean);
+  at.touch(a, 77);
+  const uint64_t page = at.first(a);
+  at.pages.release(a);
+  CHECK(at.pages.stats().dirty_pages == 10);
+  const uint32_t b = at.take(4);
+  CHECK(at.first(b) == page);
+  CHECK_FALSE(at.window.span(b).clean);
+  CHECK(*at.word(page) == 77);
+  CHECK(at.pages.stats().dirty_pages == 6);
+  at.pages.release(fence);
+  at.pages.release(b);
+  CHECK(at.used() == 0);
+}
+
+TEST_CASE("the smallest run that fits is taken") {
+  Fixture at;
+  uint32_t runs[4];
+  uint32_t fences[4];
+  const uint64_t sizes[4] = {100, 3, 40, 7};
+  for (int i = 0; i < 4; ++i) {
+    runs[i] = at.take(sizes[i]);
+    fences[i] = at.take(1);
+  }
+  const uint64_t of_seven = at.first(runs[3]);
+  const uint64_t of_forty = at.first(runs[2]);
+  for (const uint32_t run : runs) at.pages.release(run);
+  CHECK(at.first(at.take(5)) == of_seven);
+  CHECK(at.first(at.take(5)) == of_forty);
+  static_cast<void>(fences);
+}
+
+TEST_CASE("neighbours join, whichever is freed last") {
+  const int orders[6][3] = {{0, 1, 2}, {0, 2, 1}, {1, 0, 2}, {1, 2, 0}, {2, 0, 1}, {2, 1, 0}};
+  for (const auto& order : orders) {
+    Fixture at;
+    uint32_t runs[3];
+    for (uint32_t& run : runs) run = at.take(5);
+    const uint32_t fence = at.take(1);
+    const uint64_t page = at.first(runs[0]);
+    for (const int i : order) at.pages.release(runs[i]);
+    CHECK(at.first(at.take(15)) == page);
+    static_cast<void>(fence);
+  }
+}
+
+TEST_CASE("a run begins at a multiple of what was asked for, in the address space") {
+  Fixture at;
+  for (uint64_t align = 1; align <= 4096; align *= 2) {
+    const uint32_t number = at.take(3, align);
+    CHECK(reinterpret_cast<uintptr_t>(at.window.address_of(at.first(number))) % (align << kPageShift) == 0);
+  }
+}
+
+TEST_CASE("a run grows over free pages behind it, and gives its last ones back") {
+  Fixture at;
+  const uint32_t a = at.take(4);
+  const uint32_t b = at.take(6);
+  const uint32_t fence = at.take(1);
+  CHECK_FALSE(at.pages.resize(a, 5));
+  at.pages.release(b);
+  CHECK_FALSE(at.pages.resize(a, 11));
+  CHECK(at.pages.resize(a, 8));
+  CHECK(at.pages.stats().dirty_pages == 2);
+  CHECK(at.pages.resize(a, 10));
+  CHECK(at.pages.resize(a, 1));
+  CHECK(at.pages.stats().dirty_pages == 9);
+  CHECK(at.used() == 2);
+  static_cast<void>(fence);
+}
+
+TEST_CASE("of what was idle since the last tick half goes back in a half-life; what was needed, or just freed, stays") {
+  Fixture at;
+  std::vector<uint32_t> runs;
+  for (int i = 0; i < 64; ++i) runs.push_back(at.take(16));
+  const uint32_t fence = at.take(1);
+  for (size_t i = 0; i < 64; i += 2) at.pages.release(runs[i]);
+  at.pages.decay(128);  // they were not free a tick ago
+  CHECK(at.pages.stats().dirty_pages == 512);
+  at.pages.decay(128);
+  CHECK(at.pages.stats().dirty_pages == 256);
+  CHECK(at.pages.stats().purged_pages == 256);
+  at.pages.decay(256);
+  CHECK(at.pages.stats().dirty_pages == 256);
+  // Needed and freed again: not idle.
+  const uint32_t again = at.take(16);
+  std::vector<uint32_t> more{again};
+  while (at.pages.stats().dirty_pages >= 16) more.push_back(at.take(16));
+  for (const uint32_t number : more) at.pages.release(number);
+  at.pages.decay(0);
+  CHECK(at.pages.stats().dirty_pages == 256);
+  at.pages.decay(0);
+  CHECK(at.pages.stats().dirty_pages == 0);
+  static_cast<void>(fence);
+}
+
+TEST_CASE("what was given back reads as zero, and is handed out as clean") {
+  Fixture at;
+  const uint32_t a = at.take(50);
+  at.touch(a, 5);
+  const uint64_t page = at.first(a);
+  at.pages.release(a);
+  CHECK(at.pages.purge_to(10) >= 40);
+  CHECK(at.pages.purge_all() + at.pages.stats().purged_pages >= 50);
+  CHECK(at.pages.stats().dirty_pages == 0);
+  const uint32_t b = at.take(50);
+  CHECK(at.window.span(b).clean);
+  for (uint64_t i = 0; i < 50; ++i) CHECK(*at.word(at.first(b) + i) == 0);
+  static_cast<void>(page);
+}
+
+TEST_CASE("where the system takes nothing back, the pages stay dirty") {
+  Fixture at;
+  const uint32_t a = at.take(50);
+  at.touch(a, 5);
+  at.pages.release(a);
+  SmallSystem::keeps_pages = true;
+  CHECK(at.pages.purge_all() == 0);
+  CHECK(at.pages.stats().dirty_pages == 50);
+  SmallSystem::keeps_pages = false;
+  CHECK(at.pages.purge_all() == 50);
+}
+
+TEST_CASE("without memory for tables or pages there is none, and later there is") {
+  for (int granted = 0; granted < 8; ++granted) {
+    Fixture at;
+    SmallSystem::opens_left = granted;
+    const uint32_t number = at.pages.allocate(10, 1, Purpose::kBlocks);
+    SmallSystem::opens_left = -1;
+    if (number == 0) CHECK(at.used() == 0);
+    const uint32_t other = at.take(10);
+    at.touch(other);
+    CHECK(at.used() == (number == 0 ? 10 : 20));
+  }
+}
+
+TEST_CASE("a node opens its own part of the window, and has it placed there") {
+  Fixture at(4, 2);
+  at.pages.bind_to(NodeId{5});
+  const uint32_t number = at.take(10);
+  CHECK(at.window.node_of_page(at.first(number)) == 2);
+  REQUIRE(SmallSystem::binds.size() == 1);
+  CHECK(SmallSystem::binds[0].what == 5);
+  CHECK(SmallSystem::binds[0].start == at.window.base() + 2 * (at.window.node_pages() << kPageShift));
+  CHECK(SmallSystem::binds[0].bytes >= 10 * kPageBytes);
+}
+
+// ---- huge pages ------------------------------------------------------------------------------------------------------
+
+// What was last said of the address.
+int last_advice(uintptr_t address) {
+  int advice = -1;
+  for (const SmallSystem::Said& said : SmallSystem::advices) {
+    if ((said.what == MADV_HUGEPAGE || said.what == MADV_NOHUGEPAGE) && address - said.start < said.bytes) advice = said.what;
+  }
+  return advice;
+}
+
+// A heap with 32 MiB in use, and a run that ends where a region does.
+struct LargeFixture : Fixture {
+  LargeFixture() { base = take(8192, kRegionPages); }
+  uint32_t base = 0;
+  uintptr_t address(uint32_t number) { return reinterpret_cast<uintptr_t>(window.address_of(first(number))); }
+};
+
+TEST_CASE("nothing is huge in a small heap, nor where it is not wanted") {
+  Fixture at;
+  at.pages.set_huge_use(HugeUse::kAll);
+  for (int i = 0; i < 100; ++i) (void)at.take(4, 1, Purpose::kBlocks);
+  CHECK(at.pages.stats().huge_regions == 0);
+  LargeFixture large;
+  for (int i = 0; i < 300; ++i) (void)large.take(4, 1, Purpose::kBlocks);
+  CHECK(large.pages.stats().huge_regions == 0);
+  large.pages.set_huge_use(HugeUse::kDense);
+  (void)large.take(3000);
+  CHECK(large.pages.stats().huge_regions == 0);
+}
+
+TEST_CASE("blocks fill one region after the other, each huge") {
+  LargeFixture at;
+  at.pages.set_huge_use(HugeUse::kDense);
+  const uint32_t begin = at.take(4, 1, Purpose::kBlocks);
+  CHECK(at.first(begin) % kRegionPages == 0);
+  CHECK(last_advice(at.address(begin)) == MADV_HUGEPAGE);
+  CHECK(at.pages.stats().huge_regions == 1);
+  CHECK(at.pages.stats().dirty_pages == kRegionPages - 4);
+  for (uint64_t i = 1; i < kRegionPages / 4; ++i) CHECK(at.first(at.take(4, 1, Purpose::kBlocks)) == at.first(begin) + 4 * i);
+  CHECK(at.pages.stats().huge_regions == 1);
+  CHECK(at.pages.stats().dirty_pages == 0);
+  // One that does not divide a region begins with the next.
+  (void)at.take(kRegionPages - 3, 1, Purpose::kBlocks);
+  const uint32_t next = at.take(5, 1, Purpose::kBlocks);
+  CHECK(at.first(next) == at.first(begin) + 2 * kRegionPages);
+  CHECK(at.pages.stats().huge_regions == 3);
+}
+
+TEST_CASE("large blocks are huge inside with kAll only") {
+  LargeFixture at;
+  at.pages.set_huge_use(HugeUse::kAll);
+  const uint32_t block = at.take(3 * kRegionPages + 10);
+  CHECK(at.pages.stats().huge_regions == 3);
+  CHECK(last_advice(at.address(block)) == MADV_HUGEPAGE);
+  CHECK(last_advice(at.address(block) + 3 * kHugeBytes) != MADV_HUGEPAGE);
+  CHECK(at.window.span(block).clean);
+}
+
+TEST_CASE("whole regions go back first; one that loses some of its pages is not huge any more") {
+  LargeFixture at;
+  at.pages.set_huge_use(HugeUse::kDense);
+  std::vector<uint32_t> spans;
+  for (uint64_t i = 0; i < 3 * kRegionPages / 4; ++i) spans.push_back(at.take(4, 1, Purpose::kBlocks));
+  const uint64_t region = at.first(spans[0]);
+  REQUIRE(at.pages.stats().huge_regions == 3);
+  // Most of the first, all of the second, some of the third.
+  for (uint64_t i = 1; i < kRegionPages / 2; ++i) at.pages.release(spans[i]);
+  for (uint64_t i = kRegionPages / 2; i < kRegionPages / 2 + 10; ++i) at.pages.release(spans[i]);
+  REQUIRE(at.pages.stats().dirty_pages == kRegionPages - 4 + kRegionPages + 40);
+  SmallSystem::advices.clear();
+  CHECK(at.pages.purge_to(at.pages.dirty_pages() - 1) == kRegionPages);
+  CHECK(at.pages.stats().huge_regions == 2);
+  CHECK(last_advice(reinterpret_cast<uintptr_t>(at.window.address_of(region + kRegionPages))) == MADV_NOHUGEPAGE);
+  CHECK(last_advice(reinterpret_cast<uintptr_t>(at.window.address_of(region))) == -1);
+  CHECK(at.pages.purge_all() == kRegionPages - 4 + 40);
+  CHECK(at.pages.stats().huge_regions == 0);
+  CHECK(last_advice(reinterpret_cast<uintptr_t>(at.window.address_of(region))) == MADV_NOHUGEPAGE);
+  CHECK(last_advice(reinterpret_cast<uintptr_t>(at.window.address_of(region + 2 * kRegionPages))) == MADV_NOHUGEPAGE);
+}
+
+TEST_CASE("the rest of the region that is being filled does not decay") {
+  LargeFixture at;
+  at.pages.set_huge_use(HugeUse::kDense);
+  (void)at.take(4, 1, Purpose::kBlocks);
+  for (int i = 0; i < 50; ++i) at.pages.decay(0);
+  CHECK(at.pages.stats().dirty_pages == kRegionPages - 4);
+  CHECK(at.pages.purge_all() == kRegionPages - 4);
+}
+
+TEST_CASE("a block whose pages moved away leaves clean ones, and nothing huge") {
+  LargeFixture at;
+  at.pages.set_huge_use(HugeUse::kAll);
+  const uint32_t block = at.take(2 * kRegionPages, kRegionPages);
+  REQUIRE(at.pages.stats().huge_regions == 2);
+  at.pages.release(block, true);
+  CHECK(at.pages.stats().huge_regions == 0);
+  CHECK(at.pages.stats().dirty_pages == 0);
+}
+
+// ---- beside a model --------------------------------------------------------------------------------------------------
+
+TEST_CASE("random calls do what a model says") {
+  std::mt19937_64 random(test_seed());
+  for (const HugeUse use : {HugeUse::kNone, HugeUse::kDense, HugeUse::kAll}) {
+    Fixture at;
+    at.pages.set_huge_use(use);
+    struct Run {
+      uint64_t first = 0;
+      uint64_t nr_pages = 0;
+      uint64_t tag = 0;
+    };
+    std::map<uint32_t, Run> runs;        // by number
+    std::map<uint64_t, uint64_t> taken;  // by first page: the end
+    const auto take_pages = [&](uint64_t first, uint64_t nr_pages) {
+      auto after = taken.upper_bound(first);
+      if (after != taken.end()) REQUIRE(first + nr_pages <= after->first);
+      if (after != taken.begin()) REQUIRE(std::prev(after)->second <= first);
+      taken[first] = first + nr_pages;
+    };
+    uint64_t used = 0;
+    for (uint64_t step = 1; step <= 8000; ++step) {
+      const uint64_t what = random() % 100;
+      if (what < 48 || runs.empty()) {
+        const uint64_t nr_pages = random() % 50 == 0 ? 1 + random() % 2000 : 1 + random() % 40;
+        const uint64_t align = random() % 8 == 0 ? uint64_t{1} << random() % 10 : 1;
+        if (used + nr_pages > 60000) continue;
+        const uint32_t number = at.pages.allocate(nr_pages, align, random() % 2 == 0 ? Purpose::kBlocks : Purpose::kLarge);
+        REQUIRE(number != 0);
+        const Span& span = at.window.span(number);
+        REQUIRE(span.nr_pages == nr_pages);
+        REQUIRE((span.first_page + (at.window.base() >> kPageShift)) % align == 0);
+        take_pages(span.first_page, nr_pages);
+        for (uint64_t i = 0; i < nr_pages; ++i) {
+          if (span.clean) REQUIRE(*at.word(span.first_page + i) == 0);
+          *at.word(span.first_page + i) = step;
+        }
+        runs[number] = {span.first_page, nr_pages, step};
+        used += nr_pages;
+        continue;
+      }
+      if (what == 98) at.pages.decay(random() % 257);
+      if (what == 99) (void)at.pages.purge_to(random() % 2000);
+      if (what >= 98) {
+        const PageStats stats = at.pages.stats();
+        REQUIRE(stats.open_pages - stats.dirty_pages - stats.clean_pages == used);
+        REQUIRE(stats.huge_regions <= stats.open_pages / kRegionPages);
+        continue;
+      }
+      auto any = runs.begin();
+      std::advance(any, static_cast<long>(random() % (runs.size() < 50 ? runs.size() : 50)));
+      Run& run = any->second;
+      for (uint64_t i = 0; i < run.nr_pages; ++i) REQUIRE(*at.word(run.first + i) == run.tag);
+      taken.erase(run.first);
+      used -= run.nr_pages;
+      if (what < 90) {
+        at.pages.release(any->first);
+        runs.erase(any);
+        continue;
+      }
+      const uint64_t wanted = 1 + random() % (2 * run.nr_pages);
+      if (at.pages.resize(any->first, wanted)) run.nr_pages = wanted;
+      take_pages(run.first, run.nr_pages);
+      used += run.nr_pages;
+      for (uint64_t i = 0; i < run.nr_pages; ++i) *at.word(run.first + i) = run.tag;
+    }
+    if (use != HugeUse::kNone) CHECK(at.pages.stats().huge_regions + at.pages.stats().purged_pages > 0);
+    for (const auto& [number, run] : runs) at.pages.release(number);
+    (void)at.pages.purge_all();
+    const PageStats stats = at.pages.stats();
+    CHECK(stats.dirty_pages == 0);
+    CHECK(stats.clean_pages == stats.open_pages);
+    CHECK(stats.huge_regions == 0);
+    // All of it is one run again.
+    (void)at.take(stats.open_pages);
+  }
+}
+
+}  // namespace
+}  // namespace percpu::heap

@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: MIT
+//
+// The window and its tables: where addresses belong, and what is refused.
+#include "preload/window.h"
+
+#include <doctest/doctest.h>
+#include <sys/mman.h>
+
+#include "small_system.h"
+
+namespace percpu::heap {
+namespace {
+
+TEST_CASE("each node has an equal part, of whole regions") {
+  for (uint32_t nodes = 1; nodes <= kMaxHeapNodes; ++nodes) {
+    CAPTURE(nodes);
+    Window window;
+    REQUIRE(window.reserve_all(SmallSystem::system(), nodes) == 0);
+    CHECK(window.base() % kHugeBytes == 0);
+    CHECK(window.node_pages() % kRegionPages == 0);
+    CHECK((window.node_pages() << kPageShift) * nodes == window.size_bytes());
+    for (uint32_t node = 0; node < nodes; ++node) {
+      CHECK(window.node_of_page(node * window.node_pages()) == node);
+      CHECK(window.node_of_page((node + 1) * window.node_pages() - 1) == node);
+    }
+    munmap(reinterpret_cast<void*>(window.base()), window.size_bytes());
+  }
+}
+
+TEST_CASE("an address is in the window or not, and the page map can be read for all that are") {
+  Window window;
+  REQUIRE(window.reserve_all(SmallSystem::system(), 1) == 0);
+  uint64_t page = 0;
+  const auto in = [&](uintptr_t address) { return window.page_of(reinterpret_cast<void*>(address), &page); };
+  CHECK_FALSE(in(0));
+  CHECK_FALSE(in(window.base() - 1));
+  CHECK(in(window.base()));
+  CHECK(page == 0);
+  CHECK(in(window.base() + window.size_bytes() - 1));
+  CHECK(page == (window.size_bytes() >> kPageShift) - 1);
+  CHECK(window.entry(page).kind() == kKindNone);
+  CHECK_FALSE(in(window.base() + window.size_bytes()));
+  CHECK_FALSE(in(~uintptr_t{0}));
+  munmap(reinterpret_cast<void*>(window.base()), window.size_bytes());
+}
+
+TEST_CASE("the window is as large as the system grants; with less than the least there is none") {
+  System system = SmallSystem::system();
+  static size_t granted = 0;
+  system.mmap = [](uintptr_t address, size_t bytes, int protection, int flags) -> intptr_t {
+    return bytes > granted ? -ENOMEM : real_system().mmap(address, bytes, protection, flags);
+  };
+  for (granted = size_t{1} << 20; granted <= size_t{1} << 30; granted *= 4) {
+    CAPTURE(granted);
+    Window window;
+    if (granted < size_t{8} << 20) {
+      CHECK(window.reserve_all(system, 1) == -ENOMEM);
+      continue;
+    }
+    REQUIRE(window.reserve_all(system, 1) == 0);
+    CHECK(window.size_bytes() >= granted / 4);
+    CHECK(window.size_bytes() < granted);
+    munmap(reinterpret_cast<void*>(window.base()), window.size_bytes());
+  }
+}
+
+TEST_CASE("pages are opened with their part of the tables; records come back") {
+  Window window;
+  REQUIRE(window.reserve_all(SmallSystem::system(), 1) == 0);
+  const uint64_t last = (window.size_bytes() >> kPageShift) - 1;
+  for (const uint64_t page : {uint64_t{0}, uint64_t{70000}, last}) {
+    REQUIRE(window.open_pages(page, 1) == 0);
+    *static_cast<volatile char*>(window.address_of(page)) = 1;
+    window.set_entry(page, 7, kKindLarge, 99);
+    CHECK(window.entry(page).kind() == kKindLarge);
+    CHECK(window.entry(page).first_block == 99);
+    CHECK(window.span_of(page) == 7);
+    CHECK_FALSE(window.is_huge(page / kRegionPages));
+    window.clear_entries(page, 1);
+    CHECK(window.entry(page).kind() == kKindNone);
+  }
+  const uint32_t a = window.take_span();
+  const uint32_t b = window.take_span();
+  CHECK(a != 0);
+  CHECK(b != a);
+  window.give_span(a);
+  CHECK(window.take_span() == a);
+  for (uint32_t i = 0; i < 5000; ++i) REQUIRE(window.take_span() > b);
+  SmallSystem::opens_left = 0;
+  uint32_t more = 0;
+  while (window.take_span() != 0) more++;
+  CHECK(more < 1000);  // what was open already
+  munmap(reinterpret_cast<void*>(window.base()), window.size_bytes());
+}
+
+}  // namespace
+}  // namespace percpu::heap
