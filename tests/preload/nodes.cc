@@ -82,7 +82,7 @@ TEST_CASE("what is freed on another node goes back to its own, in batches, and i
     REQUIRE(move_to(there));
     for (void* block : mine) free(block);
     // At most a batch of them waits on this CPU.
-    if (size <= 32768) CHECK(mallinfo2().fsmblks < 64 * 20480 + (size_t{2} << 20));
+    if (size <= 32768) CHECK(mallinfo2().fsmblks < 64 * 20480 + (size_t{4} << 20));
     std::vector<void*> others;
     for (int i = 0; i < 2000; ++i) {
       others.push_back(malloc(size));
