@@ -46,7 +46,7 @@ struct SmallSystem {
       if (keeps_pages) return -ENOMEM;
       return real_system().madvise(address, bytes, advice);
     };
-    small.mbind = [](uintptr_t address, size_t bytes, int, const uint64_t* nodes, size_t) {
+    small.mbind = [](uintptr_t address, size_t bytes, int, const uint64_t* nodes, size_t, unsigned) {
       binds.push_back({address, bytes, static_cast<int>(__builtin_ctzl(nodes[0]))});
       return 0;
     };
