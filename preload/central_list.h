@@ -17,10 +17,16 @@ class CentralList {
  public:
   constexpr CentralList() = default;
 
-  void init(Window& window, PageHeap& pages, uint32_t lane) {
+  // How many blocks a shelf has room for.
+  static constexpr uint32_t kShelf = 4 * kMaxBatch;
+
+  // `shelf`: kShelf words, touched only once blocks lie there. Not a part of the list, so that the lists of all classes lie
+  // together: a fork takes all their locks, and what it writes the child copies.
+  void init(Window& window, PageHeap& pages, uint32_t lane, uint64_t* shelf) PERCPU_NO_THREAD_SAFETY_ANALYSIS {
     window_ = &window;
     pages_ = &pages;
     lane_ = lane;
+    shelf_ = shelf;
     size_class_ = class_of_lane(lane);
   }
 
@@ -48,7 +54,6 @@ class CentralList {
   HeapLock& lock() PERCPU_RETURNS_LOCK(lock_) { return lock_; }
 
  private:
-  static constexpr uint32_t kShelf = 4 * kMaxBatch;
   // Of large blocks fewer wait: 256 KiB a class.
   uint32_t shelf_limit() const PERCPU_REQUIRES(lock_) {
     if (little_) return kClasses.info[size_class_].batch / 4;
@@ -73,7 +78,7 @@ class CentralList {
   uint32_t least_on_shelf_ PERCPU_GUARDED_BY(lock_) = 0;
   bool little_ PERCPU_GUARDED_BY(lock_) = false;
   uint64_t free_in_spans_ PERCPU_GUARDED_BY(lock_) = 0;
-  uint64_t shelf_[kShelf] PERCPU_GUARDED_BY(lock_) = {};
+  uint64_t* shelf_ PERCPU_PT_GUARDED_BY(lock_) = nullptr;
 };
 
 }  // namespace percpu::heap

@@ -21,6 +21,8 @@ Heap heap;
 
 namespace {
 
+constinit uint64_t shelves[kMaxHeapNodes][kNrClasses][CentralList::kShelf] = {};
+
 constexpr uint64_t kTickMs = 200;
 constexpr size_t kMaxBytes = PTRDIFF_MAX;
 // From here on a growing block moves by moving its pages, which costs less than copying them.
@@ -59,7 +61,7 @@ int Heap::prepare_now() {
   if (const int result = window_.reserve_all(system, nr_nodes); result != 0) return result;
   for (uint32_t node = 0; node < nr_nodes; ++node) {
     pages_[node].init(window_, node);
-    for (uint32_t i = 0; i < kNrClasses; ++i) lists_[node][i].init(window_, pages_[node], lane_of(node, i));
+    for (uint32_t i = 0; i < kNrClasses; ++i) lists_[node][i].init(window_, pages_[node], lane_of(node, i), shelves[node][i]);
   }
   keep_ = 222;  // half a second's worth; start() reads what the user wants
   return 0;
@@ -550,14 +552,20 @@ HeapTotals Heap::totals() {
 
 // ---- fork ------------------------------------------------------------------------------------------------------------------
 
+// The locks of all lists, then of all page heaps, of the nodes that are there: each that is written to is copied by the child.
+template <class Each>
+void Heap::for_each_node_lock(Each each) {
+  for (uint32_t node = 0; node < window_.nr_nodes(); ++node) {
+    for (CentralList& list : lists_[node]) each(list.lock());
+  }
+  for (uint32_t node = 0; node < window_.nr_nodes(); ++node) each(pages_[node].lock());
+}
+
 void Heap::fork_prepare() {
   (void)prepare();
   decay_lock_.lock();
   cache_.fork_prepare();
-  for (auto& node : lists_) {
-    for (CentralList& list : node) list.lock().lock();
-  }
-  for (PageHeap& pages : pages_) pages.lock().lock();
+  for_each_node_lock([](HeapLock& lock) PERCPU_NO_THREAD_SAFETY_ANALYSIS { lock.lock(); });
   window_.spans_lock().lock();
   checker_.lock().lock();
   forking_thread.store(this_thread(), std::memory_order_relaxed);
@@ -567,10 +575,7 @@ void Heap::fork_parent() {
   forking_thread.store(0, std::memory_order_relaxed);
   checker_.lock().unlock();
   window_.spans_lock().unlock();
-  for (PageHeap& pages : pages_) pages.lock().unlock();
-  for (auto& node : lists_) {
-    for (CentralList& list : node) list.lock().unlock();
-  }
+  for_each_node_lock([](HeapLock& lock) PERCPU_NO_THREAD_SAFETY_ANALYSIS { lock.unlock(); });
   cache_.fork_parent();
   decay_lock_.unlock();
 }
@@ -580,10 +585,7 @@ void Heap::fork_child() {
   store_relaxed(&threads_begun_, false);
   checker_.lock().reset_after_fork_in_child();
   window_.spans_lock().reset_after_fork_in_child();
-  for (PageHeap& pages : pages_) pages.lock().reset_after_fork_in_child();
-  for (auto& node : lists_) {
-    for (CentralList& list : node) list.lock().reset_after_fork_in_child();
-  }
+  for_each_node_lock([](HeapLock& lock) { lock.reset_after_fork_in_child(); });
   cache_.fork_child();
   decay_lock_.reset_after_fork_in_child();
   prepared_.reset_after_fork_in_child();

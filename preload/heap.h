@@ -117,6 +117,8 @@ class Heap {
   int prepare();
   int prepare_now();
   void decay_if_due();
+  template <class Each>
+  void for_each_node_lock(Each each) PERCPU_NO_THREAD_SAFETY_ANALYSIS;
 
   // ---- the memory limit (heap_limit.cc)
   // Where clean pages were taken, or pages became dirty: looks at the limit when enough of that has happened.

@@ -20,12 +20,13 @@ struct Fixture {
   Window window;
   PageHeap pages;
   CentralList list;
+  std::vector<uint64_t> shelf = std::vector<uint64_t>(CentralList::kShelf);
   const ClassInfo& info;
 
   explicit Fixture(uint32_t size_class, uint32_t node = 0) : info(kClasses.info[size_class]) {
     REQUIRE(window.reserve_all(SmallSystem::system(), node + 1) == 0);
     pages.init(window, node);
-    list.init(window, pages, lane_of(node, size_class));
+    list.init(window, pages, lane_of(node, size_class), shelf.data());
   }
   ~Fixture() { munmap(reinterpret_cast<void*>(window.base()), window.size_bytes()); }
 
