@@ -276,7 +276,7 @@ class Pool {
   uint64_t front_activity_ PERCPU_GUARDED_BY(grow_lock_) = 0;  // of the front caches, at the last look
   uint32_t front_idle_ms_ PERCPU_GUARDED_BY(grow_lock_) = 0;   // since when it has been the same
 
-  std::atomic<uint32_t> due_{0};
+  std::atomic<uint32_t> due_{kSay};  // what was refused before there was a pool is said by the first call
   std::atomic<bool> starved_{false};       // the last round could not fill the reserve: do not ask again at once
   std::atomic<uint32_t> pending_{0};       // list of areas to release: who unlocks map_lock_ empties it
   std::atomic<uint32_t> grace_pending_{0}; // list of areas passed to percpu_free_rcu()

@@ -171,11 +171,16 @@ TEST_CASE("more references dropped than taken stops the program") {
 
 // Fills the first chunk, so that what comes next lies elsewhere.
 void fill_first_chunk(TestPool& pool, std::vector<void*>& handles) {
-  for (;;) {
-    void* handle = pool.alloc(1024);
-    REQUIRE(handle != nullptr);
-    if (pool.chunk_of(handle) != 0) return pool.free(handle);
-    handles.push_back(handle);
+  for (const size_t size_bytes : {1024, 64, 4}) {
+    for (;;) {
+      void* handle = pool.alloc(size_bytes);
+      REQUIRE(handle != nullptr);
+      if (pool.chunk_of(handle) != 0) {
+        pool.free(handle);
+        break;
+      }
+      handles.push_back(handle);
+    }
   }
 }
 
