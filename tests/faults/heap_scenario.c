@@ -14,26 +14,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-static int refusals;
-static int may_refuse = 1;
-
-#define EXPECT(what)                                                                            \
-  do {                                                                                          \
-    if (!(what)) {                                                                              \
-      fprintf(stderr, "%s:%d: expected %s (errno %d)\n", __FILE__, __LINE__, #what, errno);     \
-      _exit(1);                                                                                 \
-    }                                                                                           \
-  } while (0)
-
-/* A block, or a refusal that is one. */
-static void *taken(void *block) {
-  if (block == NULL) {
-    EXPECT(errno == ENOMEM);
-    EXPECT(may_refuse);
-    __atomic_fetch_add(&refusals, 1, __ATOMIC_RELAXED);
-  }
-  return block;
-}
+#include "scenario.h"
 
 static unsigned char mark_of(const void *block) { return (unsigned char)((uintptr_t)block >> 4 | 1); }
 

@@ -14,24 +14,11 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-static int may_refuse = 1;
-
-#define EXPECT(what)                                                                        \
-  do {                                                                                      \
-    if (!(what)) {                                                                          \
-      fprintf(stderr, "%s:%d: expected %s (errno %d)\n", __FILE__, __LINE__, #what, errno); \
-      _exit(1);                                                                             \
-    }                                                                                       \
-  } while (0)
+#include "scenario.h"
 
 PERCPU_DEFINE(long, begun) = 5;
 
 enum { kAreas = 120, kThreads = 3, kEvents = 1000 };
-
-static void *taken(void *handle) {
-  EXPECT(handle != NULL || (may_refuse && errno == ENOMEM));
-  return handle;
-}
 
 /* What must not block may find no populated memory, or a lock held, at any time. */
 static void *taken_at_once(void *handle) {
