@@ -46,7 +46,7 @@ uintptr_t pages_for(const System& system, size_t bytes) {
 int CpuCache::open(const Window& window, size_t budget_bytes, bool unchecked) {
   const System& system = window.system();
   const uint32_t nr_nodes = window.nr_nodes();
-  const uint32_t nr_cpus = percpu_nr_cpu_ids();
+  const uint32_t nr_cpus = percpu_machine_cpus_();
   if (nr_cpus == 0) return -ENOMEM;  // the library could not look at the machine
   nr_lanes_ = nr_nodes * kNrClasses;
   const size_t heads = round_up((kKindLane + nr_lanes_) * sizeof(StackHead), kLineBytes);
@@ -79,6 +79,13 @@ int CpuCache::open(const Window& window, size_t budget_bytes, bool unchecked) {
   cpus_ = reinterpret_cast<Cpu*>(cpus);  // zero is a valid Cpu
   nr_cpus_ = nr_cpus;
   area_bytes_ = area;
+  system_ = &system;
+  // Most stacks never hold much, and many CPUs never run us: what the pool backed when it gave the area comes back page by page
+  // when a stack first gets there, on the CPU's own node, since that is the policy of the range.
+  for (uint32_t cpu = 0; cpu < nr_cpus; ++cpu) {
+    if (exists(cpu)) (void)depopulate(system, {reinterpret_cast<uintptr_t>(handle) + view_.offset[cpu], area});
+  }
+  heads_bytes_ = round_up(heads, page_size_bytes());
   if (budget_bytes == 0) {
     budget_bytes = kAllBudgets / nr_cpus;
     if (budget_bytes < kLeastBudget) budget_bytes = kLeastBudget;
@@ -111,7 +118,7 @@ void CpuCache::set_home(uint32_t cpu, uint32_t node) {
 }
 
 bool CpuCache::attach() {
-  if (!is_open() || percpu_thread_attach_() == 0) return false;
+  if (!is_open() || percpu_thread_registered_() == 0) return false;
   thread_caches.rseq = reinterpret_cast<uintptr_t>(__builtin_thread_pointer()) + static_cast<uintptr_t>(__rseq_offset);
   __atomic_signal_fence(__ATOMIC_RELEASE);  // a handler that finds a limit finds the area
   (unchecked_ ? thread_caches.unchecked_limit : thread_caches.free_limit) = window_bytes_;
@@ -246,6 +253,7 @@ void CpuCache::age(bool all, BlockSink sink, void* context) {
         if (cpu.limit[lane] != 0) empty(number, lane, sink, context);
       }
       cpu.used_bytes = 0;
+      (void)depopulate(*system_, {copy_of(number) + heads_bytes_, area_bytes_ - heads_bytes_});
       __atomic_fetch_add(&work_.emptied_cpus, 1, __ATOMIC_RELAXED);
     }
     reopen(number);

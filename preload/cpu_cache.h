@@ -119,6 +119,8 @@ class CpuCache {
 
   uintptr_t base_ = 0;  // the area's handle; 0: no caches. Published last
   bool unchecked_ = false;
+  const System* system_ = nullptr;
+  size_t heads_bytes_ = 0;  // of a copy: the pages with all heads, which stay backed when its stacks have been emptied
   uintptr_t window_bytes_ = 0;
   CacheTable* table_ = nullptr;
   percpu_view view_{};

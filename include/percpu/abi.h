@@ -68,6 +68,16 @@ void *percpu_shared_copy_(const struct percpu_view *view, const void *handle);
 int percpu_memory_node_(unsigned cpu);
 
 /*
+ * For the preload. The highest possible CPU number + 1, as percpu_nr_cpu_ids() says, but without making the default pool: a
+ * program that nobody rebuilt will not use it. 0 with errno where the machine cannot be looked at.
+ */
+unsigned percpu_machine_cpus_(void);
+
+/* For the preload. Whether the kernel knows the calling thread's rseq area, as percpu_thread_attach_() says, but without making
+ * the default pool. Async-signal-safe. Preserves errno. */
+int percpu_thread_registered_(void);
+
+/*
  * For the preload. The balance thread calls job(context) whenever it wakes, and again after a fifth of a second while that
  * returns nonzero; it holds none of the library's locks then. Once a process, before the thread is started.
  */

@@ -150,8 +150,13 @@ PERCPU_EXPORT int percpu_cpu_possible(unsigned cpu) {
   Pool* pool = library.default_pool();
   return pool != nullptr && cpu < pool->view().nr_cpu_ids && pool->view().offset[cpu] != 0;
 }
+PERCPU_EXPORT unsigned percpu_machine_cpus_(void) {
+  const int result = library.nr_machine_cpus();
+  return result >= 0 ? static_cast<unsigned>(result) : (errno = -result, 0u);
+}
 PERCPU_EXPORT int percpu_memory_node_(unsigned cpu) { return library.memory_node(cpu); }
 PERCPU_EXPORT int percpu_thread_has_rseq(void) { return percpu_thread_.offset != nullptr || library.attach_thread(); }
+PERCPU_EXPORT int percpu_thread_registered_(void) { return library.thread_has_rseq(); }
 PERCPU_EXPORT int percpu_fence(int cpu) { return result_of(library.fence(cpu)); }
 
 // ---- the balance thread ----------------------------------------------------------------------------------------------

@@ -296,10 +296,17 @@ int Library::refuse_without_pool(size_t size_bytes, size_t align_bytes, unsigned
 
 // ---- threads and copies ----------------------------------------------------------------------------------------------
 
+bool Library::thread_has_rseq() {
+  const int saved_errno = errno;
+  const bool registered = process_has_rseq() && thread_registered(system());
+  errno = saved_errno;
+  return registered;
+}
+
 int Library::attach_thread() {
   const int saved_errno = errno;
   Pool* pool = default_pool();
-  const bool registered = pool != nullptr && process_has_rseq() && thread_registered(system());
+  const bool registered = pool != nullptr && thread_has_rseq();
   if (registered) percpu_thread_.offset = pool->view().offset;
   errno = saved_errno;
   return registered ? 1 : 0;
@@ -327,6 +334,11 @@ int Library::memory_node(unsigned cpu) {
   const CpuId id{static_cast<int32_t>(cpu)};
   if (prepare() != 0 || cpu >= topology_.nr_cpu_ids || !topology_.possible.has(id)) return -1;
   return topology_.nearest_memory_node(topology_.node_of_cpu(id)).value;
+}
+
+int Library::nr_machine_cpus() {
+  const int result = prepare();
+  return result != 0 ? result : static_cast<int>(topology_.nr_cpu_ids);
 }
 
 int Library::fence(int cpu) {

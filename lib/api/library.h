@@ -58,6 +58,10 @@ class Library {
   int fence(int cpu);
   // As percpu_memory_node_().
   int memory_node(unsigned cpu);
+  // As percpu_thread_registered_().
+  bool thread_has_rseq();
+  // As percpu_machine_cpus_(), or -errno.
+  int nr_machine_cpus();
 
   // For the preload (percpu/abi.h).
   void set_balance_job(Balancer::Job job, void* context) { balancer_.set_job(job, context); }
