@@ -28,7 +28,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 OTHER_KERNELS = ["trixie", "trixie-backports"]
 
 # events of the count test, times that a CPU goes offline and back, seconds for a machine
-FORMS = {"boot": (200_000, 4, 300), "short": (2_000_000, 20, 3600), "full": (20_000_000, 500, 14400)}
+FORMS = {"boot": (200_000, 4, 1800), "short": (2_000_000, 20, 3600), "full": (20_000_000, 500, 14400)}
 
 
 def steps_for(machine, build, form, only):
@@ -76,6 +76,8 @@ def run_machine(machine, build, kernel, options, only):
             if run.booted or attempt == 2:
                 break
             print("  it died while it booted; once more", flush=True)
+        if not run.booted:
+            run.steps[-1].output = f"the kernel did not reach its first program, in {attempt} of {attempt} tries"
     finally:
         path.unlink()
     print(f"  kernel {run.kernel}", flush=True)
@@ -138,15 +140,17 @@ def main():
     only = [part for part in options.only.split(",") if part]
     os.makedirs(options.cache, exist_ok=True)
     build_for = builds(options)
+    order = ["this one", *all_machines]
     bad = 0
     try:
         for word in options.what:
             chosen = []
             if word in ("host", "all"):
+                at_commit = results.commit()
                 steps = run_host(build_for("x86_64"), options.form, only)
                 bad += sum(step.status not in (0, 77) for step in steps)
                 if options.write_results:
-                    results.add("this one", platform.release(), steps)
+                    results.add("this one", platform.release(), options.form, at_commit, steps, order)
             if word == "all":
                 chosen = list(all_machines.values())
             elif word in all_machines:
@@ -157,10 +161,11 @@ def main():
                 others = OTHER_KERNELS if word == "all" and machine.name in ("4x2", "arm-4x2") else []
                 for name in options.kernel or ["stable", *others]:
                     kernel = kernels.find(options.cache, name, machine.arch)
+                    at_commit = results.commit()
                     run = run_machine(machine, build_for(machine.arch), kernel, options, only)
                     bad += run.status != 0
                     if options.write_results:
-                        results.add(machine.name, run.kernel.split(",")[0] or kernel.name, run.steps)
+                        results.add(machine.name, run.release if run.booted else name, options.form, at_commit, run.steps, order)
     except (machines.BadMachine, kernels.NotToBeHad, FileNotFoundError) as error:
         print(f"scripts/lab: {error}", file=sys.stderr)
         return 2

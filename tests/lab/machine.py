@@ -160,6 +160,15 @@ class Run:
     def booted(self):
         return self.kernel != ""
 
+    @property
+    def release(self):
+        """The kernel's, and what it checks of rseq."""
+        return self.kernel.split(",")[0] + (", checks rseq" if "rseq checked by the kernel" in self.kernel else "")
+
+    def place(self, step_name):
+        """Where a run ended that did not end by itself."""
+        return step_name or ("between two steps" if self.booted else "boot")
+
 
 def lines_of(process, deadline):
     """Yields the guest's lines, until it ends or the time is over; then None in the second case."""
@@ -192,7 +201,7 @@ def run(machine, kernel, initramfs, append=(), seconds=600, on_step=None):
             for line in lines_of(process, time.monotonic() + seconds):
                 if line is None:
                     result.status = NO_ANSWER
-                    result.steps.append(Step(name or "boot", NO_ANSWER, 0, "\n".join(said)))
+                    result.steps.append(Step(result.place(name), NO_ANSWER, 0, "\n".join(said)))
                     break
                 word, _, rest = line.partition(" ")
                 if word == MARK + "ready":
@@ -213,7 +222,7 @@ def run(machine, kernel, initramfs, append=(), seconds=600, on_step=None):
         finally:
             process.kill()
             process.wait()
-        if result.status == DIED and name:
-            result.steps.append(Step(name, DIED, 0, "\n".join(said)))
+        if result.status == DIED:
+            result.steps.append(Step(result.place(name), DIED, 0, "\n".join(said)))
         result.log = log.read_text(errors="replace") or "\n".join(said)
         return result
