@@ -140,13 +140,13 @@ def main():
     only = [part for part in options.only.split(",") if part]
     os.makedirs(options.cache, exist_ok=True)
     build_for = builds(options)
+    at_commit = results.commit()  # now: scripts/lab has just built it
     order = ["this one", *all_machines]
     bad = 0
     try:
         for word in options.what:
             chosen = []
             if word in ("host", "all"):
-                at_commit = results.commit()
                 steps = run_host(build_for("x86_64"), options.form, only)
                 bad += sum(step.status not in (0, 77) for step in steps)
                 if options.write_results:
@@ -161,8 +161,7 @@ def main():
                 others = OTHER_KERNELS if word == "all" and machine.name in ("4x2", "arm-4x2") else []
                 for name in options.kernel or ["stable", *others]:
                     kernel = kernels.find(options.cache, name, machine.arch)
-                    at_commit = results.commit()
-                    run = run_machine(machine, build_for(machine.arch), kernel, options, only)
+                        run = run_machine(machine, build_for(machine.arch), kernel, options, only)
                     bad += run.status != 0
                     if options.write_results:
                         results.add(machine.name, run.release if run.booted else name, options.form, at_commit, run.steps, order)
