@@ -7,7 +7,8 @@
 //
 //   head     top   where the next block goes; changed by sequences on that CPU, or by who has closed the CPU
 //            end   top may go so far; changed by who holds the CPU's lock
-//   slots    one that is 0, then the blocks' addresses: a pop that finds 0 says empty
+//   slots    kZeroSlots that are 0, then the blocks' addresses: a pop that finds 0 says empty, and the upper two entries, which
+//            a push compares, are always there
 //
 // The table says where each CPU's copy is, so a CPU is *closed* by letting its entries point to the closed copy, whose heads
 // all say empty and full (top is end, below it a 0), and fencing it: sequences that had read the entry before were restarted,
@@ -45,6 +46,8 @@ struct StackHead {
 };
 // Entries of the page map hold kinds as offsets of heads in a copy.
 static_assert(sizeof(StackHead) == size_t{1} << kKindShift);
+
+constexpr size_t kZeroSlots = 2;
 
 struct CacheTable {
   struct Kind {
@@ -186,13 +189,15 @@ none:
 
 enum class Pushed { kYes, kFull, kTwice };
 
-// Puts a block on this CPU's stack whose head is there in a copy. kTwice: it lies on top already.
+// Puts a block on this CPU's stack whose head is there in a copy. kTwice: it is one of the upper two already.
 PRELOAD_HOT Pushed push(const CacheTable* table, uintptr_t head, const void* block) {
   uintptr_t copy, top;
   asm volatile goto(PRELOAD_SEQ_BEGIN_
                     "cmpq 8" PRELOAD_HEAD_ ",%[top]\n\t"
                     "jae %l[full]\n\t"
                     "cmpq %[block],-8(%[top])\n\t"
+                    "je %l[twice]\n\t"
+                    "cmpq %[block],-16(%[top])\n\t"
                     "je %l[twice]\n\t"
                     "movq %[block],(%[top])\n\t"
                     "addq $8,%[top]\n\t"

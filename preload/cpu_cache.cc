@@ -54,8 +54,8 @@ int CpuCache::open(const Window& window, size_t budget_bytes, bool unchecked) {
   for (uint32_t i = 0; i < kNrClasses; ++i) {
     const uint32_t cap = kClasses.info[i].cache_limit;
     limit_cap_[i] = nr_cpus <= kManyCpus || cap <= 32 ? cap : cap / 4 < 32 ? 32 : cap / 4;
-    slots_[i] = static_cast<uint32_t>(heads + group + sizeof(uint64_t));
-    group += round_up((1 + size_t{limit_cap_[i]}) * sizeof(uint64_t), kLineBytes);
+    slots_[i] = static_cast<uint32_t>(heads + group + kZeroSlots * sizeof(uint64_t));
+    group += round_up((kZeroSlots + size_t{limit_cap_[i]}) * sizeof(uint64_t), kLineBytes);
   }
   group_bytes_ = static_cast<uint32_t>(group);
   const size_t area = round_up(heads + group * nr_nodes, page_size_bytes());
@@ -73,7 +73,7 @@ int CpuCache::open(const Window& window, size_t budget_bytes, bool unchecked) {
   void* handle = percpu_pool_alloc(pool, area, page_size_bytes(), 0);
   const uintptr_t cpus = pages_for(system, nr_cpus * sizeof(Cpu));
   const PageRange table = window.before_map();
-  closed_copy_ = pages_for(system, heads + sizeof(uint64_t));
+  closed_copy_ = pages_for(system, heads + kZeroSlots * sizeof(uint64_t));
   if (handle == nullptr || cpus == 0 || closed_copy_ == 0 || open_range(system, table) != 0) return -ENOMEM;
   view_ = *reinterpret_cast<const percpu_view*>(pool);
   cpus_ = reinterpret_cast<Cpu*>(cpus);  // zero is a valid Cpu
@@ -101,7 +101,7 @@ int CpuCache::open(const Window& window, size_t budget_bytes, bool unchecked) {
   for (uint32_t lane = 0; lane < nr_lanes_; ++lane) {
     const ClassInfo& info = kClasses.info[class_of_lane(lane)];
     table_->kinds[kKindLane + lane] = {info.inverse, info.size_bytes};
-    closed_heads[kKindLane + lane] = {closed_slot + 1, closed_slot + 1};
+    closed_heads[kKindLane + lane] = {closed_slot + kZeroSlots, closed_slot + kZeroSlots};
   }
   for (size_t i = 0; i < CacheTable::kNoCpu + nr_cpus; ++i) table_->homes[i] = table_->copies[i] = closed_copy_;
   cache_places = {window.base(), table_};

@@ -102,7 +102,7 @@ class CpuCache {
   StackHead* head_of(uint32_t cpu, uint32_t lane) const {
     return reinterpret_cast<StackHead*>(copy_of(cpu)) + kKindLane + lane;
   }
-  // The first slot for a block; the one below it is 0.
+  // The first slot for a block; kZeroSlots below it are 0.
   uint64_t* slots_of(uint32_t cpu, uint32_t lane) const {
     return reinterpret_cast<uint64_t*>(copy_of(cpu) + slots_[class_of_lane(lane)] + node_of_lane(lane) * group_bytes_);
   }

@@ -92,12 +92,22 @@ TEST_CASE("a small block freed twice in a row") {
   }), "freed twice"));
 }
 
-TEST_CASE("a small block freed twice with another in between, told when the caches are given back") {
+TEST_CASE("a small block freed twice with another in between") {
   CHECK(says(stopped_by([] {
     void* block = malloc(100);
     void* other = malloc(100);
     free(opaque(block));
     free(opaque(other));
+    free(opaque(block));
+  }), "freed twice"));
+}
+
+TEST_CASE("a small block freed twice with two others in between, told when the caches are given back") {
+  CHECK(says(stopped_by([] {
+    void* block = malloc(100);
+    void* others[] = {malloc(100), malloc(100)};
+    free(opaque(block));
+    for (void* other : others) free(opaque(other));
     free(opaque(block));
     malloc_trim(0);
   }), "freed twice"));
