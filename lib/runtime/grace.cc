@@ -20,8 +20,9 @@ constexpr uint32_t kBracketedPatienceMs = 20;
 
 constexpr uint32_t kSliceMs = 10;
 
-// Whether the fork that is being prepared has let threads stay inside liburcu.
-__thread bool left_inside __attribute__((tls_model("initial-exec"))) = false;
+// Set where the fork that this thread prepares has let threads stay inside liburcu: to whose they are, since a test has a Grace
+// of its own, and the handlers of the library's run in the same fork.
+__thread const Grace* left_inside_of __attribute__((tls_model("initial-exec"))) = nullptr;
 
 // What urcu_bp_before_fork() leaves behind, besides its locks: all signals are blocked.
 bool all_signals_blocked() {
@@ -104,22 +105,26 @@ bool Grace::waiters_left() {
 }
 
 void Grace::fork_prepare() {
-  left_inside = waiters_.shut() && !waiters_left();
+  if (waiters_.shut() && !waiters_left()) left_inside_of = this;
   if (!readers_.shut()) return;
   if (all_signals_blocked()) {
     (void)readers_.wait_empty(kBracketedPatienceMs);
   } else if (!readers_.wait_empty(kForkPatienceMs)) {
-    left_inside = true;
+    left_inside_of = this;
   }
 }
 
 void Grace::fork_parent() {
+  if (left_inside_of == this) left_inside_of = nullptr;
   readers_.open();
   waiters_.open();
 }
 
 void Grace::fork_child() {
-  if (left_inside) lost_.store(true, std::memory_order_relaxed);
+  if (left_inside_of == this) {
+    lost_.store(true, std::memory_order_relaxed);
+    left_inside_of = nullptr;
+  }
   readers_.reset();
   waiters_.reset();
 }
