@@ -5,6 +5,7 @@ of 100 requests stay below, `peak` the server's peak resident memory: of all its
 import json
 import math
 import re
+import shutil
 import signal
 import time
 
@@ -127,7 +128,11 @@ class Cluster:
         if self.pg is None:
             pg = servers.PostgreSQL(context.work / "postgresql")
             pg.make_place()
-            context.run([*pg.as_user(), *pg.initdb()], cwd=pg.place)
+            try:
+                context.run([*pg.as_user(), *pg.initdb()], cwd=pg.place)
+            except BaseException:
+                shutil.rmtree(pg.place, ignore_errors=True)  # the next try says the same, not that something is there
+                raise
             self.pg = pg
         pg = self.pg
         # Its memory is that of many processes, which share some: proportional, added up five times a second.
