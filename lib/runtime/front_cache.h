@@ -112,9 +112,9 @@ class FrontCache {
   void attach_thread() const {
     if (percpu_thread_.offset == nullptr) (void)percpu_thread_attach_();
   }
-  // Counts an allocation that the cache served.
-  void count_alloc() const { percpu_add_8_(view_, reinterpret_cast<uint64_t*>(handle_), 1); }
-  void uncount_alloc() const { percpu_add_8_(view_, reinterpret_cast<uint64_t*>(handle_), UINT64_MAX); }
+  // Counts an allocation that the cache served. Requires: the thread popped or pushed just now, so that it is known.
+  void count_alloc() const { add_to_allocs(1); }
+  void uncount_alloc() const { add_to_allocs(UINT64_MAX); }
 
   // All CPUs' stacks: closed to their CPUs, open again.
   void stop() { set_limits(false); }
@@ -169,6 +169,15 @@ class FrontCache {
     return reinterpret_cast<const percpu_stack*>(stacks_[kind] + uintptr_t{size_class} * kStackBytes);
   }
   void set_limits(bool open);
+  // Without the way of a thread that is not known yet, which nobody would take here.
+  void add_to_allocs(uint64_t by) const {
+#if PERCPU_HAVE_SEQUENCES
+    const uintptr_t* table = percpu_table_(view_);
+    if (table != nullptr) percpu_seq_add_8_(table, reinterpret_cast<uint64_t*>(handle_), by);
+#else
+    (void)by;
+#endif
+  }
 
   const percpu_view* view_ = nullptr;
   uintptr_t handle_ = 0;

@@ -532,8 +532,8 @@ void Pool::free_small(Spot spot, uint32_t size_class) {
 // From the reserved part while that has room.
 void* Pool::allocate_statics(size_t size_bytes, size_t align_bytes) {
   int error = 0;
-  void* handle = allocate(size_bytes, align_bytes, PERCPU_RESERVED | PERCPU_NOWARN, kNoDomain, &error);
-  if (handle == nullptr) handle = allocate(size_bytes, align_bytes, PERCPU_NOWARN, kNoDomain, &error);
+  void* handle = allocate_slow(size_bytes, align_bytes, PERCPU_RESERVED | PERCPU_NOWARN, kNoDomain, &error);
+  if (handle == nullptr) handle = allocate_slow(size_bytes, align_bytes, PERCPU_NOWARN, kNoDomain, &error);
   Spot spot{};
   if (handle == nullptr || !memory_.locate_handle(reinterpret_cast<uintptr_t>(handle), &spot)) return nullptr;
   memory_.record(spot.chunk, spot.offset).domain.store(kStaticVariables.value, std::memory_order_relaxed);
@@ -546,7 +546,7 @@ void Pool::free_statics(void* handle) {
   if (memory_.locate_handle(reinterpret_cast<uintptr_t>(handle), &spot)) {
     memory_.record(spot.chunk, spot.offset).domain.store(kNoDomain.value, std::memory_order_relaxed);
   }
-  free(handle);
+  free_slow(handle, "percpu_free");
 }
 
 void Pool::uncharge(Spot spot, size_t size_bytes) {
