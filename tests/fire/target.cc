@@ -8,13 +8,16 @@
 //                         the operation was struck, a signal handler has changed the copy in the middle
 //                         (Operation::strike): then the two must have happened one after the other.
 //   mutants MUTANT        one sequence with a fault, from mutants.h: this file compiled with FIRE_MUTANTS
-//   target allocations    percpu_alloc() and percpu_free(): areas are zero, apart, and counted. The handler allocates too
+//   target allocations    percpu_alloc() and percpu_free(), in narrow and wide pools, with domains and without: areas are zero
+//                         and apart. The handler allocates too. The library's balance thread is held: what it takes from the
+//                         front caches, and when, would decide which sequences a round passes
 //   target blocks         malloc() and free() (of the preload): blocks keep what was written. The handler allocates too
 #include <percpu.h>
 #include <percpu/stack.h>
 
 #include <dlfcn.h>
 #include <malloc.h>
+#include <pthread.h>
 #include <sched.h>
 #include <sys/mman.h>
 #include <sys/rseq.h>
@@ -358,54 +361,131 @@ constexpr size_t kMost = 64;  // more than a front cache's stack, or a lane at f
 constexpr size_t kSizes[] = {8, 64, 200};
 constexpr size_t kBlockSizes[] = {64, 20'000};  // of the second a stack takes few
 
-// What the handler got: taken in the middle of an operation, looked at and given back at the end of the round.
+// What the handler got: taken in the middle of an operation, looked at and given back when that part of the round is over.
 uint64_t *stray;
 size_t stray_bytes;
+
+// How a part of a round allocates and frees.
+struct Way {
+  percpu_pool_t *pool;
+  void *(*allocate)(percpu_pool_t *pool, size_t i, size_t size, size_t align);
+  void (*free)(percpu_pool_t *pool, size_t i, void *handle);
+};
+const Way *way;
 
 void strike_allocation(int) {
   if (page->struck != 0) return;
   page->struck = 1;
-  stray = static_cast<uint64_t *>(percpu_alloc_flags(stray_bytes, 8, PERCPU_ATOMIC));
+  stray = static_cast<uint64_t *>(percpu_pool_alloc(way->pool, stray_bytes, 8, PERCPU_ATOMIC));
+}
+
+void begin_part(const Way &how, size_t size) {
+  way = &how;
+  stray = nullptr;
+  stray_bytes = size;
+  page->struck = 0;
+}
+void end_part() {
+  if (stray != nullptr) percpu_pool_free(way->pool, stray);
+  stray = nullptr;
 }
 
 uint64_t mark_of(size_t i, size_t size) { return 0x1000 * size + i + 1; }
 
-// By each function in turn: the fast path is inline in all of them.
-void *allocate_somehow(size_t i, size_t size) {
-  if (i % 5 < 2) return percpu_alloc(size, 8);
-  if (i % 5 == 2) return percpu_alloc_flags(size, 8, PERCPU_NOWARN);
+// By each function in turn: the fast path is inline in all of them. Only of the default pool.
+void *allocate_somehow(percpu_pool_t *pool, size_t i, size_t size, size_t align) {
+  if (i % 5 < 2) return percpu_alloc(size, align);
+  if (i % 5 == 2) return percpu_alloc_flags(size, align, PERCPU_NOWARN);
   if (i % 5 == 3) {
-    void *handle = percpu_alloc_flags(size, 8, PERCPU_ATOMIC | PERCPU_NOWARN);
-    return handle != nullptr ? handle : percpu_alloc(size, 8);
+    void *handle = percpu_alloc_flags(size, align, PERCPU_ATOMIC | PERCPU_NOWARN);
+    return handle != nullptr ? handle : percpu_alloc(size, align);
   }
-  return percpu_pool_alloc(percpu_pool_default(), size, 8, 0);
+  return percpu_pool_alloc(pool, size, align, 0);
 }
-void free_somehow(size_t i, void *handle) {
+void free_somehow(percpu_pool_t *pool, size_t i, void *handle) {
   if (i % 4 < 2) return percpu_free(handle);
-  percpu_pool_free(percpu_pool_default(), handle);
+  percpu_pool_free(pool, handle);
+}
+// Of any pool. An area that is charged is always allocated out of line, front cache or not.
+void *allocate_charged(percpu_pool_t *pool, size_t i, size_t size, size_t align) {
+  return percpu_pool_alloc(pool, size, align, i % 2 == 0 ? unsigned{PERCPU_ACCOUNT} : 0);
+}
+void free_charged(percpu_pool_t *pool, size_t, void *handle) { percpu_pool_free(pool, handle); }
+
+// More areas than a stack holds, each its owner's only.
+void take_many(const Way &how, size_t size) {
+  uint64_t *areas[kMost];
+  begin_part(how, size);
+  const auto allocate = [&](size_t i) {
+    areas[i] = static_cast<uint64_t *>(how.allocate(how.pool, i, size, 8));
+    if (areas[i] == nullptr || percpu_pool_sum(how.pool, areas[i]) != 0) return wrong("an area is missing, or not zero");
+    *percpu_pool_ptr(how.pool, areas[i], static_cast<unsigned>(sched_getcpu())) = mark_of(i, size);
+  };
+  for (size_t i = 0; i < kMost; ++i) allocate(i);
+  for (size_t i = 0; i < kMost; i += 2) how.free(how.pool, i, areas[i]);
+  for (size_t i = 0; i < kMost; i += 2) allocate(i);
+  if (stray != nullptr && percpu_pool_sum(how.pool, stray) != 0) wrong("the handler's area is another's");
+  for (size_t i = 0; i < kMost; ++i) {
+    if (percpu_pool_sum(how.pool, areas[i]) != mark_of(i, size)) wrong("an area is two allocations'");
+    how.free(how.pool, i, areas[i]);
+  }
+  end_part();
+}
+
+// A stack's top is an area that is not aligned as the next allocation asks. `i`: which allocation of the way that is.
+void take_aligned(const Way &how, size_t i) {
+  constexpr size_t kAlign = 64;
+  constexpr size_t kFew = 2 * kAlign / 8;
+  uint64_t *areas[kFew];
+  begin_part(how, 8);
+  size_t odd = kFew;
+  const auto is_odd = [](const void *handle) { return reinterpret_cast<uintptr_t>(handle) % kAlign != 0; };
+  for (size_t k = 0; k < kFew; ++k) {
+    areas[k] = static_cast<uint64_t *>(how.allocate(how.pool, k, 8, 8));
+    if (is_odd(areas[k])) odd = k;
+  }
+  if (odd == kFew) return wrong("all areas of 8 bytes are aligned to 64");
+  for (size_t k = 0; k < kFew; ++k) {
+    if (k != odd) how.free(how.pool, k, areas[k]);
+  }
+  how.free(how.pool, odd, areas[odd]);
+  auto *aligned = static_cast<uint64_t *>(how.allocate(how.pool, i, 8, kAlign));
+  if (aligned == nullptr || is_odd(aligned) || percpu_pool_sum(how.pool, aligned) != 0)
+    wrong("an aligned area is missing, not aligned or not zero");
+  if (stray != nullptr && (stray == aligned || percpu_pool_sum(how.pool, stray) != 0)) wrong("the handler's area is another's");
+  how.free(how.pool, i, aligned);
+  end_part();
+}
+
+Way usual, charged, wide, wide_charged;
+
+// In `charged` areas are charged to a domain, which makes every free of that pool go out of line. Not so in the first chunk,
+// whose areas are charged to nobody: so it is filled.
+void make_pools() {
+  usual = {percpu_pool_default(), allocate_somehow, free_somehow};
+  percpu_pool_attr attr{};
+  attr.struct_bytes = sizeof attr;
+  attr.unit_size = 32 << 10;
+  attr.dynamic_size = 20 << 10;
+  charged = {percpu_pool_create(&attr), allocate_charged, free_charged};
+  attr.nr_cpus = 16;  // more than a pool has that is not wide
+  wide = {percpu_pool_create(&attr), allocate_charged, free_charged};
+  wide_charged = {percpu_pool_create(&attr), allocate_charged, free_charged};
+  (void)percpu_domain_set(percpu_domain_create("fire", PERCPU_NO_LIMIT, nullptr));
+  for (const Way &how : {charged, wide_charged}) {
+    if (percpu_pool_alloc(how.pool, 19 << 10, 8, 0) == nullptr) wrong("a chunk is not filled");
+    void *another = percpu_pool_alloc(how.pool, 19 << 10, 8, PERCPU_ACCOUNT);
+    if (another == nullptr) return wrong("an area is not charged");
+    percpu_pool_free(how.pool, another);
+  }
 }
 
 void round_of_allocations() {
-  for (const size_t size : kSizes) {
-    uint64_t *areas[kMost];
-    stray = nullptr;
-    stray_bytes = size;
-    page->struck = 0;
-    const auto allocate = [&](size_t i) {
-      areas[i] = static_cast<uint64_t *>(allocate_somehow(i, size));
-      if (areas[i] == nullptr || percpu_sum(areas[i]) != 0) return wrong("an area is missing, or not zero");
-      *percpu_ptr(areas[i], static_cast<unsigned>(sched_getcpu())) = mark_of(i, size);
-    };
-    for (size_t i = 0; i < kMost; ++i) allocate(i);
-    for (size_t i = 0; i < kMost; i += 2) free_somehow(i, areas[i]);
-    for (size_t i = 0; i < kMost; i += 2) allocate(i);
-    if (stray != nullptr && percpu_sum(stray) != 0) wrong("the handler's area is another's");
-    for (size_t i = 0; i < kMost; ++i) {
-      if (percpu_sum(areas[i]) != mark_of(i, size)) wrong("an area is two allocations'");
-      free_somehow(i, areas[i]);
-    }
-    if (stray != nullptr) percpu_free(stray);
-  }
+  if (usual.pool == nullptr) make_pools();
+  for (const size_t size : kSizes) take_many(usual, size);
+  take_aligned(usual, 0);
+  for (const Way *how : {&charged, &wide, &wide_charged}) take_many(*how, 8);
+  take_aligned(charged, 0);
 }
 
 // Freed by the first strike of a size, so that a stack that was found empty holds a block after all; the second one
@@ -490,6 +570,15 @@ void round_of_blocks() {
   }
 }
 
+// ---- the library's threads -------------------------------------------------------------------------------------------
+
+// Threads that are made while this is set never begin.
+bool threads_are_held = false;
+
+void *never_begin(void *) {
+  for (;;) pause();
+}
+
 void on_strike(void (*handler)(int)) {
   struct sigaction action {};
   action.sa_handler = handler;
@@ -497,6 +586,12 @@ void on_strike(void (*handler)(int)) {
 }
 
 }  // namespace
+
+// In place of glibc's, for the libraries too.
+extern "C" int pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*run)(void *), void *argument) {
+  const auto real = reinterpret_cast<decltype(&pthread_create)>(dlsym(RTLD_NEXT, "pthread_create"));
+  return real(thread, attributes, threads_are_held ? never_begin : run, argument);
+}
 
 int main(int argc, char **argv) {
   const char *file = std::getenv(fire::kPageVariable);
@@ -518,6 +613,7 @@ int main(int argc, char **argv) {
   void (*round)() = round_of_operations;
   if (what == "allocations") {
     round = round_of_allocations;
+    threads_are_held = true;
     on_strike(strike_allocation);
   } else if (what == "blocks") {
     round = round_of_blocks;
