@@ -161,7 +161,7 @@ def main():
                 others = OTHER_KERNELS if word == "all" and machine.name in ("4x2", "arm-4x2") else []
                 for name in options.kernel or ["stable", *others]:
                     kernel = kernels.find(options.cache, name, machine.arch)
-                        run = run_machine(machine, build_for(machine.arch), kernel, options, only)
+                    run = run_machine(machine, build_for(machine.arch), kernel, options, only)
                     bad += run.status != 0
                     if options.write_results:
                         results.add(machine.name, run.release if run.booted else name, options.form, at_commit, run.steps, order)
