@@ -176,7 +176,7 @@ static void many_at_once(const char *path) {
   int reserved = 0;
   const uint64_t live = nr_live();
   for (int i = 0; i < kMany; i++) {
-    char command[512];
+    char command[2048]; /* gcc for arm64 believes that a name may be as long as all of them */
     snprintf(name[i], sizeof name[i], "/tmp/percpu-test-%d-%d.so", (int)getpid(), i);
     snprintf(command, sizeof command, "cp '%s' '%s'", path, name[i]);
     CHECK(system(command) == 0);
