@@ -21,13 +21,13 @@ TOGETHER = {"unit": "unit suite", "refused": "system calls refused", "no rseq": 
 
 
 def commit():
-    """The last commit that changed more than the table; with a "+" where the work tree has changes beyond that."""
+    """The last commit that changed more than the lab, with a "+" where the work tree has changes beyond that: what was tested."""
     def git(*arguments):
         return subprocess.run(["git", "-C", str(FILE.parents[2]), *arguments], capture_output=True, text=True).stdout.strip()
 
-    but_the_table = ["--", ".", ":!tests/lab/" + FILE.name]
-    changed = git("status", "--porcelain", "--untracked-files=no", *but_the_table)
-    return (git("log", "-1", "--format=%h", *but_the_table) or "unknown") + ("+" if changed else "")
+    but_the_lab = ["--", ".", ":!tests/lab"]
+    changed = git("status", "--porcelain", "--untracked-files=no", *but_the_lab)
+    return (git("log", "-1", "--format=%h", *but_the_lab) or "unknown") + ("+" if changed else "")
 
 
 def read(text):
