@@ -28,7 +28,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 OTHER_KERNELS = ["trixie", "trixie-backports"]
 
 # events of the count test, times that a CPU goes offline and back, seconds for a machine
-FORMS = {"boot": (200_000, 4, 1800), "short": (2_000_000, 20, 3600), "full": (20_000_000, 500, 14400)}
+FORMS = {"boot": (200_000, 4, 1800), "short": (2_000_000, 20, 10800), "full": (20_000_000, 500, 28800)}
 
 
 def steps_for(machine, build, form, only):
