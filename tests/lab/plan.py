@@ -160,9 +160,9 @@ def refusals(build, nr_nodes, events):
 
 
 def hotplugs(build, rounds):
-    steps = [Step("hotplug/count", [str(build.program("lab_hotplug")), str(rounds)], {}, 1200)]
+    steps = [Step("hotplug/count", [str(build.program("lab_hotplug")), str(rounds)], {}, 7200)]
     if build.preload:
-        steps.append(Step("hotplug/heap", [str(build.program("lab_heap_hotplug")), str(rounds)], preloaded(build), 1200))
+        steps.append(Step("hotplug/heap", [str(build.program("lab_heap_hotplug")), str(rounds)], preloaded(build), 7200))
     return steps
 
 

@@ -8,6 +8,7 @@ commits: what a later one changed is not known of the others.
 import datetime
 import fcntl
 import pathlib
+import re
 import subprocess
 
 BEGIN = "<!-- table: written by scripts/lab -->"
@@ -43,7 +44,7 @@ def read(text):
 
 def told(step):
     """What a step said of itself: its line that begins with "lab:", else its last one."""
-    lines = [line for line in step.output.splitlines() if line.strip()]
+    lines = [line for line in re.sub("\x1b\\[[0-9;]*m", "", step.output).splitlines() if line.strip()]  # without colours
     for line in reversed(lines):
         if line.startswith("lab: "):
             return line[len("lab: "):]
