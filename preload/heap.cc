@@ -380,17 +380,39 @@ namespace {
 
 constexpr size_t kCopyBytes = size_t{1} << 20;
 
-// Moves the pages of [from, from + bytes) to `to`, and leaves the old addresses open and empty. mremap refuses a range of
-// several mappings (before Linux 6.17; and blocks consist of several when they were moved before, or partly have huge
-// pages): then the halves are tried, and what is small is copied, and given back at once. False: the old addresses are not empty.
-bool move_bytes(const System& system, uintptr_t from, uintptr_t to, size_t bytes) {
+// Moves pages whose addresses are one mapping to addresses that the kernel chooses, and those to `to`; the old ones stay open,
+// empty. In two steps, since mremap takes away what lies at fixed addresses first, and then finds that it cannot move: other
+// threads' mmap might get the hole before we could close it. The first step leaves everything as it is where it fails, and
+// what the second is given is one mapping.
+// False: nothing was done.
+bool move_mapping(uintptr_t from, uintptr_t to, size_t bytes) {
 #ifdef MREMAP_DONTUNMAP
+  void* const between = mremap(reinterpret_cast<void*>(from), bytes, bytes, MREMAP_MAYMOVE | MREMAP_DONTUNMAP, nullptr);
+  if (between == MAP_FAILED) return false;
+  void* const target = reinterpret_cast<void*>(to);
+  if (mremap(between, bytes, bytes, MREMAP_MAYMOVE | MREMAP_FIXED, target) == MAP_FAILED) {
+    // No memory in the kernel. What is at the target may be gone already.
+    void* const again = mmap(target, bytes, PROT_READ | PROT_WRITE,
+                             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
+    if (again == MAP_FAILED && errno != EEXIST) fatal("realloc: no mapping for %zu bytes that were to move", bytes);
+    memcpy(target, between, bytes);
+    (void)munmap(between, bytes);
+  }
+  return true;
+#else
+  (void)from, (void)to, (void)bytes;
+  return false;
+#endif
+}
+
+// Moves the pages of [from, from + bytes) to `to`, and leaves the old addresses open and empty. mremap refuses a range of
+// several mappings (blocks consist of several when they were moved before, or partly have huge pages): then the halves are
+// tried, and what is small is copied, and given back at once. False: the old addresses are not empty.
+bool move_bytes(const System& system, uintptr_t from, uintptr_t to, size_t bytes) {
   const int saved_errno = errno;
-  const bool moved = mremap(reinterpret_cast<void*>(from), bytes, bytes, MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP,
-                            reinterpret_cast<void*>(to)) != MAP_FAILED;
+  const bool moved = move_mapping(from, to, bytes);
   errno = saved_errno;
   if (moved) return true;
-#endif
   if (bytes > kCopyBytes) {
     const size_t half = round_up(bytes / 2, kPageBytes);
     const bool emptied = move_bytes(system, from, to, half);
