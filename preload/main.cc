@@ -6,21 +6,50 @@
 #include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <sys/single_threaded.h>
 
 #include "base/check.h"
 #include "base/text.h"
 #include "preload/heap.h"
 #include "preload/pin/pin.h"
 
+// The lock of stdio's list of files, recursive; exported by glibc, and in none of its headers.
+extern "C" {
+void _IO_list_lock(void);
+void _IO_list_unlock(void);
+void _IO_list_resetlock(void);
+}
+
 namespace {
 
 using percpu::HeapStats;
 using percpu::heap::heap;
 
-void at_fork_prepare() { heap.fork_prepare(); }
-void at_fork_parent() { heap.fork_parent(); }
+// ---- forks -------------------------------------------------------------------------------------------------------------
+//
+// A process of one thread has nobody to keep out, so it takes no lock: the child goes on where the parent was, also when it was in
+// the middle of malloc() and a signal handler forks.
+//
+// Others allocate while they hold locks of stdio (getline() does), and fork() takes that of all files after our handler: so ours
+// takes it first, to have the same order. fork() gives the child a new one.
+bool alone = false;  // as the handlers that prepare found it
+
+void at_fork_prepare() {
+  alone = __libc_single_threaded != 0;
+  if (alone) return;
+  _IO_list_lock();
+  heap.fork_prepare();
+}
+void at_fork_parent() {
+  if (alone) return;
+  heap.fork_parent();
+  _IO_list_unlock();
+}
 void at_fork_child() {
-  heap.fork_child();
+  if (!alone) {
+    heap.fork_child();
+    _IO_list_resetlock();
+  }
   percpu::heap::pin_fork_child();
 }
 
