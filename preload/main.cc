@@ -32,21 +32,23 @@ using percpu::heap::heap;
 //
 // Others allocate while they hold locks of stdio (getline() does), and fork() takes that of all files after our handler: so ours
 // takes it first, to have the same order. fork() gives the child a new one.
-bool alone = false;  // as the handlers that prepare found it
+__thread bool fork_locked __attribute__((tls_model("initial-exec"))) = false;  // by this thread, for the fork it makes
 
 void at_fork_prepare() {
-  alone = __libc_single_threaded != 0;
-  if (alone) return;
+  if (__libc_single_threaded != 0) return;
   _IO_list_lock();
   heap.fork_prepare();
+  fork_locked = true;
 }
 void at_fork_parent() {
-  if (alone) return;
+  if (!fork_locked) return;
+  fork_locked = false;
   heap.fork_parent();
   _IO_list_unlock();
 }
 void at_fork_child() {
-  if (!alone) {
+  if (fork_locked) {
+    fork_locked = false;
     heap.fork_child();
     _IO_list_resetlock();
   }
