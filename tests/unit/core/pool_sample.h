@@ -42,7 +42,7 @@ class PoolSample {
  public:
   explicit PoolSample(const PoolShape& shape = sample_shape())
       : storage_bytes_(PoolCore::storage_bytes(shape)),
-        storage_(mmap(nullptr, storage_bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)),
+        storage_(map(storage_bytes_)),
         core(PoolCore::create(storage_, shape)) {}
   ~PoolSample() {
     check_sound(core);
@@ -116,6 +116,13 @@ class PoolSample {
       text += std::to_string(step.runs[i].first.value) + "+" + std::to_string(step.runs[i].count);
     }
     return text;
+  }
+
+  // As a reservation of the library, of small pages: where the system makes all pages huge, a touched byte would be 2 MiB.
+  static void* map(uint64_t bytes) {
+    void* storage = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    madvise(storage, bytes, MADV_NOHUGEPAGE);
+    return storage;
   }
 
   uint64_t storage_bytes_;
