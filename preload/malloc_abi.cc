@@ -103,6 +103,10 @@ PRELOAD_EXPORT void* aligned_alloc(size_t align, size_t size) {
 }
 
 PRELOAD_EXPORT void* memalign(size_t align, size_t size) {
+  if (align > SIZE_MAX / 2 + 1) {  // no power of two is as large: glibc's errno
+    errno = EINVAL;
+    return nullptr;
+  }
   if (align > kLargestAlign) return or_enomem(nullptr);
   return or_enomem(aligned(std::bit_ceil(align == 0 ? size_t{1} : align), size));
 }

@@ -144,6 +144,9 @@ TEST_CASE("an alignment that is no power of two is EINVAL, but memalign rounds i
   void* block = memalign(opaque(size_t{48}), 8);
   CHECK(aligned_to(block, 64));
   free(block);
+  errno = 0;
+  CHECK(memalign(opaque(SIZE_MAX), 8) == nullptr);  // what it would be rounded up to is no size
+  CHECK(errno == EINVAL);
   block = memalign(opaque(size_t{0}), 8);
   CHECK(block != nullptr);
   free(block);
