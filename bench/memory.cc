@@ -125,6 +125,7 @@ int main(int argc, char** argv) {
       if (figures.metadata >= 0) {
         std::printf("%11.3f %14.3f ", figures.metadata, figures.populated);
         json.add(row + "metadata " + name, "%", {figures.metadata});
+        json.add(row + "of populated " + name, "%", {figures.populated});
       } else {
         std::printf("%11s %14s ", "-", "-");
       }

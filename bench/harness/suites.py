@@ -16,6 +16,7 @@ from typing import Callable
 from . import measure
 from .measure import Failed, Missing
 
+PROGRAM_SECONDS = 1200  # a program of many rows hangs if it takes longer: some machines need five minutes for all of one
 ONLY = "libpercpu"  # the column of suites that take no allocator
 
 
@@ -88,7 +89,7 @@ class Program:
         quick = ["--quick"] if self.context.quick else []
         with tempfile.TemporaryDirectory(dir=self.context.work) as place:
             told = pathlib.Path(place) / "rows.json"
-            self.context.run([*self.argv, *quick, "--json", told])
+            self.context.run([*self.argv, *quick, "--json", told], timeout=PROGRAM_SECONDS)
             if not told.exists():
                 raise Failed("wrote no rows")
             rows = json.loads(told.read_text())["rows"]
