@@ -43,4 +43,9 @@
 #define SRCDIR_PATH "/"
 #define SYSCONFDIR_PATH "/"
 
+/* What glibc's own sources set errno by. */
+#include <errno.h>
+#undef __set_errno
+#define __set_errno(value) (errno = (value))
+
 #endif
