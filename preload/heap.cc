@@ -381,6 +381,31 @@ namespace {
 
 constexpr size_t kCopyBytes = size_t{1} << 20;
 
+// Whether mremap leaves the old addresses open, as MREMAP_DONTUNMAP asks: tried once, when there is something to move. qemu's
+// user mode takes them for unmapped, and then gives their memory back no more though it says so, and calloc() counts on that.
+bool moves_leave_addresses_open() {
+#ifdef MREMAP_DONTUNMAP
+  enum : int { kUnknown, kYes, kNo };
+  static int known = kUnknown;
+  if (int found = __atomic_load_n(&known, __ATOMIC_RELAXED); found != kUnknown) return found == kYes;
+  int found = kNo;
+  void* const from = mmap(nullptr, kPageBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (from == MAP_FAILED) return false;
+  void* const to = mremap(from, kPageBytes, kPageBytes, MREMAP_MAYMOVE | MREMAP_DONTUNMAP, nullptr);
+  if (to != MAP_FAILED) {
+    volatile char* byte = static_cast<volatile char*>(from);
+    *byte = 1;
+    if (madvise(from, kPageBytes, MADV_DONTNEED) == 0 && *byte == 0) found = kYes;
+    (void)munmap(to, kPageBytes);
+  }
+  (void)munmap(from, kPageBytes);
+  __atomic_store_n(&known, found, __ATOMIC_RELAXED);
+  return found == kYes;
+#else
+  return false;
+#endif
+}
+
 // Moves pages whose addresses are one mapping to addresses that the kernel chooses, and those to `to`; the old ones stay open,
 // empty. In two steps, since mremap takes away what lies at fixed addresses first, and then finds that it cannot move: other
 // threads' mmap might get the hole before we could close it. The first step leaves everything as it is where it fails, and
@@ -388,6 +413,7 @@ constexpr size_t kCopyBytes = size_t{1} << 20;
 // False: nothing was done.
 bool move_mapping(uintptr_t from, uintptr_t to, size_t bytes) {
 #ifdef MREMAP_DONTUNMAP
+  if (!moves_leave_addresses_open()) return false;
   void* const between = mremap(reinterpret_cast<void*>(from), bytes, bytes, MREMAP_MAYMOVE | MREMAP_DONTUNMAP, nullptr);
   if (between == MAP_FAILED) return false;
   void* const target = reinterpret_cast<void*>(to);
