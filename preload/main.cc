@@ -6,10 +6,10 @@
 #include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
-#include <sys/single_threaded.h>
 
 #include "base/check.h"
 #include "base/text.h"
+#include "os/fork_depth.h"
 #include "preload/heap.h"
 #include "preload/pin/pin.h"
 
@@ -27,28 +27,22 @@ using percpu::heap::heap;
 
 // ---- forks -------------------------------------------------------------------------------------------------------------
 //
-// A process of one thread has nobody to keep out, so it takes no lock: the child goes on where the parent was, also when it was in
-// the middle of malloc() and a signal handler forks.
-//
 // Others allocate while they hold locks of stdio (getline() does), and fork() takes that of all files after our handler: so ours
 // takes it first, to have the same order. fork() gives the child a new one.
-__thread bool fork_locked __attribute__((tls_model("initial-exec"))) = false;  // by this thread, for the fork it makes
+__thread percpu::ForkDepth fork_depth __attribute__((tls_model("initial-exec")));
 
 void at_fork_prepare() {
-  if (__libc_single_threaded != 0) return;
+  if (!fork_depth.prepare()) return;
   _IO_list_lock();
   heap.fork_prepare();
-  fork_locked = true;
 }
 void at_fork_parent() {
-  if (!fork_locked) return;
-  fork_locked = false;
+  if (!fork_depth.resume()) return;
   heap.fork_parent();
   _IO_list_unlock();
 }
 void at_fork_child() {
-  if (fork_locked) {
-    fork_locked = false;
+  if (fork_depth.resume()) {
     heap.fork_child();
     _IO_list_resetlock();
   }

@@ -1,10 +1,6 @@
 // SPDX-License-Identifier: MIT
 #include "api/library.h"
 
-#if __has_include(<sys/single_threaded.h>)
-#include <sys/single_threaded.h>
-#endif
-
 #include <algorithm>
 #include <cerrno>
 #include <cstdlib>
@@ -14,6 +10,7 @@
 
 #include "base/check.h"
 #include "os/env.h"
+#include "os/fork_depth.h"
 
 namespace percpu {
 
@@ -60,19 +57,8 @@ class NotCancelled {
   int before_ = PTHREAD_CANCEL_ENABLE;
 };
 
-// How often the fork handlers are installed and have run for the fork that this thread is about to make: only the outermost
-// pair does something.
-__thread uint32_t fork_depth __attribute__((tls_model("initial-exec"))) = 0;
-
-bool process_has_one_thread() {
-#if __has_include(<sys/single_threaded.h>)
-  return __libc_single_threaded != 0;
-#else
-  return false;
-#endif
-}
-
-bool outermost_after_fork() { return fork_depth != 0 && --fork_depth == 0; }
+// How often the fork handlers are installed and have run for the fork that this thread is about to make.
+__thread ForkDepth fork_depth __attribute__((tls_model("initial-exec")));
 
 // A machine with one node, for PERCPU_CONF=nodes:one.
 const NumaSource kOneNode = {
@@ -463,17 +449,14 @@ void Library::fork_child() PERCPU_NO_THREAD_SAFETY_ANALYSIS {  // taken in fork_
   default_made_.reset_after_fork_in_child();
 }
 
-// A process of one thread has nobody to keep out: the child goes on where the parent was, also when it was in the middle of a
-// function of ours and a signal handler forks. Then the depth stays 0, and the other handlers do nothing either.
 void Library::at_fork_prepare() {
-  if (fork_depth == 0 && process_has_one_thread()) return;
-  if (fork_depth++ == 0) library.fork_prepare();
+  if (fork_depth.prepare()) library.fork_prepare();
 }
 void Library::at_fork_parent() {
-  if (outermost_after_fork()) library.fork_parent();
+  if (fork_depth.resume()) library.fork_parent();
 }
 void Library::at_fork_child() {
-  if (outermost_after_fork()) library.fork_child();
+  if (fork_depth.resume()) library.fork_child();
 }
 
 void Library::at_exit() {

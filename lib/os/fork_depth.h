@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: MIT
+//
+// Which fork handlers of a thread take locks and give them back: those of the outermost fork alone, since handlers may be installed
+// twice, and a signal handler may fork while its thread forks. And none in a process of one thread: it has nobody to keep out, and
+// the child goes on where the parent was, also when it was in the middle of a function of ours and a signal handler forks.
+//
+// A thread made by a raw clone() is not known to libc: with no other, it does not count.
+//
+// Context: one of each thread (`__thread`), in pthread_atfork()'s handlers only.
+#ifndef PERCPU_OS_FORK_DEPTH_H
+#define PERCPU_OS_FORK_DEPTH_H
+
+#include <cstdint>
+
+#if __has_include(<sys/single_threaded.h>)
+#include <sys/single_threaded.h>
+#endif
+
+namespace percpu {
+
+class ForkDepth {
+ public:
+  // In the handler that prepares. True: take the locks.
+  bool prepare() { return (depth_ != 0 || !process_has_one_thread()) && depth_++ == 0; }
+  // In those that resume. True: prepare() said so at the beginning of this fork, so give them back.
+  bool resume() { return depth_ != 0 && --depth_ == 0; }
+
+ private:
+  static bool process_has_one_thread() {
+#if __has_include(<sys/single_threaded.h>)
+    return __libc_single_threaded != 0;
+#else
+    return false;
+#endif
+  }
+
+  uint32_t depth_ = 0;
+};
+
+}  // namespace percpu
+
+#endif  // PERCPU_OS_FORK_DEPTH_H
