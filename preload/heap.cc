@@ -381,10 +381,13 @@ namespace {
 
 constexpr size_t kCopyBytes = size_t{1} << 20;
 
+#ifndef MREMAP_DONTUNMAP
+#define MREMAP_DONTUNMAP 4  // Linux 5.7; headers before glibc 2.32 do not have it
+#endif
+
 // Whether mremap leaves the old addresses open, as MREMAP_DONTUNMAP asks: tried once, when there is something to move. qemu's
 // user mode takes them for unmapped, and then gives their memory back no more though it says so, and calloc() counts on that.
 bool moves_leave_addresses_open() {
-#ifdef MREMAP_DONTUNMAP
   enum : int { kUnknown, kYes, kNo };
   static int known = kUnknown;
   if (int found = __atomic_load_n(&known, __ATOMIC_RELAXED); found != kUnknown) return found == kYes;
@@ -401,9 +404,6 @@ bool moves_leave_addresses_open() {
   (void)munmap(from, kPageBytes);
   __atomic_store_n(&known, found, __ATOMIC_RELAXED);
   return found == kYes;
-#else
-  return false;
-#endif
 }
 
 // Moves pages whose addresses are one mapping to addresses that the kernel chooses, and those to `to`; the old ones stay open,
@@ -412,7 +412,6 @@ bool moves_leave_addresses_open() {
 // what the second is given is one mapping.
 // False: nothing was done.
 bool move_mapping(uintptr_t from, uintptr_t to, size_t bytes) {
-#ifdef MREMAP_DONTUNMAP
   if (!moves_leave_addresses_open()) return false;
   void* const between = mremap(reinterpret_cast<void*>(from), bytes, bytes, MREMAP_MAYMOVE | MREMAP_DONTUNMAP, nullptr);
   if (between == MAP_FAILED) return false;
@@ -426,10 +425,6 @@ bool move_mapping(uintptr_t from, uintptr_t to, size_t bytes) {
     (void)munmap(between, bytes);
   }
   return true;
-#else
-  (void)from, (void)to, (void)bytes;
-  return false;
-#endif
 }
 
 // Moves the pages of [from, from + bytes) to `to`, and leaves the old addresses open and empty. mremap refuses a range of
