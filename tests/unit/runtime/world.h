@@ -14,6 +14,7 @@
 #include <doctest/doctest.h>
 
 #include <dirent.h>
+#include <fcntl.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -45,6 +46,8 @@ class CapturedStderr {
  public:
   CapturedStderr() : kept_(dup(STDERR_FILENO)), file_(memfd_create("stderr", 0)) {
     fflush(stderr);
+    // Threads write at once, and to a memfd only appending is atomic: unlike a regular file it has no lock on its position.
+    fcntl(file_, F_SETFL, O_APPEND);
     dup2(file_, STDERR_FILENO);
   }
   ~CapturedStderr() { (void)text(); }
