@@ -3,7 +3,6 @@
 
 #include <errno.h>
 #include <sys/auxv.h>
-#include <sys/mman.h>
 #include <time.h>
 
 #include <cstring>
@@ -24,7 +23,6 @@ namespace {
 constinit uint64_t shelves[kMaxHeapNodes][kNrClasses][CentralList::kShelf] = {};
 
 constexpr uint64_t kTickMs = 200;
-constexpr size_t kMaxBytes = PTRDIFF_MAX;
 // From here on a growing block moves by moving its pages, which costs less than copying them.
 constexpr size_t kMoveBytes = size_t{512} * 1024;
 
@@ -32,14 +30,6 @@ uint64_t now_ms() {
   timespec now{};
   clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
   return static_cast<uint64_t>(now.tv_sec) * 1000 + static_cast<uint64_t>(now.tv_nsec) / 1000000;
-}
-
-uint64_t pages_of(size_t size_bytes) { return (size_bytes + kPageBytes - 1) >> kPageShift; }
-
-// The dynamic linker allocates a little before any library is there, in its own image; later it may call free() on it.
-bool is_linkers(const void* block) {
-  const uintptr_t image = getauxval(AT_BASE);
-  return image != 0 && reinterpret_cast<uintptr_t>(block) - image < size_t{1} << 20;
 }
 
 }  // namespace
@@ -121,7 +111,7 @@ void* Heap::allocate(size_t size_bytes) {
   return __builtin_expect(checker_.on(), 0) ? allocate_checked(1, size_bytes) : take_block(size_bytes);
 }
 
-PRELOAD_HOT void* Heap::take_block(size_t size_bytes) {
+void* Heap::take_block(size_t size_bytes) {
   if (size_bytes > kMaxSmallBytes) return allocate_large(size_bytes, 1, nullptr);
   const uint32_t size_class = class_of(size_bytes);
   if (__builtin_expect(thread_caches.malloc_limit != 0, 1)) {
@@ -209,50 +199,10 @@ void Heap::sink_to_lists(void* self, uint32_t lane, const uint64_t* blocks, uint
   static_cast<Heap*>(self)->list_of(lane).give(blocks, count);
 }
 
-// ---- large blocks --------------------------------------------------------------------------------------------------------
-
-void* Heap::allocate_large(size_t size_bytes, size_t align_bytes, bool* clean) {
-  if (size_bytes > kMaxBytes || prepare() != 0) return nullptr;
-  uint64_t nr_pages = pages_of(size_bytes);
-  if (nr_pages == 0) nr_pages = 1;
-  if (nr_pages > window_.node_pages()) return nullptr;  // whatever is given back
-  const uint64_t align_pages = align_bytes <= kPageBytes ? 1 : align_bytes >> kPageShift;
-  const uint32_t first = window_.nr_nodes() == 1 ? 0 : this_node(caches());
-  for (int attempt = 0; attempt < 2; ++attempt) {
-    for (uint32_t i = 0; i < window_.nr_nodes(); ++i) {
-      const uint32_t number = pages_[(first + i) % window_.nr_nodes()].allocate(nr_pages, align_pages, Purpose::kLarge);
-      if (number == 0) continue;
-      Span& span = window_.span(number);
-      span.state = SpanState::kLarge;
-      if (clean != nullptr) *clean = span.clean;
-      window_.set_entry(span.first_page, number, kKindLarge);
-      heed_limit();
-      return window_.address_of(span.first_page);
-    }
-    if (attempt == 0 && !trim()) break;
-  }
-  return nullptr;
-}
-
-uint32_t Heap::large_span(const void* block, const char* what) {
-  uint64_t page = 0;
-  if (window_.page_of(block, &page)) {
-    if (window_.entry(page).kind() == kKindLarge && window_.address_of(page) == block) return window_.span_of(page);
-  }
-  refuse(block, what);
-}
-
-void Heap::release_large(void* block, bool emptied) {
-  if (block == nullptr || is_linkers(block)) return;
-  const uint32_t number = large_span(block, "free");
-  Span& span = window_.span(number);
-  // Of two threads that free it at once, one finds it no longer there.
-  uint8_t expected = static_cast<uint8_t>(SpanState::kLarge);
-  if (!__atomic_compare_exchange_n(reinterpret_cast<uint8_t*>(&span.state), &expected, static_cast<uint8_t>(SpanState::kInHand),
-                                   false, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED))
-    refuse(block, "free");
-  pages_[window_.node_of_page(span.first_page)].release(number, emptied);
-  decay_if_due();
+// The dynamic linker's blocks lie in its own image.
+bool Heap::is_linkers(const void* block) {
+  const uintptr_t image = getauxval(AT_BASE);
+  return image != 0 && reinterpret_cast<uintptr_t>(block) - image < size_t{1} << 20;
 }
 
 // Says what is at the address, and ends the program.
@@ -362,7 +312,7 @@ void* Heap::reallocate(void* block, size_t size_bytes) {
       if (nr_pages == span.nr_pages) return block;
       if (pages_[window_.node_of_page(span.first_page)].resize(number, nr_pages)) return block;
       if (nr_pages < span.nr_pages) return block;
-      if (old_bytes >= kMoveBytes) return move_pages(number, old_bytes, size_bytes);
+      if (old_bytes >= kMoveBytes) return grow_elsewhere(number, old_bytes, size_bytes);
     }
   } else if (kind != kKindNone) {
     old_bytes = kClasses.info[class_of_lane(kind - kKindLane)].size_bytes;
@@ -375,140 +325,6 @@ void* Heap::reallocate(void* block, size_t size_bytes) {
   memcpy(other, block, old_bytes < size_bytes ? old_bytes : size_bytes);
   if (!try_release(block)) drop_block(block);
   return other;
-}
-
-namespace {
-
-constexpr size_t kCopyBytes = size_t{1} << 20;
-
-#ifndef MREMAP_DONTUNMAP
-#define MREMAP_DONTUNMAP 4  // Linux 5.7; headers before glibc 2.32 do not have it
-#endif
-
-// Whether mremap leaves the old addresses open, as MREMAP_DONTUNMAP asks: tried once, when there is something to move. qemu's
-// user mode takes them for unmapped, and then gives their memory back no more though it says so, and calloc() counts on that.
-bool moves_leave_addresses_open() {
-  enum : int { kUnknown, kYes, kNo };
-  static int known = kUnknown;
-  if (int found = __atomic_load_n(&known, __ATOMIC_RELAXED); found != kUnknown) return found == kYes;
-  int found = kNo;
-  void* const from = mmap(nullptr, kPageBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (from == MAP_FAILED) return false;
-  void* const to = mremap(from, kPageBytes, kPageBytes, MREMAP_MAYMOVE | MREMAP_DONTUNMAP, nullptr);
-  if (to != MAP_FAILED) {
-    volatile char* byte = static_cast<volatile char*>(from);
-    *byte = 1;
-    if (madvise(from, kPageBytes, MADV_DONTNEED) == 0 && *byte == 0) found = kYes;
-    (void)munmap(to, kPageBytes);
-  }
-  (void)munmap(from, kPageBytes);
-  __atomic_store_n(&known, found, __ATOMIC_RELAXED);
-  return found == kYes;
-}
-
-// Moves pages whose addresses are one mapping to addresses that the kernel chooses, and those to `to`; the old ones stay open,
-// empty. In two steps, since mremap takes away what lies at fixed addresses first, and then finds that it cannot move: other
-// threads' mmap might get the hole before we could close it. The first step leaves everything as it is where it fails, and
-// what the second is given is one mapping.
-// False: nothing was done.
-bool move_mapping(uintptr_t from, uintptr_t to, size_t bytes) {
-  if (!moves_leave_addresses_open()) return false;
-  void* const between = mremap(reinterpret_cast<void*>(from), bytes, bytes, MREMAP_MAYMOVE | MREMAP_DONTUNMAP, nullptr);
-  if (between == MAP_FAILED) return false;
-  void* const target = reinterpret_cast<void*>(to);
-  if (mremap(between, bytes, bytes, MREMAP_MAYMOVE | MREMAP_FIXED, target) == MAP_FAILED) {
-    // No memory in the kernel. What is at the target may be gone already.
-    void* const again = mmap(target, bytes, PROT_READ | PROT_WRITE,
-                             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
-    if (again == MAP_FAILED && errno != EEXIST) fatal("realloc: no mapping for %zu bytes that were to move", bytes);
-    memcpy(target, between, bytes);
-    (void)munmap(between, bytes);
-  }
-  return true;
-}
-
-// Moves the pages of [from, from + bytes) to `to`, and leaves the old addresses open and empty. mremap refuses a range of
-// several mappings (blocks consist of several when they were moved before, or partly have huge pages): then the halves are
-// tried, and what is small is copied, and given back at once. False: the old addresses are not empty.
-bool move_bytes(const System& system, uintptr_t from, uintptr_t to, size_t bytes) {
-  const int saved_errno = errno;
-  const bool moved = move_mapping(from, to, bytes);
-  errno = saved_errno;
-  if (moved) return true;
-  if (bytes > kCopyBytes) {
-    const size_t half = round_up(bytes / 2, kPageBytes);
-    const bool emptied = move_bytes(system, from, to, half);
-    return move_bytes(system, from + half, to + half, bytes - half) && emptied;
-  }
-  memcpy(reinterpret_cast<void*>(to), reinterpret_cast<void*>(from), bytes);
-  return depopulate(system, {from, bytes}) == 0;
-}
-
-}  // namespace
-
-// A large block becomes larger elsewhere.
-void* Heap::move_pages(uint32_t number, size_t old_bytes, size_t size_bytes) {
-  // Room to grow: a block that grew once will do so again. (Address space only: the pages are not touched.)
-  void* other = allocate_large(size_bytes, 1, nullptr);
-  if (other == nullptr) return nullptr;
-  void* const block = window_.address_of(window_.span(number).first_page);
-  const bool emptied =
-      move_bytes(window_.system(), reinterpret_cast<uintptr_t>(block), reinterpret_cast<uintptr_t>(other), old_bytes);
-  const uint32_t moved = large_span(other, "realloc");
-  pages_[window_.node_of_page(window_.span(moved).first_page)].moved_to(moved);
-  release_large(block, emptied);
-  return other;
-}
-
-// ---- check:full --------------------------------------------------------------------------------------------------------------
-
-// Whether the block was laid out by the checker. Requires: it is a block.
-bool Heap::is_checked(const void* block, const char* what) {
-  if (!checker_.on() || block == nullptr) return false;
-  uint64_t page = 0;
-  if (!window_.page_of(block, &page)) {
-    if (is_linkers(block)) return false;
-    refuse(block, what);
-  }
-  return page >= checked_from_[window_.node_of_page(page)];
-}
-
-void* Heap::allocate_checked(size_t align_bytes, size_t size_bytes) {
-  if (size_bytes > kMaxBytes) return nullptr;
-  const size_t padded = Checker::padded(size_bytes);
-  void* block = align_bytes > 16 ? take_aligned(align_bytes, padded) : take_block(padded);
-  if (block != nullptr) checker_.lay_out(block, block_bytes(block, "malloc"), size_bytes);
-  return block;
-}
-
-void Heap::release_checked(void* block, const char* what) {
-  const size_t bytes = block == nullptr ? 0 : block_bytes(block, what);
-  // Blocks from before the checker stay where they are: their spans are not to hold others.
-  if (bytes == 0 || !is_checked(block, what)) return;
-  (void)checker_.size_of(block, bytes, what);
-  checker_.put(block, bytes);
-  for (Checker::Left left = checker_.take(false); left.block != nullptr; left = checker_.take(false)) drop_block(left.block);
-}
-
-void* Heap::reallocate_checked(void* block, size_t size_bytes) {
-  const size_t bytes = block_bytes(block, "realloc");
-  const size_t old_bytes = bytes == 0               ? size_bytes  // the linker's
-                           : is_checked(block, "realloc") ? checker_.size_of(block, bytes, "realloc")
-                                                    : bytes;
-  void* other = allocate_checked(1, size_bytes);
-  if (other == nullptr) return nullptr;
-  memcpy(other, block, old_bytes < size_bytes ? old_bytes : size_bytes);
-  release_checked(block, "realloc");
-  return other;
-}
-
-// Other threads may go on filling it: what waits now leaves.
-void Heap::empty_quarantine() {
-  for (uint32_t count = checker_.nr_waiting(); count-- > 0;) {
-    const Checker::Left left = checker_.take(true);
-    if (left.block == nullptr) return;
-    drop_block(left.block);
-  }
 }
 
 // ---- giving back -------------------------------------------------------------------------------------------------------------

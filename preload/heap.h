@@ -83,12 +83,17 @@ class Heap {
   void fork_child() PERCPU_NO_THREAD_SAFETY_ANALYSIS;
 
  private:
+  static constexpr size_t kMaxBytes = PTRDIFF_MAX;
+  static uint64_t pages_of(size_t size_bytes) { return (size_bytes + kPageBytes - 1) >> kPageShift; }
+  // One that the dynamic linker allocated before any library was there; it may call free() on it later.
+  static bool is_linkers(const void* block);
+
   // The same without check:full, whatever is set.
   void* take_block(size_t size_bytes);
   void* take_aligned(size_t align_bytes, size_t size_bytes);
   void drop_block(void* block);
   size_t block_bytes(const void* block, const char* what);
-  // With it.
+  // With it (heap_checked.cc).
   void* allocate_checked(size_t align_bytes, size_t size_bytes);
   void release_checked(void* block, const char* what);
   void* reallocate_checked(void* block, size_t size_bytes);
@@ -96,11 +101,18 @@ class Heap {
   void empty_quarantine();
 
   void* allocate_small(uint32_t size_class);
-  void* allocate_large(size_t size_bytes, size_t align_bytes, bool* clean);
   void release_small(uint32_t lane, uint64_t block);
+
+  // ---- large blocks (heap_large.cc)
+  // *clean: whether it is zero.
+  void* allocate_large(size_t size_bytes, size_t align_bytes, bool* clean);
   // emptied: its pages were given back to the system already.
   void release_large(void* block, bool emptied = false);
-  void* move_pages(uint32_t number, size_t old_bytes, size_t size_bytes);
+  // The large block that begins here; stops the program where there is none. `what` names the function.
+  uint32_t large_span(const void* block, const char* what);
+  // The block moves to where there is room for `size_bytes`, and its pages with it. Null: no memory, nothing happened.
+  void* grow_elsewhere(uint32_t number, size_t old_bytes, size_t size_bytes);
+
   // Whether this thread can use the CPUs' caches.
   bool caches();
   void place_nodes(const CpuMask& nodes);
@@ -108,8 +120,6 @@ class Heap {
   uint32_t this_node(bool cached) const {
     return !cached || window_.nr_nodes() == 1 ? 0 : cache_.home_of(cache_.this_cpu());
   }
-  // The large block that begins here; stops the program where there is none. `what` names the function.
-  uint32_t large_span(const void* block, const char* what);
   [[noreturn]] void refuse(const void* block, const char* what);
   // kKindNone for a null pointer or one of the dynamic linker's; else the lane's kind, or kKindLarge.
   uint32_t kind_of_block(const void* block, const char* what);

@@ -18,6 +18,8 @@
 #include <new>
 #include <vector>
 
+#include "misused.h"
+
 extern "C" {
 void* __libc_malloc(size_t);
 void* __libc_memalign(size_t, size_t);
@@ -29,13 +31,6 @@ void cfree(void*) __attribute__((weak));
 }
 
 namespace {
-
-// Sizes and pointers that the compiler knows nothing of.
-template <class T>
-T opaque(T value) {
-  volatile T hidden = value;
-  return hidden;
-}
 
 bool aligned_to(const void* block, size_t align) { return reinterpret_cast<uintptr_t>(block) % align == 0; }
 

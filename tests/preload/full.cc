@@ -9,59 +9,14 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <string>
 #include <vector>
 
+#include "misused.h"
+
 extern "C" void free_sized(void*, size_t) __attribute__((weak));
-
-namespace {
-
-template <class T>
-T opaque(T value) {
-  volatile T hidden = value;
-  return hidden;
-}
-
-// What the child wrote on stderr; it must have been stopped by abort().
-template <class Act>
-std::string stopped_by(Act act) {
-  int ends[2];
-  REQUIRE(pipe(ends) == 0);
-  const pid_t child = fork();
-  REQUIRE(child >= 0);
-  if (child == 0) {
-    const rlimit none{0, 0};
-    setrlimit(RLIMIT_CORE, &none);
-    signal(SIGABRT, SIG_DFL);
-    dup2(ends[1], 2);
-    act();
-    _exit(0);
-  }
-  close(ends[1]);
-  std::string text;
-  char buffer[1024];
-  for (ssize_t got; (got = read(ends[0], buffer, sizeof buffer)) > 0;) text.append(buffer, static_cast<size_t>(got));
-  close(ends[0]);
-  int status = 0;
-  REQUIRE(waitpid(child, &status, 0) == child);
-  CHECK(WIFSIGNALED(status));
-  CHECK(WTERMSIG(status) == SIGABRT);
-  CHECK(text.find('\n') == text.size() - 1);
-  return text;
-}
-
-bool says(const std::string& text, const char* what) {
-  INFO(text);
-  return text.find(what) != std::string::npos;
-}
-
-char* at(void* block, size_t offset) { return static_cast<char*>(opaque(block)) + offset; }
-
-}  // namespace
 
 TEST_CASE("a block freed twice, with others in between") {
   const std::string text = stopped_by([] {

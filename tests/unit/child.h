@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -29,6 +30,8 @@ ChildEnd run_in_child(Body body) {
   fflush(nullptr);
   pid_t child = fork();
   if (child == 0) {
+    const rlimit no_core{0, 0};
+    setrlimit(RLIMIT_CORE, &no_core);
     signal(SIGABRT, SIG_DFL);  // not the test harness's
     signal(SIGSEGV, SIG_DFL);
     dup2(pipe_ends[1], STDERR_FILENO);
