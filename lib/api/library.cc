@@ -118,6 +118,7 @@ int Library::read_machine() {
   const intptr_t storage = system().mmap(0, bytes, PROT_READ | PROT_WRITE, 0);
   if (storage < 0) return -ENOMEM;
   read_topology(system(), numa, reinterpret_cast<void*>(storage), &topology_);
+  if (config_.nodes != NodesMode::kOne && topology_.nodes_error != 0) warnings_.unbound("get_mempolicy", topology_.nodes_error);
   return 0;
 }
 

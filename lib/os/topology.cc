@@ -77,6 +77,16 @@ void find_possible_cpus(const System& system, const CpuMask& allowed, size_t ker
   if (possible.empty()) possible.add({0});
 }
 
+// libnuma says that there are no nodes where the kernel has none, and where a sandbox refuses the calls about them. sysfs tells
+// the two apart.
+int refusal_of_nodes(const System& system) {
+  const int error = system.get_mempolicy(nullptr, nullptr, 0, 0, 0);
+  if (error == 0) return 0;
+  CpuMask online;
+  if (read_cpu_list(system, "/sys/devices/system/node/online", &online) != 0) return 0;
+  return online.first() == online.last() ? 0 : error;
+}
+
 // The nodes that the process may take memory from; all where the kernel does not tell.
 NodeMask nodes_allowed(const System& system) {
   NodeMask allowed;
@@ -283,7 +293,9 @@ TopologySize measure_topology(const System& system, const NumaSource& numa, Topo
   if (error != 0 || topology->allowed.empty()) topology->allowed = topology->possible;
   topology->nr_cpu_ids = static_cast<uint32_t>(topology->possible.last().index()) + 1;
 
-  int max_node = numa.available() ? numa.max_node() : 0;
+  const bool available = numa.available();
+  if (!available) topology->nodes_error = refusal_of_nodes(system);
+  int max_node = available ? numa.max_node() : 0;
   if (max_node < 0) max_node = 0;
   if (max_node >= static_cast<int>(kMaxNodes)) max_node = static_cast<int>(kMaxNodes) - 1;
   topology->nr_node_ids = static_cast<uint32_t>(max_node) + 1;

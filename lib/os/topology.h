@@ -7,6 +7,7 @@
 // distances asymmetric. Where the machine does not tell, the answer is what keeps every user of it safe:
 //   - a CPU of unknown node (absent: the machine may get it later) is put on the lowest node with memory;
 //   - a distance from a node to itself is kLocalDistance whatever the firmware says, an unknown one kUnknownDistance;
+//   - where the kernel refuses to tell of its nodes, the machine is one node, and nodes_error says so if there are several;
 //   - a memory node is one that has memory and that the process may use (cpuset); if there is none, node 0 counts as one;
 //   - without a list of possible CPUs (no /sys, a sandbox), those online, or else those in the affinity mask, are taken,
 //     and all numbers for which the kernel's own masks have room besides: each of them may turn up as a CPU number later,
@@ -33,6 +34,7 @@ struct Topology {
   uint32_t nr_cpu_ids = 0;   // highest possible CPU + 1
   uint32_t nr_node_ids = 0;  // highest node + 1
   CpuSource source = CpuSource::kNone;
+  int nodes_error = 0;       // -errno of the system call whose refusal hides that there are several nodes
   CpuMask possible;
   CpuMask allowed;            // of the process: a subset of `possible`, not empty
   NodeMask memory_nodes;      // not empty
@@ -106,8 +108,8 @@ struct TopologySize {
   uint32_t nr_cpu_ids = 0;
   uint32_t nr_node_ids = 0;
 };
-// Fills in what system calls tell (source, possible, allowed), and the size. Always finds at least one CPU and one node;
-// more than kMaxCpus or kMaxNodes is a list that cannot be read.
+// Fills in what system calls tell (source, nodes_error, possible, allowed), and the size. Always finds at least one CPU and
+// one node; more than kMaxCpus or kMaxNodes is a list that cannot be read.
 TopologySize measure_topology(const System& system, const NumaSource& numa, Topology* topology);
 
 // Bytes for node_ids and distances, to be aligned to 8.

@@ -162,7 +162,7 @@ int Pool::make_memory(const PoolSetup& setup, void* tables) {
   }
   if (result != 0) return -ENOMEM;
   result = memory_.open_first_chunk();
-  if (memory_.bind_error() != 0) environment_.warnings->unbound(memory_.bind_error());
+  if (memory_.bind_error() != 0) environment_.warnings->unbound("mbind", memory_.bind_error());
   if (result != 0) {
     memory_.destroy();
     return -ENOMEM;

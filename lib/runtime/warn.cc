@@ -29,9 +29,9 @@ void Warnings::failure(const FailedAllocation& failed, bool may_write) {
   write_failure(failed);
 }
 
-void Warnings::unbound(int error) {
+void Warnings::unbound(const char* call, int error) {
   if (unbound_said_.exchange(true, std::memory_order_relaxed)) return;
-  report("memory cannot be bound to NUMA nodes (mbind: error %d); going on without", -error);
+  report("memory cannot be bound to NUMA nodes (%s: error %d); going on without", call, -error);
 }
 
 void Warnings::write_failure(const FailedAllocation& failed) {

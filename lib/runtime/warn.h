@@ -35,8 +35,8 @@ class Warnings {
   void illegal(const FailedAllocation& failed, bool may_write);
   // A request that could not be met: counts against the limit. `may_write` is false in atomic context.
   void failure(const FailedAllocation& failed, bool may_write);
-  // Memory cannot be bound to NUMA nodes: told once. Not for atomic context.
-  void unbound(int error);
+  // Memory cannot be bound to NUMA nodes, since this system call (a literal) is refused: told once. Not for atomic context.
+  void unbound(const char* call, int error);
   // Writes what atomic contexts left, if anything. Cheap when there is nothing.
   void write_deferred() {
     if (deferred_.load(std::memory_order_relaxed)) write_deferred_now();

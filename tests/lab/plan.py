@@ -132,11 +132,11 @@ def odd_cpusets(build, events):
 REFUSALS = [
     ("membarrier", "ENOSYS", "membarrier"),
     ("membarrier", "EPERM", "membarrier"),
-    ("mbind,set_mempolicy,get_mempolicy", "EPERM", "mbind"),
+    ("mbind,set_mempolicy,get_mempolicy", "EPERM", "NUMA"),
     ("madvise:23,madvise:24,madvise:25", "EPERM", ""),
     ("madvise:23,madvise:24,madvise:25", "EINVAL", ""),
     ("rseq", "ENOSYS", ""),
-    ("membarrier,mbind,set_mempolicy,get_mempolicy,move_pages,madvise:23,madvise:24", "ENOSYS", "membarrier,mbind"),
+    ("membarrier,mbind,set_mempolicy,get_mempolicy,move_pages,madvise:23,madvise:24", "ENOSYS", "membarrier,NUMA"),
 ]
 
 
@@ -146,7 +146,7 @@ def refusals(build, nr_nodes, events):
     here = str(pathlib.Path(__file__).parent / "says_once.sh")
     refuse = str(build.program("lab_refuse"))
     for calls, error, says in REFUSALS:
-        words = [word for word in says.split(",") if word != "mbind" or nr_nodes > 1]  # one node: there is nothing to bind
+        words = [word for word in says.split(",") if word != "NUMA" or nr_nodes > 1]  # one node: there is nothing to bind
         programs = [("count", [str(build.program("stress_count")), str(events)], {})]
         if build.preload:
             programs.append(("malloc", [str(build.program("preload_corners"))], preloaded(build)))

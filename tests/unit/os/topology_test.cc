@@ -137,6 +137,7 @@ struct Machine {
   NodeMask with_memory;
   NodeMask cpuset_nodes;
   bool cpuset_known = true;
+  int policy_error = 0;  // what a thread gets that asks for its own memory policy
 };
 Machine* machine;
 
@@ -163,6 +164,7 @@ System machine_system() {
     return machine->kernel_mask_bytes;
   };
   system.get_mempolicy = [](int*, uint64_t* nodes, size_t, uintptr_t, unsigned flags) {
+    if (flags == 0) return machine->policy_error;
     if (flags != MPOL_F_MEMS_ALLOWED || !machine->cpuset_known) return -EPERM;
     memcpy(nodes, machine->cpuset_nodes.words, sizeof machine->cpuset_nodes.words);
     return 0;
@@ -322,6 +324,26 @@ TEST_CASE("without libnuma the machine is one node") {
   CHECK(read.topology.node_of_cpu({9}) == NodeId{0});
   CHECK(read.topology.one_memory_node());
   CHECK(read.topology.distance({0}, {0}) == kLocalDistance);
+}
+
+TEST_CASE("that a sandbox hides the nodes is told of a machine that has several, and of no other") {
+  constexpr char kNodes[] = "/sys/devices/system/node/online";
+  struct Case {
+    bool numa;
+    int policy_error;
+    const char* nodes;
+    int expected;
+  };
+  for (const Case& one : {Case{false, -ENOSYS, "0-3\n", -ENOSYS}, {false, -EPERM, "0,2\n", -EPERM}, {false, -ENOSYS, "0\n", 0},
+                          {false, -ENOSYS, "", 0}, {false, 0, "0-3\n", 0}, {true, 0, "0-3\n", 0}}) {
+    CAPTURE(one.policy_error);
+    CAPTURE(one.nodes);
+    Machine m = sparse_machine();
+    m.numa = one.numa;
+    m.policy_error = one.policy_error;
+    if (*one.nodes != 0) m.files[kNodes] = one.nodes;
+    CHECK(Read(m).topology.nodes_error == one.expected);
+  }
 }
 
 TEST_CASE("without a list of possible CPUs, every number that may turn up is possible") {

@@ -21,8 +21,8 @@ constexpr FailedAllocation kIllegal{0, 8, 0, "size is 0"};
 TEST_CASE("that memory cannot be bound is told once") {
   CapturedStderr captured;
   Warnings warnings(10);
-  warnings.unbound(-1);
-  warnings.unbound(-22);
+  warnings.unbound("mbind", -1);
+  warnings.unbound("get_mempolicy", -22);
   CHECK(count_lines(captured.text(), "memory cannot be bound to NUMA nodes (mbind: error 1)") == 1);
   CHECK(count_lines(captured.text()) == 1);
 }
