@@ -138,6 +138,7 @@ def main():
         print("\n".join(all_machines))
         return 0
     only = [part for part in options.only.split(",") if part]
+    options.cache = os.path.abspath(options.cache)  # apt reads its paths in directories of its own
     os.makedirs(options.cache, exist_ok=True)
     build_for = builds(options)
     at_commit = results.commit()  # now: scripts/lab has just built it
