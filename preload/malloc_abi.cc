@@ -58,7 +58,6 @@ PRELOAD_EXPORT __attribute__((aligned(64))) void* malloc(size_t size) {
 PRELOAD_EXPORT __attribute__((aligned(64))) void free(void* block) {
   if (__builtin_expect(!heap.try_release(block), 0)) free_slow(block);
 }
-PRELOAD_EXPORT void cfree(void* block) { free(block); }
 PRELOAD_EXPORT void free_sized(void* block, size_t size) { heap.release_sized(block, size); }
 PRELOAD_EXPORT void free_aligned_sized(void* block, size_t, size_t size) { heap.release_sized(block, size); }
 
@@ -180,6 +179,7 @@ PRELOAD_EXPORT int malloc_info(int options, FILE* stream) {
 #if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC diagnostic ignored "-Wmissing-attributes"  // they need not repeat what the first name promises
 #endif
+PRELOAD_EXPORT void cfree(void*) __attribute__((alias("free")));
 PRELOAD_EXPORT void* __libc_malloc(size_t) __attribute__((alias("malloc")));
 PRELOAD_EXPORT void* __libc_calloc(size_t, size_t) __attribute__((alias("calloc")));
 PRELOAD_EXPORT void* __libc_realloc(void*, size_t) __attribute__((alias("realloc")));
