@@ -108,6 +108,8 @@ class FrontCache {
     return false;
 #endif
   }
+  // Whether the calling thread is known to be one that can use its CPU's stacks.
+  bool knows_thread() const { return percpu_table_(view_) != nullptr; }
   // Finds out whether the calling thread can use its CPU's stacks from now on. Context: may make a system call.
   void attach_thread() const {
     if (percpu_thread_.offset == nullptr) (void)percpu_thread_attach_();

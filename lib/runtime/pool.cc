@@ -570,7 +570,8 @@ void Pool::finish_free(Spot spot, size_t size_bytes) {
 // Puts an area into this CPU's front cache. A stack that is full gives half of it back to the maps first, at the price of one
 // lock for all.
 bool Pool::cache(uint32_t size_class, Spot spot) {
-  if (!front_.is_open() || in_reserved_part(spot) || !front_caches_may_hold()) return false;
+  // Who cannot push need not wake the thread that would look after it.
+  if (!front_.is_open() || !front_.knows_thread() || in_reserved_part(spot) || !front_caches_may_hold()) return false;
   const CachedPlace place{spot.chunk, spot.offset};
   bool pushed = front_.push(FrontCache::kFreed, size_class, place);
   if (!pushed && flush_freed(size_class, front_.limit_of(size_class) / 2) != 0) {

@@ -153,6 +153,24 @@ TEST_CASE("one thread serves all pools") {
   }
 }
 
+TEST_CASE("a thread that cannot use the front caches does not wake the balance thread by each area that it frees") {
+  World world("balance:thread");
+  TestPool pool(world, kSmall);
+  std::vector<void*> handles = allocate_much(pool, 50);
+  REQUIRE(eventually([&] { return nr_balancers() == 1; }));
+  free_all(pool, handles);
+  void* small[50];
+  for (void*& handle : small) REQUIRE((handle = pool.alloc(8)) != nullptr);
+  const size_t before = world.faulty.count(Call::kFutexWake);
+  for (void* handle : small) {
+    percpu_thread_.offset = nullptr;  // as in a thread without rseq
+    pool.free(handle);
+    const timespec millisecond = {0, 1000 * 1000};
+    nanosleep(&millisecond, nullptr);  // the thread sleeps again
+  }
+  CHECK(world.faulty.count(Call::kFutexWake) - before < 25);
+}
+
 // Sanitizers keep memory of their own for every byte that was ever touched.
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 constexpr bool kResidentMemoryIsOurs = false;
