@@ -23,6 +23,7 @@ namespace {
 constinit uint64_t shelves[kMaxHeapNodes][kNrClasses][CentralList::kShelf] = {};
 
 constexpr uint64_t kTickMs = 200;
+constexpr uint32_t kLineBytes = 64;
 // From here on a growing block moves by moving its pages, which costs less than copying them.
 constexpr size_t kMoveBytes = size_t{512} * 1024;
 
@@ -171,9 +172,11 @@ void Heap::drop_block(void* block) {
   release_large(block);
 }
 
-// The stack is full, or closed, or the thread has none.
+// The stack is full, or closed, or the thread has none yet.
 void Heap::release_small(uint32_t lane, uint64_t block) {
+  const bool first_call = thread_caches.malloc_limit == 0;
   const bool cached = caches();
+  if (cached && first_call && kClasses.info[class_of_lane(lane)].size_bytes < kLineBytes) return release_others(lane, block);
   uint64_t blocks[kMaxBatch];
   uint32_t count = 0;
   blocks[count++] = block;
@@ -192,6 +195,20 @@ void Heap::release_small(uint32_t lane, uint64_t block) {
     }
   }
   list_of(lane).give(blocks, count);
+  decay_if_due();
+}
+
+// What a thread frees before it has taken anything was taken by another thread, which may use its neighbours in the line. On top
+// of this CPU's stack it would be the next block to be written here. It is put beneath another, where free still looks for it.
+void Heap::release_others(uint32_t lane, uint64_t block) {
+  // Two, since the stack may be full.
+  uint64_t above = reinterpret_cast<uint64_t>(pop_lane(lane));
+  uint64_t spare = reinterpret_cast<uint64_t>(pop_lane(lane));
+  if (above == block || spare == block) refuse(reinterpret_cast<void*>(block), "free");
+  if (above == 0 && cache_.demand(lane, sink_to_lists, this) > 1) (void)list_of(lane).take(&above, 1);
+  if (push_lane(lane, block) != Pushed::kYes) list_of(lane).give(&block, 1);
+  if (above != 0 && push_lane(lane, above) != Pushed::kYes) list_of(lane).give(&above, 1);
+  if (spare != 0) list_of(lane).give(&spare, 1);
   decay_if_due();
 }
 

@@ -102,6 +102,7 @@ class Heap {
 
   void* allocate_small(uint32_t size_class);
   void release_small(uint32_t lane, uint64_t block);
+  void release_others(uint32_t lane, uint64_t block);
 
   // ---- large blocks (heap_large.cc)
   // *clean: whether it is zero.

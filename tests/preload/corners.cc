@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include <new>
+#include <thread>
 #include <vector>
 
 #include "misused.h"
@@ -217,6 +218,24 @@ TEST_CASE("free_sized and free_aligned_sized free what was asked for with that s
   }
   free_sized(nullptr, 10);
   free_aligned_sized(nullptr, 16, 10);
+}
+
+TEST_CASE("what a new thread frees first is not what it gets next: another may use the rest of the line") {
+  if (__rseq_size == 0) return;  // no caches
+  constexpr int kThreads = 100;
+  int nr_again = 0;
+  for (int i = 0; i < kThreads; ++i) {
+    void* const others = malloc(opaque(size_t{8}));
+    void* const keeps = malloc(opaque(size_t{8}));  // its neighbour, often
+    std::thread([&] {
+      free(others);
+      void* const own = malloc(opaque(size_t{8}));
+      nr_again += own == others;
+      free(own);
+    }).join();
+    free(keeps);
+  }
+  CHECK(nr_again < kThreads / 2);  // it may be, where the thread changes the CPU, or its caches are closed for a moment
 }
 
 TEST_CASE("free(NULL), usable size of NULL, cfree") {

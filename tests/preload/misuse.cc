@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include <string>
+#include <thread>
 
 #include "misused.h"
 
@@ -22,6 +23,17 @@ TEST_CASE("a pointer to the stack") {
   int local = 0;
   const std::string text = stopped_by([&] { free(opaque<void*>(&local)); });
   CHECK(says(text, "not a block of this heap"));
+}
+
+TEST_CASE("a block freed twice in a row by a thread that has done nothing else") {
+  const std::string text = stopped_by([] {
+    void* const block = malloc(8);
+    std::thread([&] {
+      free(opaque(block));
+      free(opaque(block));
+    }).join();
+  });
+  CHECK(says(text, "freed twice"));
 }
 
 TEST_CASE("a wild pointer") {
