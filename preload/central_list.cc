@@ -7,6 +7,13 @@
 #include "base/check.h"
 
 namespace percpu::heap {
+namespace {
+
+[[noreturn]] void freed_twice(uint64_t block) {
+  fatal("free(%p): the block is free already (freed twice)", reinterpret_cast<void*>(block));
+}
+
+}  // namespace
 
 void CentralList::link(uint32_t number) {
   Span& span = window_->span(number);
@@ -97,7 +104,7 @@ void CentralList::give_to_span(uint64_t block) {
   uint64_t& word = span.free_blocks[index / 64];
   const uint64_t bit = uint64_t{1} << index % 64;
   if (__builtin_expect((word & bit) != 0, 0))
-    fatal("free(%p): the block is free already (freed twice)", reinterpret_cast<void*>(block));
+    freed_twice(block);
   word |= bit;
   if (index / 64 < span.hint) span.hint = index / 64;
   span.nr_free++;
@@ -112,6 +119,10 @@ void CentralList::give_to_span(uint64_t block) {
 
 void CentralList::give(const uint64_t* blocks, uint32_t count) {
   HeapGuard guard(lock_);
+  // Who has no cache is told here what a cache tells: that a block is one of the upper two already.
+  for (uint32_t i = 1; i <= 2 && i <= on_shelf_; ++i) {
+    if (shelf_[on_shelf_ - i] == blocks[0]) freed_twice(blocks[0]);
+  }
   const uint32_t room = on_shelf_ < shelf_limit() ? shelf_limit() - on_shelf_ : 0;
   const uint32_t shelved = count < room ? count : room;
   memcpy(&shelf_[on_shelf_], blocks, shelved * sizeof *blocks);
