@@ -130,7 +130,7 @@ int percpu_cpu_possible(unsigned cpu);
 
 /*
  * 1 if the calling thread's operations run as restartable sequences (rseq), 0 if they use atomic instructions on a copy
- * shared with others. Makes the default pool if there is none; 0 where that fails. Thread-, signal- and fork-safe.
+ * shared with others. Needs no pool. Thread-, signal- and fork-safe.
  */
 int percpu_thread_has_rseq(void);
 

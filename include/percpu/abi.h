@@ -39,8 +39,9 @@ extern struct percpu_view percpu_default_view_;
 
 /*
  * Per thread. `offset` is NULL until the library has made sure that the kernel restarts this thread's sequences (rseq is
- * registered for it), and stays NULL where that is not so; then it is the default pool's `offset`. Zeroed thread-local
- * memory therefore means "ask first", which is right for a thread made by a raw clone. Only the thread itself writes it.
+ * registered for it), and stays NULL where that is not so; then it is the default pool's `offset`, all zero until that pool
+ * exists. Zeroed thread-local memory therefore means "ask first", which is right for a thread made by a raw clone. Only the
+ * thread itself writes it.
  */
 struct percpu_thread_state {
   const uintptr_t *offset;
@@ -48,9 +49,9 @@ struct percpu_thread_state {
 extern __thread struct percpu_thread_state percpu_thread_ __attribute__((tls_model("initial-exec")));
 
 /*
- * Called where percpu_thread_.offset is NULL. Makes the default pool if there is none, and finds out about the calling
- * thread. Returns 1 if it may run sequences from now on (percpu_thread_.offset is set), 0 if it must use
- * percpu_shared_copy_(). Async-signal-safe once the default pool exists. Preserves errno.
+ * Called where percpu_thread_.offset is NULL. Finds out about the calling thread, by one system call. Returns 1 if it may run
+ * sequences from now on (percpu_thread_.offset is set), 0 if it must use percpu_shared_copy_(). Async-signal-safe. Preserves
+ * errno.
  */
 int percpu_thread_attach_(void);
 

@@ -24,6 +24,10 @@ constexpr size_t kHelpBytes = 8192;
 char conf_text[kConfBytes];  // both under prepared_
 char help_text[kHelpBytes];
 
+// The default pool's offsets by copy id: where threads that may run sequences look (percpu_thread_.offset). They can point here
+// before there is a default pool, so that an operation on another pool's handle need not make one. Zeros until then.
+uintptr_t default_offsets[2 * kMaxCpus];
+
 constexpr size_t kDefaultHugePageBytes = size_t{2} << 20;
 
 // Reads the beginning of a small file, terminated. Returns its length, 0 where it cannot be read.
@@ -167,7 +171,10 @@ int Library::make_default_pool_now() {
   result = Pool::create(environment_, setup, &pool);
   if (result != 0) return result;
   statics_.place(*pool);
-  percpu_default_view_ = pool->view();
+  const percpu_view& view = pool->view();
+  PERCPU_CHECK(view.nr_copies <= 2 * kMaxCpus, "expected at most two copies a CPU, found %u", view.nr_copies);
+  std::copy_n(view.offset, view.nr_copies, default_offsets);
+  percpu_default_view_ = {default_offsets, view.nr_cpu_ids, view.nr_copies};
   balancer_.add(*pool);
   default_pool_.store(pool, std::memory_order_release);
   return 0;
@@ -303,11 +310,8 @@ bool Library::thread_has_rseq() {
 }
 
 int Library::attach_thread() {
-  const int saved_errno = errno;
-  Pool* pool = default_pool();
-  const bool registered = pool != nullptr && thread_has_rseq();
-  if (registered) percpu_thread_.offset = pool->view().offset;
-  errno = saved_errno;
+  const bool registered = thread_has_rseq();
+  if (registered) percpu_thread_.offset = default_offsets;
   return registered ? 1 : 0;
 }
 
