@@ -203,6 +203,9 @@ constexpr size_t kMinUnitBytes = 32 << 10;
 constexpr size_t kMaxUnitSizeBytes = size_t{1} << 30;
 constexpr size_t kMinDynamicBytes = 20 << 10;
 
+// No version of the attributes will be longer; a caller who says so forgot to say anything.
+constexpr size_t kMaxAttrBytes = 4096;
+
 int check_attr(const percpu_pool_attr& attr, size_t default_unit_bytes) {
   if (attr.name != nullptr && std::strlen(attr.name) >= kPoolNameBytes) {
     return bad_member("name", "at most 31 bytes", std::strlen(attr.name));
@@ -257,14 +260,14 @@ FirstChunk first_chunk(percpu_first_chunk wish, FirstChunk otherwise) {
 int Library::create_pool(const percpu_pool_attr& given, Pool** pool) {
   int result = prepare();
   if (result != 0) return result;
+  if (given.struct_bytes < offsetof(percpu_pool_attr, unit_size) || given.struct_bytes > kMaxAttrBytes) {
+    return bad_member("struct_bytes", "sizeof(struct percpu_pool_attr)", given.struct_bytes);
+  }
   // A caller that was compiled against a longer struct may not mean what we do not know; zero means nothing.
   percpu_pool_attr attr{};
   const auto* bytes = reinterpret_cast<const unsigned char*>(&given);
   for (size_t i = sizeof attr; i < given.struct_bytes; i++) {
     if (bytes[i] != 0) return bad_member("struct_bytes", "no members that this version does not know", given.struct_bytes);
-  }
-  if (given.struct_bytes < offsetof(percpu_pool_attr, unit_size)) {
-    return bad_member("struct_bytes", "sizeof(struct percpu_pool_attr)", given.struct_bytes);
   }
   std::memcpy(&attr, &given, std::min(given.struct_bytes, sizeof attr));
   result = check_attr(attr, config_.unit_size_bytes);

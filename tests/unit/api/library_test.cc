@@ -297,6 +297,7 @@ TEST_CASE("a member of the attributes that is out of range is EINVAL, with a lin
       {"first_chunk", [](percpu_pool_attr& a) { a.first_chunk = static_cast<percpu_first_chunk>(-1); }},
       {"struct_bytes", [](percpu_pool_attr& a) { a.struct_bytes = 0; }},
       {"struct_bytes", [](percpu_pool_attr& a) { a.struct_bytes = 3; }},
+      {"struct_bytes", [](percpu_pool_attr& a) { a.struct_bytes = SIZE_MAX; }},
   };
   for (const Bad& bad : kBad) {
     CAPTURE(bad.member);
