@@ -374,7 +374,8 @@ enum percpu_report_kind {
 /*
  * Writes a report into `buffer`, as snprintf does: at most `bytes` bytes with the final NUL; returns the length that the
  * whole report has. Each call tells of its own moment: a second one, into a buffer of the length that the first said, may
- * need a few bytes more. 0 with errno where there is no pool. Allocates nothing. Thread-, fork-safe.
+ * need a few bytes more. 0 with errno, and an empty text, where there is no pool, or no such kind (EINVAL). Allocates nothing.
+ * Thread-, fork-safe.
  */
 size_t percpu_pool_report(percpu_pool_t *pool, enum percpu_report_kind what, char *buffer, size_t bytes);
 size_t percpu_report(enum percpu_report_kind what, char *buffer, size_t bytes);

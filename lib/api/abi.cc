@@ -287,6 +287,7 @@ PERCPU_EXPORT size_t percpu_pool_report(percpu_pool_t* pool, enum percpu_report_
     case PERCPU_REPORT_LAYOUT: percpu::report_layout(*inside(pool), text); break;
     case PERCPU_REPORT_TEXT: percpu::report_text(*inside(pool), text); break;
     case PERCPU_REPORT_JSON: percpu::report_json(*inside(pool), text); break;
+    default: errno = EINVAL;
   }
   return text.needed_bytes();
 }

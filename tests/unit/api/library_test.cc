@@ -431,7 +431,7 @@ TEST_CASE("a bad handle passed to percpu_pool_free stops the program in that fun
   CHECK(contains(end.standard_error, "libpercpu: percpu_pool_free(0x8)"));
 }
 
-TEST_CASE("no pool is EINVAL for every question, and the end for a handle that is to be freed in it") {
+TEST_CASE("no pool, and no such report, is EINVAL for every question, and no pool the end for a handle that is to be freed in it") {
   CHECK_FINE(fresh(nullptr, [] {
     percpu_stats stats;
     char text[8] = "text";
@@ -448,6 +448,9 @@ TEST_CASE("no pool is EINVAL for every question, and the end for a handle that i
     refused(percpu_pool_report(nullptr, PERCPU_REPORT_TEXT, text, sizeof text) == 0);
     EXPECT_EQ(text[0], 0);
     refused(percpu_pool_check(nullptr) == -1);
+    std::memcpy(text, "text", 5);
+    refused(percpu_report(static_cast<percpu_report_kind>(3), text, sizeof text) == 0);
+    EXPECT_EQ(text[0], 0);
     percpu_pool_free(nullptr, nullptr);
     percpu_pool_free_rcu(nullptr, nullptr);
   }));
