@@ -234,6 +234,9 @@ int percpu_balance(void);
  * Above a limit it fails with ENOMEM and nothing changed. Freeing uncharges the domain that was charged, whichever
  * thread frees; in a pool of more than eight CPUs not at once, but when the area's copies have been zeroed in the
  * background, and before a charge would fail. Areas in the first chunk carry no charge.
+ *
+ * What is handed to the functions below as a domain and is none, or has no reference left, stops the program with one line that
+ * names it.
  */
 typedef struct percpu_domain percpu_domain_t;
 
@@ -250,8 +253,8 @@ percpu_domain_t *percpu_domain_create(const char *name, size_t limit_bytes, perc
     __attribute__((warn_unused_result));
 
 /*
- * Takes, and drops, a reference; NULL is fine. A domain lives as long as it has references, live areas, or children. Dropping one
- * that is not there stops the program with one line. Thread-, signal- and fork-safe.
+ * Takes, and drops, a reference; NULL is fine. A domain lives as long as it has references, live areas, or children.
+ * Thread-, signal- and fork-safe.
  */
 percpu_domain_t *percpu_domain_get(percpu_domain_t *domain);
 void percpu_domain_put(percpu_domain_t *domain);

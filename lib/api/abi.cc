@@ -77,13 +77,22 @@ size_t size_in(Pool* pool, const void* handle) {
   return size;
 }
 
-Domain* inside_domain(percpu_domain_t* domain) { return reinterpret_cast<Domain*>(domain); }
 percpu_domain_t* outside_domain(DomainId id) {
   return id == percpu::kNoDomain ? nullptr : reinterpret_cast<percpu_domain_t*>(&library.accounting().entry(id));
 }
-DomainId id_of(const percpu_domain_t* domain) {
-  if (domain == nullptr) return percpu::kNoDomain;
-  return library.accounting().id_of(reinterpret_cast<const Domain*>(domain));
+// The domain that a caller named. What is none, or has no reference left, is the end: its entry may be another's by now.
+DomainId id_of(const char* call, const percpu_domain_t* domain) {
+  using Claim = percpu::Accounting::Claim;
+  const auto* entry = reinterpret_cast<const Domain*>(domain);
+  const Claim claim = library.accounting().look_up(entry);
+  if (claim != Claim::kLive) {
+    percpu::fatal("%s(%p): expected a domain, found %s", call, static_cast<const void*>(domain),
+                  claim == Claim::kGone ? "one that has no reference left" : "a value that is none");
+  }
+  return library.accounting().id_of(entry);
+}
+DomainId id_or_none(const char* call, const percpu_domain_t* domain) {
+  return domain != nullptr ? id_of(call, domain) : percpu::kNoDomain;
 }
 
 }  // namespace
@@ -215,26 +224,27 @@ PERCPU_EXPORT percpu_domain_t* percpu_domain_create(const char* name, size_t lim
     return nullptr;
   }
   if (result_of(library.watch_forks()) != 0) return nullptr;
+  const DomainId above = id_or_none("percpu_domain_create", parent);
   int error = 0;
-  const DomainId id = library.accounting().create(library.system(), name, limit_bytes, id_of(parent), &error);
+  const DomainId id = library.accounting().create(library.system(), name, limit_bytes, above, &error);
   if (id == percpu::kNoDomain) errno = -error;
   return outside_domain(id);
 }
 PERCPU_EXPORT percpu_domain_t* percpu_domain_get(percpu_domain_t* domain) {
-  if (domain != nullptr) library.accounting().get(id_of(domain));
+  if (domain != nullptr) library.accounting().get(id_of("percpu_domain_get", domain));
   return domain;
 }
 PERCPU_EXPORT void percpu_domain_put(percpu_domain_t* domain) {
-  if (domain != nullptr) library.accounting().put(id_of(domain));
+  if (domain != nullptr) library.accounting().put(id_of("percpu_domain_put", domain));
 }
 PERCPU_EXPORT percpu_domain_t* percpu_domain_set(percpu_domain_t* domain) {
   const DomainId before{current_domain};
-  current_domain = id_of(domain).value;
+  current_domain = id_or_none("percpu_domain_set", domain).value;
   return outside_domain(before);
 }
 PERCPU_EXPORT percpu_domain_t* percpu_domain_current(void) { return outside_domain({current_domain}); }
 PERCPU_EXPORT void percpu_domain_read(const percpu_domain_t* domain, percpu_domain_stats* out) {
-  const Domain& entry = *inside_domain(const_cast<percpu_domain_t*>(domain));
+  const Domain& entry = library.accounting().entry(id_of("percpu_domain_read", domain));
   std::memcpy(out->name, entry.name, sizeof out->name);
   out->limit_bytes = entry.limit_bytes.load(std::memory_order_relaxed);
   out->charged_bytes = entry.charged_bytes.load(std::memory_order_relaxed);
@@ -242,7 +252,8 @@ PERCPU_EXPORT void percpu_domain_read(const percpu_domain_t* domain, percpu_doma
   out->nr_refused = entry.nr_refused.load(std::memory_order_relaxed);
 }
 PERCPU_EXPORT void percpu_domain_set_limit(percpu_domain_t* domain, size_t limit_bytes) {
-  inside_domain(domain)->limit_bytes.store(limit_bytes, std::memory_order_relaxed);
+  const DomainId id = id_of("percpu_domain_set_limit", domain);
+  library.accounting().entry(id).limit_bytes.store(limit_bytes, std::memory_order_relaxed);
 }
 
 // ---- questions and statistics --------------------------------------------------------------------------------------

@@ -59,6 +59,15 @@ DomainId Accounting::create(const System& system, const char* name, size_t limit
   return kNoDomain;
 }
 
+Accounting::Claim Accounting::look_up(const Domain* domain) const {
+  const Domain* table = table_.load(std::memory_order_acquire);
+  if (table == nullptr) return Claim::kNone;
+  const uintptr_t distance = reinterpret_cast<uintptr_t>(domain) - reinterpret_cast<uintptr_t>(table);
+  const uintptr_t index = distance / sizeof(Domain);
+  if (distance % sizeof(Domain) != 0 || index == kNoDomain.value || index >= kMaxDomains) return Claim::kNone;
+  return table[index].references.load(std::memory_order_relaxed) != 0 ? Claim::kLive : Claim::kGone;
+}
+
 void Accounting::put(DomainId id) {
   while (id != kNoDomain) {
     Domain& domain = entry(id);

@@ -64,6 +64,11 @@ class Accounting {
   // Takes a charge and its reference back. Lock-free, signal-safe.
   void uncharge(DomainId id, size_t bytes);
 
+  // What a pointer that a caller hands in names. Best effort where others drop references at the same time. Lock-free,
+  // signal-safe.
+  enum class Claim : uint8_t { kLive, kGone, kNone };
+  Claim look_up(const Domain* domain) const;
+
   Domain& entry(DomainId id) { return table_.load(std::memory_order_acquire)[id.value]; }
   DomainId id_of(const Domain* domain) const {
     return {static_cast<uint32_t>(domain - table_.load(std::memory_order_acquire))};

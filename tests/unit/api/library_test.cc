@@ -645,6 +645,38 @@ TEST_CASE("the ABI of domains: names, limits, parents, current, and the thread's
   }));
 }
 
+TEST_CASE("what is no domain, or one without references, stops the program with one line that names it") {
+  static const struct {
+    const char* call;
+    void (*use)(percpu_domain_t*);
+  } kUses[] = {
+      {"create", [](percpu_domain_t* d) { (void)!percpu_domain_create("child", 1, d); }},
+      {"get", [](percpu_domain_t* d) { percpu_domain_get(d); }},
+      {"put", [](percpu_domain_t* d) { percpu_domain_put(d); }},
+      {"set", [](percpu_domain_t* d) { percpu_domain_set(d); }},
+      {"read", [](percpu_domain_t* d) { percpu_domain_stats stats; percpu_domain_read(d, &stats); }},
+      {"set_limit", [](percpu_domain_t* d) { percpu_domain_set_limit(d, 1); }},
+  };
+  for (const auto& use : kUses) {
+    const std::string begin = std::string("libpercpu: percpu_domain_") + use.call + "(0x";
+    for (const char* what : {"wild", "gone", "inside", "before"}) {
+      const ChildEnd end = fresh(nullptr, [&] {
+        percpu_domain_t* domain = nullptr;
+        if (strcmp(what, "before") != 0) domain = percpu_domain_create("domain", 1, nullptr);
+        if (strcmp(what, "gone") == 0) percpu_domain_put(domain);
+        if (strcmp(what, "inside") == 0) domain = reinterpret_cast<percpu_domain_t*>(reinterpret_cast<char*>(domain) + 8);
+        if (strcmp(what, "wild") == 0 || strcmp(what, "before") == 0) domain = reinterpret_cast<percpu_domain_t*>(8);
+        use.use(domain);
+      });
+      CAPTURE(end.standard_error);
+      CHECK(end.signal == SIGABRT);
+      CHECK(count_lines(end.standard_error) == 1);
+      CHECK(end.standard_error.rfind(begin, 0) == 0);
+      CHECK(contains(end.standard_error, strcmp(what, "gone") == 0 ? "no reference left" : "a value that is none"));
+    }
+  }
+}
+
 // ---- address space ---------------------------------------------------------------------------------------------------
 
 TEST_CASE("under a limit on address space the library works with less, and leaves the program its share") {
