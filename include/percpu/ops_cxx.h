@@ -8,6 +8,10 @@
 #ifndef PERCPU_OPS_CXX_H
 #define PERCPU_OPS_CXX_H
 
+#if __cplusplus < 201703L
+#error "percpu.h needs C++17 or later (-std=c++17)"
+#else
+
 #include <type_traits>
 
 extern "C++" {
@@ -198,5 +202,7 @@ PERCPU_CXX_(sum_n, sum_n, void, (), (, size_t n, percpu::detail::Sum<T> *out), (
 #undef PERCPU_CXX_
 
 } /* extern "C++" */
+
+#endif /* C++17 */
 
 #endif /* PERCPU_OPS_CXX_H */
