@@ -7,8 +7,11 @@
  *   in a header:        PERCPU_DECLARE(long, requests);
  *   in any function:    percpu_inc(percpu_static(requests));     percpu_static() gives the handle, a `long *`
  *
- * The type must have a name, must not be const, and may be an array (PERCPU_DEFINE(int[8], table)); the initialiser must be a
- * constant. They work in programs, in shared libraries that are linked, and in ones that are opened with dlopen() and closed again; the
+ * The type must have a name, must not be const nor aligned to more than 4096 bytes, and may be an array
+ * (PERCPU_DEFINE(int[8], table)); the initialiser must be a constant. In C++, percpu_static() takes the plain name of a variable of
+ * a namespace, so it stands where that is known: percpu_static(io::requests) does not compile.
+ *
+ * They work in programs, in shared libraries that are linked, and in ones that are opened with dlopen() and closed again; the
  * variables of a module that dlclose() removes end with it, and begin anew when it is opened again.
  *
  * How it works. The macro defines two objects:
@@ -80,6 +83,15 @@ static inline void *percpu_static_handle_(void **cell) {
           ".popsection\n\t"                               \
           ".endif")
 
+/* Where pages are larger, so may alignments be; but nobody knows when compiling. */
+#ifdef __cplusplus
+#define PERCPU_ALIGNED_(type) \
+  static_assert(alignof(type) <= 4096, "a static per-CPU variable is aligned to 4096 bytes at most")
+#else
+#define PERCPU_ALIGNED_(type) \
+  _Static_assert(_Alignof(type) <= 4096, "a static per-CPU variable is aligned to 4096 bytes at most")
+#endif
+
 #define PERCPU_IMAGE_ __attribute__((section("percpu_image"), used))
 
 /*
@@ -101,6 +113,7 @@ static inline void *percpu_static_handle_(void **cell) {
  */
 #define PERCPU_DEFINE(type, name)                                                 \
   PERCPU_NOTE_;                                                                   \
+  PERCPU_ALIGNED_(type);                                                          \
   extern __typeof__(type) name __attribute__((visibility("hidden")));             \
   extern __typeof__(type) *percpu_cell_##name[2];                                 \
   __typeof__(type) *percpu_cell_##name[2] = {0, &name};                           \
@@ -111,6 +124,7 @@ static inline void *percpu_static_handle_(void **cell) {
 #ifdef __cplusplus
 #define PERCPU_DEFINE_STATIC(type, name)                                          \
   PERCPU_NOTE_;                                                                   \
+  PERCPU_ALIGNED_(type);                                                          \
   namespace {                                                                     \
   struct percpu_image_##name {                                                    \
     static __typeof__(type) image;                                                \
@@ -122,6 +136,7 @@ static inline void *percpu_static_handle_(void **cell) {
 #else
 #define PERCPU_DEFINE_STATIC(type, name)                                          \
   PERCPU_NOTE_;                                                                   \
+  PERCPU_ALIGNED_(type);                                                          \
   static __typeof__(type) name;                                                   \
   static __typeof__(type) *percpu_cell_##name[2] = {0, &name};                    \
   PERCPU_CLOSE_(name, name)                                                       \
