@@ -29,6 +29,8 @@
  * posix_spawn() and _Fork() are.) A child made by vfork() shares the parent's memory but not its rseq registration, and must
  * call nothing of this library. What makes the default pool, where there is none yet, may fail with ENOMEM and then says so.
  *
+ * Core dumps, gcore's too, leave the copies out, as they do what is reserved for them.
+ *
  * Configuration: the environment variable PERCPU_CONF holds "key:value,key:value". It is read once, when the first pool
  * is made; an unknown key or a bad value is reported once on stderr, with the list of keys, and the default is used.
  * The keys are in docs/configuration.md; PERCPU_CONF=help:1 prints them.
@@ -187,7 +189,8 @@ struct percpu_pool_attr {
   size_t reserved_size;   /* the reserved part of the first chunk, bytes; none by default */
   size_t dynamic_size;    /* the dynamic part of the first chunk, bytes, at least 20 KiB */
   size_t max_alloc;       /* the largest allocation, bytes, 4 .. unit_size; the unit size by default */
-  size_t max_bytes;       /* the most that the pool's chunks may hold, bytes a CPU, at least one unit; no limit by default */
+  size_t max_bytes;       /* the most that the pool's chunks may hold, bytes a CPU, at least unit_size; the first chunk is made in
+                             any case, and where it takes all of it, is all; no limit by default */
   unsigned nr_cpus;       /* lay out for this many CPUs, 0 .. nr_cpus-1, where that is more than the machine has (the
                              others' copies cost address space, and memory only where written): for tests and benchmarks */
   enum percpu_balance_mode balance;
