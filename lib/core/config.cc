@@ -299,7 +299,7 @@ class Parser {
     char buffer[1024];
     Text text(buffer);
     text.put("unknown key '").put_visible(key.start, static_cast<size_t>(key.shown())).put("'; expected one of");
-    for (const Row& row : kRows) text.format("%s %s", &row == kRows ? "" : ",", row.name);
+    put_keys(text);
     complain(text);
   }
 
@@ -354,18 +354,16 @@ class Parser {
     message.put("; using ");
     if (row.set != nullptr) row.set(&config_, row.initial);  // an earlier value of the same key does not count either
     put_value(message, row, row.initial);
-    message.put("; keys are");
-    for (const Row& other : kRows) message.format("%s %s", &other == kRows ? "" : ",", other.name);
-    complain(message);
+    complain_of_value(message);
   }
 
   void check_reserve() {
     if (config_.empty_low_pages <= config_.empty_high_pages) return;
-    char buffer[256];
+    char buffer[1024];
     Text text(buffer);
     text.format("empty_low must not exceed empty_high, found %u and %u; using 2 and 4", config_.empty_low_pages,
                 config_.empty_high_pages);
-    complain(text);
+    complain_of_value(text);
     config_.empty_low_pages = 2;
     config_.empty_high_pages = 4;
   }
@@ -373,14 +371,24 @@ class Parser {
   // An area lies in one unit, so none can be larger. (A unit is never smaller than the smallest max_alloc.)
   void check_max_alloc() {
     if (config_.max_alloc_bytes > config_.unit_size_bytes) {
-      char buffer[256];
+      char buffer[1024];
       Text text(buffer);
       text.format("max_alloc must not exceed unit_size, found %zu and %zu; using %zu", config_.max_alloc_bytes,
                   config_.unit_size_bytes, config_.unit_size_bytes);
-      complain(text);
+      complain_of_value(text);
       config_.max_alloc_bytes = 0;
     }
     if (config_.max_alloc_bytes == 0) config_.max_alloc_bytes = config_.unit_size_bytes;
+  }
+
+  static void put_keys(Text& text) {
+    for (const Row& row : kRows) text.format("%s %s", &row == kRows ? "" : ",", row.name);
+  }
+
+  void complain_of_value(Text& text) {
+    text.put("; keys are");
+    put_keys(text);
+    complain(text);
   }
 
   void complain(const Text& text) {

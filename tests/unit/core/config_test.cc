@@ -251,14 +251,16 @@ TEST_CASE("each problem of several is said, and what is right between them count
 TEST_CASE("options that do not fit together are said, and their defaults used") {
   Parsed reserve = parse("empty_low:9");
   REQUIRE(reserve.notices.size() == 1);
-  CHECK(reserve.notices[0] == "empty_low must not exceed empty_high, found 9 and 4; using 2 and 4");
+  CHECK(reserve.notices[0] ==
+        std::string("empty_low must not exceed empty_high, found 9 and 4; using 2 and 4; keys are ") + kKeys);
   CHECK(reserve.config.empty_low_pages == 2);
   CHECK(reserve.config.empty_high_pages == 4);
   CHECK(parse("empty_low:9,empty_high:9").notices.empty());
   CHECK(parse("empty_high:1").notices.size() == 1);
   Parsed largest = parse("unit_size:64K,max_alloc:128K");
   REQUIRE(largest.notices.size() == 1);
-  CHECK(largest.notices[0] == "max_alloc must not exceed unit_size, found 131072 and 65536; using 65536");
+  CHECK(largest.notices[0] ==
+        std::string("max_alloc must not exceed unit_size, found 131072 and 65536; using 65536; keys are ") + kKeys);
   CHECK(largest.config.max_alloc_bytes == 65536);
 }
 
