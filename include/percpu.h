@@ -184,7 +184,7 @@ enum percpu_first_chunk {
 /* What a pool is made of. Zero means the default, which PERCPU_CONF may change. Set struct_bytes to sizeof. */
 struct percpu_pool_attr {
   size_t struct_bytes;    /* sizeof(struct percpu_pool_attr): says which members the caller knows */
-  const char *name;       /* for reports, at most 31 bytes; NULL: "pool" */
+  const char *name;       /* for reports, at most 31 bytes, control characters becoming "?"; NULL: "pool" */
   size_t unit_size;       /* bytes a CPU in one chunk: 32 KiB .. 1 GiB, rounded up to pages (or huge pages' parts) */
   size_t reserved_size;   /* the reserved part of the first chunk, bytes; none by default */
   size_t dynamic_size;    /* the dynamic part of the first chunk, bytes, at least 20 KiB */

@@ -51,7 +51,9 @@ unsigned distance_of(const void* context, CpuId from, CpuId to) {
 }  // namespace
 
 Pool::Pool(const Environment& environment, const PoolSetup& setup) : environment_(environment) {
-  std::memcpy(name_, setup.name, std::min(std::strlen(setup.name), kPoolNameBytes - 1));
+  // Messages that name the pool are one line.
+  const auto visible = [](char c) { return (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) ? '?' : c; };
+  std::transform(setup.name, setup.name + std::min(std::strlen(setup.name), kPoolNameBytes - 1), name_, visible);
   balance_mode_ = setup.balance;
 }
 

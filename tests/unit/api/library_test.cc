@@ -431,6 +431,18 @@ TEST_CASE("a bad handle passed to percpu_pool_free stops the program in that fun
   CHECK(contains(end.standard_error, "libpercpu: percpu_pool_free(0x8)"));
 }
 
+TEST_CASE("a message that names a pool is one line, whatever the name") {
+  const ChildEnd end = fresh(nullptr, [] {
+    percpu_pool_attr attr{};
+    attr.struct_bytes = sizeof attr;
+    attr.name = "two\nlines\x7f";
+    percpu_pool_free(percpu_pool_create(&attr), reinterpret_cast<void*>(8));
+  });
+  CHECK(end.signal == SIGABRT);
+  CHECK(count_lines(end.standard_error) == 1);
+  CHECK(contains(end.standard_error, "'two?lines?'"));
+}
+
 TEST_CASE("no pool, and no such report, is EINVAL for every question, and no pool the end for a handle that is to be freed in it") {
   CHECK_FINE(fresh(nullptr, [] {
     percpu_stats stats;
