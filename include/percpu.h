@@ -160,6 +160,9 @@ int percpu_fence(int cpu);
  * operations serve the default pool, which is made at first use from PERCPU_CONF. Handles of one pool mean nothing to
  * another: use percpu_pool_free(), percpu_pool_add(), ... with them.
  *
+ * A pool takes about 90 GiB of address space, as long as there is so much: a process has room for some 1,400 of them, and for
+ * more where max_bytes, or PERCPU_CONF=window:..., makes them smaller. On two CPUs it begins with about 100 KiB of memory.
+ *
  * Where a function below gets NULL for a pool it fails with EINVAL; percpu_pool_free() and percpu_pool_free_rcu() of a handle
  * then stop the program with one line that names it, and the inlined operations must not be given NULL.
  */
@@ -189,8 +192,8 @@ struct percpu_pool_attr {
   size_t reserved_size;   /* the reserved part of the first chunk, bytes; none by default */
   size_t dynamic_size;    /* the dynamic part of the first chunk, bytes, at least 20 KiB */
   size_t max_alloc;       /* the largest allocation, bytes, 4 .. unit_size; the unit size by default */
-  size_t max_bytes;       /* the most that the pool's chunks may hold, bytes a CPU, at least unit_size; the first chunk is made in
-                             any case, and where it takes all of it, is all; no limit by default */
+  size_t max_bytes;       /* the most that the pool's chunks may hold, bytes a CPU, at least unit_size; the first chunk is
+                             made in any case, and where it takes all of it, is all; no limit by default */
   unsigned nr_cpus;       /* lay out for this many CPUs, 0 .. nr_cpus-1, where that is more than the machine has (the
                              others' copies cost address space, and memory only where written): for tests and benchmarks */
   enum percpu_balance_mode balance;
@@ -389,6 +392,7 @@ size_t percpu_report(enum percpu_report_kind what, char *buffer, size_t bytes);
 /*
  * Recomputes every count and hint of a pool from its bitmaps and stops the program, with one line that says what was
  * expected and what was found, at the first that is wrong. Returns 0. For tests; holds the pool's locks for long.
+ * Thread-, fork-safe.
  */
 int percpu_pool_check(percpu_pool_t *pool);
 

@@ -29,14 +29,15 @@ namespace percpu {
 // What a copy can be: its zero bytes are its initial value, and nobody runs a constructor or destructor on it.
 template <class T>
 inline constexpr bool is_copyable_by_bytes =
-    std::is_trivially_copyable_v<T> && std::is_trivially_destructible_v<T> && alignof(T) <= 4096;
+    std::is_trivially_copyable_v<T> && std::is_trivially_destructible_v<T> && alignof(T) <= 4096;  // a page at least
 
 // A handle: names one T on each CPU. An array has no operations, its elements have: table[3].add(1).
 template <class T>
 class ptr {
   struct no_value {};  // what the operations of an array would take: there are none
   using value = std::conditional_t<std::is_array_v<T>, no_value, std::remove_cv_t<T>>;
-  static_assert(is_copyable_by_bytes<std::remove_cv_t<T>>, "a per-CPU type is trivially copyable and destructible");
+  static_assert(is_copyable_by_bytes<std::remove_cv_t<T>>,
+                "a per-CPU type is trivially copyable and destructible, and aligned to 4096 bytes at most");
 
  public:
   using element_type = T;
@@ -99,7 +100,8 @@ class ptr {
   T* handle_ = nullptr;
 };
 
-// Owns an area: frees it at the end of its life. Moves, does not copy.
+// Owns an area: frees it at the end of its life. Moves, does not copy. As a pointer is, it is one thread's at a time; the
+// area is everybody's.
 template <class T>
 class owner {
  public:
@@ -125,7 +127,8 @@ class owner {
   ptr<T> area_;
 };
 
-// A T on each CPU, zero. Null where memory or a limit does not allow it (errno says which).
+// A T on each CPU, zero; flags as for percpu_alloc_flags(). Null where memory or a limit does not allow it (errno says which).
+// Thread- and fork-safe; signal-safe with PERCPU_ATOMIC.
 template <class T>
 [[nodiscard]] owner<T> make(std::nothrow_t, unsigned flags = 0) noexcept {
   return owner<T>(ptr<T>(static_cast<T*>(percpu_alloc_flags(sizeof(T), alignof(T), flags))));
@@ -141,7 +144,8 @@ template <class T>
 // A counter that threads change without meeting each other.
 //
 // value() adds the copies up: events that are counted meanwhile are in it or not. reset() makes value() begin at zero and
-// loses no event and counts none twice, also while others count: it remembers what the sum was.
+// loses no event and counts none twice, also while others count: it remembers what the sum was. Making one throws
+// std::bad_alloc; all else is thread-, signal- and fork-safe.
 class counter {
  public:
   counter() : cells_(make<std::int64_t>()) {}

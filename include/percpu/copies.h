@@ -19,7 +19,8 @@
  * Reading while others count: each element is read once and whole, and sums what was there at that moment; there is no
  * moment at which all copies had the values that were read. Doubles are added in the order of the copy ids.
  *
- * Context: any thread, any signal handler. Touches the copies of CPUs that never ran, whose memory then may be backed.
+ * Context: any thread, any signal handler, the child of a fork(). Touches the copies of CPUs that never ran, whose memory
+ * then may be backed.
  */
 #ifndef PERCPU_COPIES_H
 #define PERCPU_COPIES_H

@@ -25,7 +25,8 @@
  * Invariants: stop is changed only by atomic instructions, never by a sequence. Where the whole process runs without
  * rseq, each CPU's list is worked on as a shared list is.
  *
- * Locking: none. Context: any thread, any signal handler.
+ * Locking: none. Context: any thread, any signal handler, the child of a fork(): there, nodes that other threads of the parent
+ * had in hand are on no list, and one that another thread was draining works as the shared one does.
  */
 #ifndef PERCPU_LIST_H
 #define PERCPU_LIST_H

@@ -38,10 +38,11 @@
  * Other CPUs: a copy may be read from anywhere (percpu_ptr(), percpu_sum()), each element of up to 8 bytes being whole.
  * It may be changed from elsewhere only as docs/ops.md tells (percpu_fence(), percpu_list_drain()).
  *
- * Context: any thread, any signal handler (once the handle exists), before main() and after exit() began. No operation
- * fails, allocates, locks, or makes a system call in a thread that has rseq, but for the thread's first one, which asks the
- * kernel whether it has. errno is left alone. A thread without rseq uses a copy that it shares with others of its kind
- * (docs/ops.md): all sums are right, only the speed differs. A child made by vfork() must not use operations.
+ * Context: any thread, any signal handler (once the handle exists), the child of a fork(), before main() and after exit()
+ * began. No operation fails, allocates, locks, or makes a system call in a thread that has rseq, but for the thread's
+ * first one, which asks the kernel whether it has. errno is left alone. A thread without rseq uses a copy that it shares
+ * with others of its kind (docs/ops.md): all sums are right, only the speed differs. A child made by vfork() must not use
+ * operations.
  */
 #ifndef PERCPU_OPS_H
 #define PERCPU_OPS_H
