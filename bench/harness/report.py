@@ -214,7 +214,10 @@ def page(results, goals, plots):
     if goals:
         held = sum(verdict == "held" for *_, verdict in goals)
         missed = sum(verdict == "**missed**" for *_, verdict in goals)
-        parts += ["## Goals", f"{held} held, {missed} missed, {len(goals) - held - missed} not measured in this run.",
+        undecided = sum(verdict == "undecided" for *_, verdict in goals)
+        rest = [f"{undecided} undecided"] if undecided else []
+        rest += [f"{len(goals) - held - missed - undecided} not measured in this run"] if len(goals) > held + missed + undecided else []
+        parts += ["## Goals", ", ".join([f"{held} held", f"{missed} missed", *rest]) + ".",
                   table(["figure", "goal", "measured", ""], goals, 4)]
     columns = {}
     for suite in results["suites"].values():
@@ -223,7 +226,9 @@ def page(results, goals, plots):
     for suite in results["suites"].values():
         with_allocators = len(suite["columns"]) > 1
         parts += (allocator_section if with_allocators else row_section)(suite, plots.get(suite["name"], []))
-        parts.append(f"{suite['rounds']} round{'s' if suite['rounds'] != 1 else ''}, in turn."
+        more = suite.get("compared_rounds", suite["rounds"]) - suite["rounds"]
+        parts.append(f"{suite['rounds']} round{'s' if suite['rounds'] != 1 else ''}, in turn"
+                     + (f", and {more} more of {', '.join(suite['compared'])}." if more else ".")
                      + (" Ended before its time, so rows have fewer samples, or are missing." if "ended" in suite else ""))
     if len(columns) > 1:
         parts += ["## Allocators", table(["", "version"], [[name, column["absent"] or column["version"]] for name, column in columns.items()], 2)]

@@ -108,10 +108,12 @@ class Suite:
     about: str
     allocators: list         # empty: the cases take none
     cases: list
+    compared: tuple = ()     # names of allocators that have more rounds where there is no time for rounds of all
 
 
-def measure_suite(suite, rounds, seconds=None, tell=sys.stderr):
-    """Runs all cases of a suite in turn, `rounds` times, and no longer than `seconds` after the first round.
+def measure_suite(suite, rounds, seconds=None, tell=sys.stderr, clock=time.monotonic):
+    """Runs all cases of a suite in turn, `rounds` times, and no longer than `seconds` after the first round: where there is no time for
+    another round of all allocators, but one of those that are compared, it has only these.
 
     Returns: its results. Allocators that are absent, and runs that raise Missing or Failed, have a reason instead of a cell. One failure
     is enough for that: numbers of a program that now and then does not work are no numbers. Ctrl-C or SIGTERM ends it with what there is
@@ -119,32 +121,50 @@ def measure_suite(suite, rounds, seconds=None, tell=sys.stderr):
     """
     columns = suite.allocators or [None]
     rows = {}
-    begin = time.monotonic()
-    done = 0
+    begin = clock()
+    done = whole = runs = 0
     ended = False
     try:
         for number in range(rounds):
-            if number > 0 and seconds is not None and (time.monotonic() - begin) * (number + 1) / number > seconds:
-                break
-            for case, column in itertools.product(suite.cases, columns):
-                name = column.name if column else ONLY
-                unusable = (column and column.absent) or name in rows.get(case.name, {}).get("absent", ())
-                if unusable or (case.rounds and number >= case.rounds):
+            todo = list(_runs(suite, columns, rows, number))
+            of_all = True
+            if number > 0 and seconds is not None:
+                left = seconds - (clock() - begin)
+                each = (seconds - left) / max(runs, 1)
+                if each * len(todo) > left:
+                    todo = [run for run in todo if run[2] in suite.compared]
+                    of_all = False
+                if not todo or each * len(todo) > left:
+                    break
+            for case, column, name in todo:
+                if name in rows.get(case.name, {}).get("absent", ()):
                     continue
                 if tell:
                     print(f"\r\033[K{suite.name}: round {number + 1} of {rounds}, {case.name}, {name}", end="", file=tell, flush=True)
                 _measure_once(case, column, name, rows)
+                runs += 1
             done += 1
+            whole += of_all
     except (KeyboardInterrupt, SystemExit):
         ended = True
     if tell:
-        print(f"\r\033[K{suite.name}: {done} rounds in {time.monotonic() - begin:.0f} s", file=tell, flush=True)
+        print(f"\r\033[K{suite.name}: {whole} rounds{f' and {done - whole} of some' if done > whole else ''} in {clock() - begin:.0f} s", file=tell, flush=True)
     return {
-        "name": suite.name, "title": suite.title, "about": suite.about, "rounds": done, **({"ended": True} if ended else {}),
+        "name": suite.name, "title": suite.title, "about": suite.about, "rounds": whole,
+        **({"compared": list(suite.compared), "compared_rounds": done} if done > whole else {}), **({"ended": True} if ended else {}),
         "columns": [{"name": column.name, "version": column.version, "absent": column.absent} for column in suite.allocators]
         or [{"name": ONLY, "version": "this tree", "absent": ""}],
         "rows": list(rows.values()),
     }
+
+
+def _runs(suite, columns, rows, number):
+    """The runs of a round in their order: case, column, the column's name."""
+    for case, column in itertools.product(suite.cases, columns):
+        name = column.name if column else ONLY
+        unusable = (column and column.absent) or name in rows.get(case.name, {}).get("absent", ())
+        if not unusable and not (case.rounds and number >= case.rounds):
+            yield case, column, name
 
 
 def _measure_once(case, column, name, rows):

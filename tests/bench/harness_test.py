@@ -122,6 +122,24 @@ def interleaving():
     equal(found["columns"][3]["absent"], "not installed", "reason of a column")
     equal(found["rows"][1]["cells"]["A"]["time"], [1], "samples of a case of one round")
 
+    # Each run takes a second.
+    order.clear()
+    now = [0.0]
+
+    def second(allocator):
+        order.append(allocator.name)
+        now[0] += 1
+        return {"time": 1.0}
+    suite = harness.Suite("s", "S", "about", columns[:3], [harness.Case("row", "what", "ns", second)], compared=("B", "C"))
+    found = harness.measure_suite(suite, 5, seconds=7, tell=None, clock=lambda: now[0])
+    equal("".join(order), "ABCABC", "order of runs where another round fits, and no third")
+    equal((found["rounds"], found.get("compared_rounds")), (2, None), "rounds that fit")
+    order.clear()
+    now[0] = 0.0
+    found = harness.measure_suite(suite, 5, seconds=5, tell=None, clock=lambda: now[0])
+    equal("".join(order), "ABCBC", "order of runs where another round does not fit")
+    equal((found["rounds"], found["compared"], found["compared_rounds"]), (1, ["B", "C"], 2), "rounds of those that are compared")
+
 
 def programs():
     """A program that prints rows of its own: their columns, their medians; and what it says when it fails."""
@@ -173,6 +191,12 @@ def tables():
           ("0.500 (of jemalloc's)", "held"), "a goal that was held")
     equal(verdicts["large blocks of 5 to 25 MiB", "at most 0.25 times jemalloc's time"], ("0.500", "**missed**"), "a goal that was missed")
     equal(verdicts["producer-consumer", "at most 0.25 times jemalloc's time"], ("not measured", "-"), "a goal without a row")
+    def row(name, ours, theirs):
+        return {"name": name, "cells": {"libpercpu": {"time": ours}, "glibc": {"time": theirs}}, "absent": {}}
+    fast, noisy, slow = row("fast", [1.0, 3.0], [2.0, 3.0]), row("noisy", [1.0, 4.0], [2.0, 2.0]), row("slow", [2.2, 2.2], [2.0, 2.0])
+    equal(goals._none_slower([fast], "glibc"), ("0.800 (fast)", "held"), "no row is slower")
+    equal(goals._none_slower([fast, noisy], "glibc"), ("1.25 (noisy; of the fastest rounds 0.500)", "undecided"), "a row that noise may have slowed")
+    equal(goals._none_slower([slow, noisy], "glibc"), ("1.10 (slow; of the fastest rounds 1.10)", "**missed**"), "a row that is slower")
     with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as two:
         written = []
         for place in (one, two):
