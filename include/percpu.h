@@ -207,9 +207,9 @@ struct percpu_pool_attr {
 percpu_pool_t *percpu_pool_create(const struct percpu_pool_attr *attr) __attribute__((warn_unused_result));
 
 /*
- * Destroys a pool that has no live areas left. Returns 0, or -1 with errno EBUSY where it has some, or is the default pool:
- * then nothing happened. The caller makes sure that nobody else uses the pool. Waits for a grace period: not to be called
- * inside rcu_read_lock(). Thread-, fork-safe.
+ * Destroys a pool that has no live areas left. Returns 0, or -1 with errno, and then nothing happened: EBUSY where it has some,
+ * or is the default pool; EDEADLK inside rcu_read_lock(), since it waits for a grace period. The caller makes sure that nobody
+ * else uses the pool. Thread-, fork-safe.
  */
 int percpu_pool_destroy(percpu_pool_t *pool);
 

@@ -290,6 +290,7 @@ int Library::create_pool(const percpu_pool_attr& given, Pool** pool) {
 int Library::destroy_pool(Pool* pool) {
   if (pool == nullptr) return -EINVAL;
   if (pool == default_pool_if_made()) return -EBUSY;
+  if (grace_.inside_section()) return -EDEADLK;
   if (pool->grace_waiting()) balancer_.free_after_grace();
   if (pool->nr_live() != 0) return -EBUSY;
   if (balancer_.remove(*pool)) pool->destroy();

@@ -72,6 +72,8 @@ void Gate::open() {
   if (before < 2 * kShut) futex_wake(word_, INT_MAX);
 }
 
+bool Grace::inside_section() const { return !lost() && urcu_bp_read_ongoing() != 0; }
+
 bool Grace::wait() {
   if (lost_.load(std::memory_order_relaxed)) return false;
   waiters_.enter();

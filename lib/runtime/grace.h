@@ -51,6 +51,9 @@ class Grace {
 
   bool lost() const { return lost_.load(std::memory_order_relaxed); }
 
+  // Whether the calling thread is inside a read section: waiting for a grace period would be for ever. Context: as wait().
+  bool inside_section() const;
+
   // Waits for a grace period. False when the process's liburcu may be locked for ever (see fork_child()): then nothing
   // may be freed on the strength of it. Context: not inside a read section.
   [[nodiscard]] bool wait();

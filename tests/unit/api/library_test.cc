@@ -425,6 +425,18 @@ TEST_CASE("a pool with live areas, and the default pool, are EBUSY to destroy, a
   }));
 }
 
+TEST_CASE("a pool cannot be destroyed inside a read section, which its grace period would wait for, and can behind it") {
+  CHECK_FINE(fresh(nullptr, [] {
+    percpu_pool_t* pool = percpu_pool_create(nullptr);
+    urcu_bp_read_lock();
+    EXPECT(percpu_pool_destroy(pool) == -1 && errno == EDEADLK);
+    percpu_pool_free_rcu(pool, percpu_pool_alloc(pool, 8, 8, 0));
+    EXPECT(percpu_pool_destroy(pool) == -1 && errno == EDEADLK);
+    urcu_bp_read_unlock();
+    EXPECT_EQ(percpu_pool_destroy(pool), 0);
+  }));
+}
+
 TEST_CASE("a bad handle passed to percpu_pool_free stops the program in that function's name") {
   const ChildEnd end = fresh(nullptr, [] { percpu_pool_free(percpu_pool_create(nullptr), reinterpret_cast<void*>(8)); });
   CHECK(end.signal == SIGABRT);
