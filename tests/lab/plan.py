@@ -106,7 +106,10 @@ def without_rseq(build, events):
         steps.append(Step(f"no rseq/{name}, tunable", command, env | NO_RSEQ, 600))
         steps.append(Step(f"no rseq/{name}, valgrind", ["valgrind", "--tool=none", "-q", "--max-threads=1200", *command], env, 600))
         # (A test of malloc has a thousand threads, twice as many as valgrind allows by itself.)
-        # qemu 7.2 has a record for each page of the address space that its program reserves, so there must not be 16 TiB.
+        # qemu 7.2 has a record for each page of the address space that its program reserves, so there must not be 16 TiB. It has
+        # one of threads too, which fork does not clear: a child of several threads' process that makes a thread of its own ends
+        # in an assertion of qemu's (qemu_plugin_vcpu_init_hook), under glibc's malloc as well. So the storm's children make none.
+        command = command + ["0", "0"] if name == "storm" else command
         command = ["qemu-x86_64", *(word for key, value in env.items() for word in ("-E", f"{key}={value}")), *command]
         steps.append(Step(f"no rseq/{name}, qemu-user", ["sh", "-c", "ulimit -v 12000000; exec " + shlex.join(command)], {}, 600))
     return steps

@@ -4,7 +4,8 @@
  * forks and its children do the same. Each block carries a pattern of its own, checked before it is freed: a block that two own, or
  * that lost its content, is seen.
  *
- *   storm OPERATIONS FORKS [SEED]      operations of a thread between two forks
+ *   storm OPERATIONS FORKS [SEED [CHILD-THREADS]]
+ * OPERATIONS of a thread between two forks; SEED 0: one that changes; CHILD-THREADS 0: children make no thread.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -13,6 +14,7 @@
 #include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -122,7 +124,9 @@ static void *thread_main(void *argument) {
 
 int main(int argc, char **argv) {
   const int forks = argc > 2 ? atoi(argv[2]) : 50;
-  const uint64_t first_seed = argc > 3 ? strtoull(argv[3], NULL, 0) : (uint64_t)getpid() * 2654435761u + 1;
+  const uint64_t told_seed = argc > 3 ? strtoull(argv[3], NULL, 0) : 0;
+  const uint64_t first_seed = told_seed != 0 ? told_seed : (uint64_t)getpid() * 2654435761u + 1;
+  const bool child_threads = argc <= 4 || atoi(argv[4]) != 0;
   uint64_t seed = first_seed;
   operations = argc > 1 ? atol(argv[1]) : 2000;
   printf("storm: seed %llu\n", (unsigned long long)first_seed);
@@ -149,10 +153,10 @@ int main(int argc, char **argv) {
       work(&seed, 500);
       pthread_t thread;
       operations = 200;
-      if (pthread_create(&thread, NULL, thread_main, (void *)(uintptr_t)(seed | 1)) != 0) abort();
+      if (child_threads && pthread_create(&thread, NULL, thread_main, (void *)(uintptr_t)(seed | 1)) != 0) abort();
       work(&seed, 500);
       stop = 1;
-      pthread_join(thread, NULL);
+      if (child_threads) pthread_join(thread, NULL);
       _exit(0);
     }
     int status = 0;
