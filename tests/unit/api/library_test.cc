@@ -45,6 +45,9 @@ size_t fair_share_bytes() {
   return kib_of("MemAvailable", "/proc/meminfo") * 1024 / 4 / percpu_nr_cpu_ids();
 }
 
+// A limit that is right for up to 8 CPUs, and as much larger as there are more.
+size_t for_cpus(size_t bytes) { return bytes * static_cast<size_t>(std::max(8L, sysconf(_SC_NPROCESSORS_CONF))) / 8; }
+
 uint64_t live(percpu_pool_t* pool) {
   percpu_stats stats;
   EXPECT_EQ(percpu_pool_stats_read(pool, &stats, sizeof stats), 0);
@@ -744,7 +747,8 @@ TEST_CASE("under a limit on data the library works with less") {
   if (kSanitized) return;
   CHECK_FINE(fresh("balance:sync", [] {
     const size_t used = status_kib("VmData") * 1024;
-    const rlimit limits = {used + (size_t{16} << 20), used + (size_t{16} << 20)};
+    const size_t allowed = used + for_cpus(size_t{16} << 20);
+    const rlimit limits = {allowed, allowed};
     EXPECT_EQ(setrlimit(RLIMIT_DATA, &limits), 0);
     std::vector<void*> handles;
     while (void* handle = percpu_alloc_flags(4096, 4, PERCPU_NOWARN)) handles.push_back(handle);
@@ -799,7 +803,7 @@ TEST_CASE("under strict overcommit the library charges little of the machine's m
 }
 
 TEST_CASE("under strict overcommit what is refused is ENOMEM, and what was freed can be had again") {
-  for (size_t limit : {size_t{32} << 20, size_t{128} << 20}) {
+  for (size_t limit : {for_cpus(size_t{32} << 20), std::max(size_t{128} << 20, for_cpus(size_t{64} << 20))}) {
     CAPTURE(limit);
     CHECK_FINE(fresh("balance:sync", [limit] {
       may_charge = limit;
@@ -819,7 +823,8 @@ TEST_CASE("under strict overcommit what is refused is ENOMEM, and what was freed
 }
 
 TEST_CASE("a window that the configuration limits is used up, ENOMEM, and works again") {
-  CHECK_FINE(fresh("window:4M,unit_size:32K,balance:thread", [] {
+  const std::string conf = "window:" + std::to_string(for_cpus(4 << 10)) + "K,unit_size:32K,balance:thread";
+  CHECK_FINE(fresh(conf.c_str(), [] {
     for (int round = 0; round < 3; round++) {
       std::vector<void*> handles;
       while (void* handle = percpu_alloc_flags(1024, 4, PERCPU_NOWARN)) handles.push_back(handle);
