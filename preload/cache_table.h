@@ -146,19 +146,8 @@ empty:
 
 constexpr uintptr_t head_of_lane(uint32_t lane) { return uintptr_t{kKindLane + lane} << kKindShift; }
 
-// The same of any lane's stack.
-inline void* pop_lane(uint32_t lane) {
-  uintptr_t copy, top;
-  void* block;
-  asm volatile goto(PRELOAD_POP_
-                    : [copy] "=&r"(copy), [top] "=&r"(top), [block] "=&a"(block)
-                    : PRELOAD_SEQ_IN_(cache_places.table, head_of_lane(lane), copies)
-                    : "memory", "cc"
-                    : empty);
-  return block;
-empty:
-  return nullptr;
-}
+// The same of any lane's stack, and below of a push: one sequence each, for the ways that are not fast (cpu_cache.cc).
+void* pop_lane(uint32_t lane);
 
 // What the page map says of the page with this offset in the window: where the head of its blocks' stack is in a copy.
 PRELOAD_HOT uintptr_t find_head(const CacheTable* table, uintptr_t offset) {
@@ -231,9 +220,7 @@ full:
   return false;
 }
 
-inline Pushed push_lane(uint32_t lane, uint64_t block) {
-  return push(cache_places.table, head_of_lane(lane), reinterpret_cast<void*>(block));
-}
+Pushed push_lane(uint32_t lane, uint64_t block);
 
 #else
 #error "the preload's sequences are written for x86-64 only"

@@ -43,6 +43,23 @@ uintptr_t pages_for(const System& system, size_t bytes) {
 
 }  // namespace
 
+void* pop_lane(uint32_t lane) {
+  uintptr_t copy, top;
+  void* block;
+  asm volatile goto(PRELOAD_POP_
+                    : [copy] "=&r"(copy), [top] "=&r"(top), [block] "=&a"(block)
+                    : PRELOAD_SEQ_IN_(cache_places.table, head_of_lane(lane), copies)
+                    : "memory", "cc"
+                    : empty);
+  return block;
+empty:
+  return nullptr;
+}
+
+Pushed push_lane(uint32_t lane, uint64_t block) {
+  return push(cache_places.table, head_of_lane(lane), reinterpret_cast<void*>(block));
+}
+
 int CpuCache::open(const Window& window, size_t budget_bytes, bool unchecked) {
   const System& system = window.system();
   const uint32_t nr_nodes = window.nr_nodes();

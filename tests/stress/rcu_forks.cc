@@ -42,14 +42,21 @@ uint64_t *new_area() {
   return area;
 }
 
+// Not seen by ThreadSanitizer, which does not know that a grace period lies between this and what is done to the area when it was
+// freed: liburcu is not compiled for it.
+__attribute__((noinline, no_sanitize("thread"))) bool is_good(const volatile uint64_t *copy) {
+  for (size_t i = 0; i < kWords; ++i) {
+    if (copy[i] != kGood) return false;
+  }
+  return true;
+}
+
 void look() {
   urcu_bp_read_lock();
   uint64_t *area = __atomic_load_n(&published, __ATOMIC_ACQUIRE);
   for (int round = 0; round < 3; ++round) {
     uint64_t *copy;
-    percpu_for_each_copy(copy, area) {
-      for (size_t i = 0; i < kWords; ++i) EXPECT(__atomic_load_n(&copy[i], __ATOMIC_RELAXED) == kGood);
-    }
+    percpu_for_each_copy(copy, area) EXPECT(is_good(copy));
   }
   urcu_bp_read_unlock();
 }
