@@ -3,6 +3,7 @@
 // Statistics of one map, by a walk over its bits. See pool_report.h for what the numbers mean.
 #include <algorithm>
 #include <array>
+#include <numeric>
 
 #include "core/pool_core.h"
 #include "core/pool_state.h"
@@ -26,7 +27,8 @@ void walk(const AreaMap& map, OnFree on_free, OnArea on_area) {
 }
 
 // The length of the live area of this rank (0: the smallest). Narrows the lengths down by seven bits a walk, since
-// there is no memory to sort in. Requires: rank is below the number of areas.
+// there is no memory to sort in. Areas are born and die meanwhile, without a lock: where fewer are left the largest is meant, and
+// where none is, any.
 uint32_t area_len_of_rank(const AreaMap& map, uint32_t rank) {
   constexpr uint32_t kDigitBits = 7;
   uint32_t prefix = 0;
@@ -37,8 +39,10 @@ uint32_t area_len_of_rank(const AreaMap& map, uint32_t rank) {
       if (map.is_live(area.start) && (area.len >> (shift + kDigitBits)) == prefix)
         ++counts[(area.len >> shift) % counts.size()];
     });
+    const uint32_t found = std::accumulate(counts.begin(), counts.end(), 0u);
+    rank = std::min(rank, std::max(found, 1u) - 1);
     uint32_t digit = 0;
-    while (rank >= counts[digit]) rank -= counts[digit++];
+    while (digit + 1 < counts.size() && rank >= counts[digit]) rank -= counts[digit++];
     prefix = prefix << kDigitBits | digit;
   }
   return prefix;
@@ -67,7 +71,8 @@ ChunkStats stats_of(const AreaMap& map, const PoolShape& shape) {
         ++stats.live_areas;
       });
   if (stats.live_areas != 0)
-    stats.median_area_bytes = area_len_of_rank(map, (stats.live_areas - 1) / 2) * kFragmentBytes;
+    stats.median_area_bytes = std::clamp(area_len_of_rank(map, (stats.live_areas - 1) / 2) * kFragmentBytes, stats.smallest_area_bytes,
+                                         stats.largest_area_bytes);
   stats.free_bytes = head.free_fragments * kFragmentBytes;
   stats.first_free_bytes =
       std::min(head.hints.first_free, map.own_end()) * kFragmentBytes + head.first_page * shape.page_size_bytes;

@@ -607,6 +607,29 @@ TEST_CASE("each chunk's row tells what is in it, the reserved part its own") {
   free_all(pool, handles);
 }
 
+TEST_CASE("a chunk's statistics hold together while areas die and are born") {
+  World world;
+  TestPool pool(world, {.unit_size_bytes = 64 << 10});
+  void* const kept = pool.alloc(8);
+  std::atomic<bool> stop{false};
+  std::thread other([&] {
+    std::vector<void*> handles(60);
+    while (!stop) {
+      for (void*& handle : handles) handle = pool.alloc(8);
+      for (void* handle : handles) pool.free(handle);
+    }
+  });
+  for (int i = 0; i < 20000; i++) {
+    for (const percpu_chunk_stats& row : pool.chunks()) {
+      if (row.median_live == 8 || (row.median_live == 0 && row.nr_live == 0)) continue;
+      FAIL_CHECK("median of areas of 8 bytes: " << row.median_live);
+    }
+  }
+  stop = true;
+  other.join();
+  pool.free(kept);
+}
+
 TEST_CASE("an address is told by pool, handle, CPU, chunk and offset") {
   World world;
   TestPool pool(world, {.unit_size_bytes = 32 << 10, .static_bytes = 64, .nr_cpus = 4});
