@@ -112,7 +112,8 @@ void* Heap::allocate(size_t size_bytes) {
   return __builtin_expect(checker_.on(), 0) ? allocate_checked(1, size_bytes) : take_block(size_bytes);
 }
 
-void* Heap::take_block(size_t size_bytes) {
+// Not inlined: one sequence, whoever comes here.
+__attribute__((noinline)) void* Heap::take_block(size_t size_bytes) {
   if (size_bytes > kMaxSmallBytes) return allocate_large(size_bytes, 1, nullptr);
   const uint32_t size_class = class_of(size_bytes);
   if (__builtin_expect(thread_caches.malloc_limit != 0, 1)) {
