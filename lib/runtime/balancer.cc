@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: MIT
 #include "runtime/balancer.h"
 
+#include <cerrno>
+#include <ctime>
+
 #include "base/check.h"
 #include "runtime/pool.h"
 
@@ -13,6 +16,9 @@ constexpr char kThreadName[] = "percpu-balance";
 constexpr uint32_t kJobMs = 200;
 
 constexpr timespec milliseconds(uint32_t ms) { return {ms / 1000, long{ms % 1000} * 1000 * 1000}; }
+
+// How long to wait where no thread can be made, before that is told.
+constexpr timespec kStartPatience = {0, 20 * 1000 * 1000};
 
 // How long the end of the process waits for a round in progress.
 constexpr timespec kStopPatience = {0, 100 * 1000 * 1000};
@@ -53,7 +59,12 @@ void Balancer::start() {
   start_wanted_.store(false, std::memory_order_relaxed);
   uint32_t expected = kNone;
   if (!state_.compare_exchange_strong(expected, kStarting, std::memory_order_acquire)) return;
-  const int result = system_->start_thread(&thread_, kThreadName, thread_main, this);
+  int result = system_->start_thread(&thread_, kThreadName, thread_main, this);
+  if (result == -EAGAIN && !said_unstartable_) {
+    // The kernel makes no thread while another one is in exec(): soon this process is another program, or that thread has failed.
+    (void)nanosleep(&kStartPatience, nullptr);
+    result = system_->start_thread(&thread_, kThreadName, thread_main, this);
+  }
   if (result == 0) {
     // The thread itself may have said so already.
     expected = kStarting;

@@ -258,6 +258,18 @@ TEST_CASE("where no thread runs, frees still give memory back, of small areas to
   }
 }
 
+TEST_CASE("a thread that cannot be made for a moment, as while another one is in exec(), is made a moment later, without a word") {
+  World world("balance:thread");
+  world.faulty.fail_nth(Call::kStartThread, 1, EAGAIN);
+  CapturedStderr captured;
+  TestPool pool(world, kSmall);
+  std::vector<void*> handles = allocate_much(pool, 50);
+  CHECK(eventually([] { return nr_balancers() == 1; }));
+  CHECK(world.faulty.count(Call::kStartThread) == 2);
+  CHECK(captured.text() == "");
+  free_all(pool, handles);
+}
+
 TEST_CASE("what is freed into a CPU's front cache goes back to the maps once it is left alone") {
   World world("balance:thread");
   TestPool pool(world, kSmall);
