@@ -11,7 +11,8 @@
 // everything is in order again. It must exit with status 0; a signal, any other status, or 60 seconds without an end is a finding.
 //
 // Each call fails as it can fail on a real system (kErrors); --errors all tries every errno of its row, else the first one.
-// A call that cannot fail, or whose failure nobody could survive (rt_sigprocmask, exit), is passed over.
+// A call that cannot fail, or whose failure nobody could survive (rt_sigprocmask, exit), is passed over; so are those that liburcu
+// makes for the library, since it ends the program itself where its membarrier or its mmap fails.
 #include <linux/futex.h>
 #include <signal.h>
 #include <sys/ptrace.h>
@@ -133,6 +134,7 @@ class Run {
   const CallErrors* failed_ = nullptr;
   std::string what_ = "nothing";
   std::vector<Range> code_;
+  std::vector<Range> code_of_liburcu_;
   std::map<pid_t, Task> tasks_;
 };
 
@@ -149,11 +151,15 @@ bool Run::is_libraries(pid_t task, const user_regs_struct& registers) {
     }
     return false;
   };
-  if (in_code(registers.rip)) return true;
-  for (size_t i = 0; i < count; ++i) {
-    if (in_code(words[i])) return true;
+  bool found = in_code(registers.rip);
+  for (size_t i = 0; i < count && !found; ++i) found = in_code(words[i]);
+  if (!found || count == 0) return found;
+  // Called by liburcu, through a function of libc.
+  if (code_of_liburcu_.empty()) code_of_liburcu_ = code_of(task, {"liburcu"});
+  for (const Range& range : code_of_liburcu_) {
+    if (words[0] >= range.begin && words[0] < range.end) return false;
   }
-  return false;
+  return true;
 }
 
 void Run::at_entry(pid_t task, Task* state) {
@@ -162,7 +168,10 @@ void Run::at_entry(pid_t task, Task* state) {
   const auto number = static_cast<long>(registers.orig_rax);
   if (number == SYS_getppid) over_ = true;
   // Until the libraries are mapped there is nothing of theirs to find, and maps to look for again.
-  if (number == SYS_execve) code_.clear();
+  if (number == SYS_execve) {
+    code_.clear();
+    code_of_liburcu_.clear();
+  }
   const CallErrors* row = errors_of(registers);
   if (over_ || row == nullptr || !is_libraries(task, registers)) return;
   if (++count_ != fail_at_) return;
