@@ -29,8 +29,6 @@ constexpr uint32_t kManyCpus = 32;
 // where all lanes are in use, none is to be emptied for another.
 constexpr uint32_t kIdleDemands = 128;
 
-constexpr size_t kLineBytes = 64;
-
 uint32_t size_of_lane(uint32_t lane) { return kClasses.info[class_of_lane(lane)].size_bytes; }
 
 // An open range of whole pages; 0 where there is no memory.

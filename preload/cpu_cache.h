@@ -34,6 +34,8 @@ namespace percpu::heap {
 // Takes blocks of one lane that a cache does not keep.
 using BlockSink = void (*)(void* context, uint32_t lane, const uint64_t* blocks, uint32_t count);
 
+constexpr size_t kLineBytes = 64;  // of the processor's caches
+
 class CpuCache {
  public:
   constexpr CpuCache() = default;

@@ -23,7 +23,6 @@ namespace {
 constinit uint64_t shelves[kMaxHeapNodes][kNrClasses][CentralList::kShelf] = {};
 
 constexpr uint64_t kTickMs = 200;
-constexpr uint32_t kLineBytes = 64;
 // From here on a growing block moves by moving its pages, which costs less than copying them.
 constexpr size_t kMoveBytes = size_t{512} * 1024;
 

@@ -27,8 +27,8 @@ void walk(const AreaMap& map, OnFree on_free, OnArea on_area) {
 }
 
 // The length of the live area of this rank (0: the smallest). Narrows the lengths down by seven bits a walk, since
-// there is no memory to sort in. Areas are born and die meanwhile, without a lock: where fewer are left the largest is meant, and
-// where none is, any.
+// there is no memory to sort in. Areas are born and die meanwhile, without a lock: where fewer are left the largest is meant; 0
+// where none is.
 uint32_t area_len_of_rank(const AreaMap& map, uint32_t rank) {
   constexpr uint32_t kDigitBits = 7;
   uint32_t prefix = 0;
@@ -40,9 +40,10 @@ uint32_t area_len_of_rank(const AreaMap& map, uint32_t rank) {
         ++counts[(area.len >> shift) % counts.size()];
     });
     const uint32_t found = std::accumulate(counts.begin(), counts.end(), 0u);
-    rank = std::min(rank, std::max(found, 1u) - 1);
+    if (found == 0) return 0;
+    rank = std::min(rank, found - 1);
     uint32_t digit = 0;
-    while (digit + 1 < counts.size() && rank >= counts[digit]) rank -= counts[digit++];
+    while (rank >= counts[digit]) rank -= counts[digit++];
     prefix = prefix << kDigitBits | digit;
   }
   return prefix;
