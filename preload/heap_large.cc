@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: MIT
 //
 // Blocks larger than the largest class, and those of large alignments: a run of pages each, with a span of its own.
-#include <cstring>
-
 #include "preload/heap.h"
 #include "preload/move_pages.h"
 
