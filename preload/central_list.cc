@@ -118,6 +118,7 @@ void CentralList::give_to_span(uint64_t block) {
 }
 
 void CentralList::give(const uint64_t* blocks, uint32_t count) {
+  if (count == 0) return;
   HeapGuard guard(lock_);
   // Who has no cache is told here what a cache tells: that a block is one of the upper two already.
   for (uint32_t i = 1; i <= 2 && i <= on_shelf_; ++i) {

@@ -115,6 +115,14 @@ TEST_CASE("keeping little: the shelf holds a quarter of a batch") {
   at.list.keep_little(false);
 }
 
+TEST_CASE("who gives nothing is not asked what it is") {
+  Fixture at(class_of(64));
+  const std::vector<uint64_t> blocks = at.take(2);
+  at.list.give(&blocks[0], 1);
+  at.list.give(&blocks[0], 0);  // the same block, were it one
+  CHECK(at.list.counts().free_blocks == at.info.span_blocks - 1);
+}
+
 TEST_CASE("a block that is free already stops the program") {
   const ChildEnd end = run_in_child([] {
     Fixture at(class_of(64));
