@@ -5,12 +5,15 @@
  * What a cache of objects is made of: free objects of one kind, those of this CPU only, last in, first out. A stack is
  * an array inside the CPU's copy, so what happens to the objects cannot harm it.
  *
- *   offset 0  count   how many values are on it; changed by sequences only, or by who has stopped it
- *   offset 4  limit   how many it takes; 0: stopped, or not there
- *   offset 8  slots   8 bytes each, as many as the largest limit
+ *   offset 0   word    bits 0 to 15: count, how many values are on it; bits 16 to 63: nr_pops, how many were taken off it, ever;
+ *                      changed by sequences only, or by who has stopped it
+ *   offset 8   limit   how many it takes, at most 65535; 0: stopped, or not there
+ *   offset 16  slots   8 bytes each, as many as the largest limit
  *
- *   push: if (count >= limit) fail; slot[count] = value; count += 1            (commit: count)
- *   pop:  if (count - 1 >= limit) fail; value = slot[count - 1]; count -= 1    (commit: count; unsigned: 0 - 1 is large)
+ *   push: if (count >= limit) fail; slot[count] = value; count += 1                      (commit: word += 1)
+ *   pop:  if (count - 1 >= limit) fail; value = slot[count - 1]; count -= 1, nr_pops += 1    (commit: word += 65535)
+ *
+ * (Unsigned: 0 - 1 is large. 65535 is 65536 - 1: one commit changes both.)
  *
  * Another CPU's stack is emptied by who stops it first: limit = 0; percpu_fence(cpu); now no sequence changes it, since
  * those that had read the old limit were aborted and begin by reading the new one; take the values, count = 0, and set the limit
@@ -27,12 +30,25 @@
 
 /* The head of a stack; the slots follow it. The layout is known to percpu/arch. */
 struct percpu_stack {
-  uint32_t count;
+  uint64_t word;
   uint32_t limit;
+  uint32_t unused;
 };
 
 /* The size of a stack that takes `limit` values, bytes. */
 #define PERCPU_STACK_BYTES(limit) (sizeof(struct percpu_stack) + (limit) * sizeof(uint64_t))
+
+/* How many values a copy holds, and how many were taken off it: of a stack that was stopped, or for those who only look. */
+PERCPU_INLINE_ uint32_t percpu_stack_count(const struct percpu_stack *copy) {
+  return (uint32_t)(__atomic_load_n(&copy->word, __ATOMIC_RELAXED) & 0xffff);
+}
+PERCPU_INLINE_ uint64_t percpu_stack_nr_pops(const struct percpu_stack *copy) {
+  return __atomic_load_n(&copy->word, __ATOMIC_RELAXED) >> 16;
+}
+/* Of a stack that was stopped. The number of pops stays. */
+PERCPU_INLINE_ void percpu_stack_set_count(struct percpu_stack *copy, uint32_t count) {
+  copy->word = (copy->word & ~(uint64_t)0xffff) | count;
+}
 
 /* The slots of one copy: of a stack that was stopped, or for those who only look. */
 PERCPU_INLINE_ uint64_t *percpu_stack_slots(struct percpu_stack *copy) {

@@ -101,7 +101,8 @@ DomainId id_or_none(const char* call, const percpu_domain_t* domain) {
 
 extern "C" {
 __attribute__((visibility("default"))) percpu_view percpu_default_view_ = {};
-__attribute__((visibility("default"))) __thread percpu_thread_state percpu_thread_ = {};
+// The model is said again: a definition that does not would have this file ask __tls_get_addr() in every operation.
+__attribute__((visibility("default"), tls_model("initial-exec"))) __thread percpu_thread_state percpu_thread_ = {};
 }
 
 PERCPU_EXPORT int percpu_thread_attach_(void) { return library.attach_thread(); }

@@ -14,6 +14,9 @@
 //   open       bit a page: its block has a free fragment
 //   stale      bit a page: the tree has not seen the last change of its block
 //
+// The bitmaps have a bit for each fragment of a unit, and lie the same way in every chunk: a map that begins at a later page (of
+// the first chunk, which has two) leaves the bits before it unused.
+//
 // A map that shares its first or last page with a neighbour covers the whole page; the neighbour's fragments
 // (head.lead, head.tail) are taken and bounded, never live, and counted nowhere.
 //
@@ -58,15 +61,16 @@ class AreaMap {
   AreaMap(const MapLayout& layout, ChunkHead& head, std::byte* metadata)
       : head_(&head),
         metadata_(metadata),
-        alloc_(reinterpret_cast<uint64_t*>(metadata + layout.alloc_offset)),
+        unit_bits_(reinterpret_cast<uint64_t*>(metadata + layout.alloc_offset)),
         bitmap_words_(layout.bitmap_words),
         page_words_(layout.page_words),
         blocks_offset_(layout.blocks_offset),
         block_shift_(layout.block_shift),
+        first_fragment_(head.first_page << layout.block_shift),
         marks_(layout.marks) {}
 
-  // Sets a map up: wholly free, nothing populated. Requires: head.first_page, nr_blocks, lead and tail are set; the
-  // alloc, live and populated bits are zero.
+  // Sets a map up: wholly free, nothing populated. Requires: head.nr_blocks, lead and tail are set, and head.first_page was
+  // when this was made; the alloc, live and populated bits are zero.
   void reset();
 
   // ---- sizes ------------------------------------------------------------------------------------------------------
@@ -88,9 +92,9 @@ class AreaMap {
   uint32_t take(uint32_t begin, uint32_t want);
 
   // Clears the live mark of the area that starts at `begin`. Returns: whether it was set. Context: lock-free.
-  bool clear_live(uint32_t begin) { return atomic_clear_bit(live(), marks_.mark(begin)); }
+  bool clear_live(uint32_t begin) { return atomic_clear_bit(live(), mark_of(begin)); }
   // Sets it again. Returns: whether it was set. Context: lock-free.
-  bool set_live(uint32_t begin) { return atomic_set_bit(live(), marks_.mark(begin)); }
+  bool set_live(uint32_t begin) { return atomic_set_bit(live(), mark_of(begin)); }
 
   // Frees the area that starts at `begin`. Requires: it is taken, and live no more.
   struct Given {
@@ -102,7 +106,7 @@ class AreaMap {
   // ---- looking -----------------------------------------------------------------------------------------------------
 
   // Context: lock-free, best effort unless the area concerned cannot change meanwhile.
-  [[nodiscard]] bool is_live(uint32_t fragment) const { return test_bit(live(), marks_.mark(fragment)); }
+  [[nodiscard]] bool is_live(uint32_t fragment) const { return test_bit(live(), mark_of(fragment)); }
   [[nodiscard]] bool is_taken(uint32_t fragment) const { return test_bit(alloc(), fragment); }
   [[nodiscard]] bool is_bound(uint32_t fragment) const { return test_bit(bound(), fragment); }
   // The end of the area that starts at `begin`.
@@ -125,11 +129,14 @@ class AreaMap {
   [[nodiscard]] ChunkHead& head() const { return *head_; }
   [[nodiscard]] RunNode* nodes() const { return reinterpret_cast<RunNode*>(metadata_); }
   [[nodiscard]] Block* blocks() const { return reinterpret_cast<Block*>(metadata_ + blocks_offset_); }
-  [[nodiscard]] uint64_t* alloc() const { return alloc_; }
-  [[nodiscard]] uint64_t* bound() const { return alloc_ + bitmap_words_; }
-  [[nodiscard]] uint64_t* live() const { return alloc_ + size_t{2} * bitmap_words_; }
+  [[nodiscard]] uint64_t* alloc() const { return unit_bits_ + first_fragment_ / kWordBits; }
+  [[nodiscard]] uint64_t* bound() const { return alloc() + bitmap_words_; }
+  // In the order of marks(), by the fragment's place in the unit.
+  [[nodiscard]] uint64_t* live() const { return unit_bits_ + size_t{2} * bitmap_words_; }
   [[nodiscard]] MarkOrder marks() const { return marks_; }
-  [[nodiscard]] uint64_t* populated() const { return alloc_ + size_t{3} * bitmap_words_; }
+  // Where in the unit the map begins, in fragments.
+  [[nodiscard]] uint32_t first_fragment() const { return first_fragment_; }
+  [[nodiscard]] uint64_t* populated() const { return unit_bits_ + size_t{3} * bitmap_words_; }
   [[nodiscard]] uint64_t* open() const { return populated() + page_words_; }
   [[nodiscard]] uint64_t* stale() const { return open() + page_words_; }
   [[nodiscard]] RunTree tree() const {
@@ -141,6 +148,7 @@ class AreaMap {
   }
 
  private:
+  [[nodiscard]] uint32_t mark_of(uint32_t fragment) const { return marks_.mark(first_fragment_ + fragment); }
   [[nodiscard]] std::optional<uint32_t> place_in_run(Run run, uint32_t want, uint32_t align, bool populated_only) const;
   [[nodiscard]] std::optional<uint32_t> place_in_block(uint32_t block, uint32_t want, uint32_t align,
                                                        bool populated_only);
@@ -156,11 +164,12 @@ class AreaMap {
 
   ChunkHead* head_;
   std::byte* metadata_;
-  uint64_t* alloc_;
+  uint64_t* unit_bits_;
   uint32_t bitmap_words_;
   uint32_t page_words_;
   uint32_t blocks_offset_;
   uint32_t block_shift_;
+  uint32_t first_fragment_;
   MarkOrder marks_;
 };
 

@@ -2,14 +2,15 @@
 //
 // The order of the live marks in their bitmap. The mark of an area is written by every allocation and free of it, which the
 // front caches otherwise keep apart by CPU; if neighbours' marks shared a cache line, CPUs that use neighbouring areas would
-// take it from each other all the time. So the marks of neighbours are put on different lines:
+// take it from each other all the time. So the marks of neighbours are put on different lines, by a multiplication in each
+// aligned group of 2^s fragments:
 //
-//   fragment   | high | inner (8 bits) | low (1 to 5 bits) | pair |      a group is the bits below `high`
-//   mark       | high | low ^ inner    | inner             | pair |      a line has 512 bits: inner, pair
+//   mark = fragment * factor (mod 2^s)        factor: 2^s by the golden ratio, odd
 //
-// `low` alone would put areas at multiples of a large power of two on one line; `inner` spreads these.
+// An odd factor makes it a bijection. The golden ratio spreads any row of multiples, of areas of any one size, over all lines of
+// the group (Knuth, The Art of Computer Programming 3, 6.4).
 //
-// Invariants: a bijection on the fragments of a map; so it is on each aligned group of them.
+// Invariants: a bijection on the fragments of a unit; so it is on each aligned group of them.
 #ifndef PERCPU_CORE_LIVE_MARKS_H
 #define PERCPU_CORE_LIVE_MARKS_H
 
@@ -21,7 +22,6 @@ namespace percpu {
 class MarkOrder {
  public:
   static constexpr uint32_t kMaxShift = 14;  // of a group: 32 lines, what 64 KiB of a unit have
-  static constexpr uint32_t kLineShift = 9;  // 64 bytes of bits
 
   constexpr MarkOrder() : MarkOrder(kMaxShift) {}
   // Of a bitmap of so many bits, a multiple of 1024.
@@ -30,34 +30,31 @@ class MarkOrder {
     return MarkOrder(zeros < kMaxShift ? zeros : kMaxShift);
   }
 
-  [[nodiscard]] constexpr uint32_t mark(uint32_t fragment) const {
-    const uint32_t inner = (fragment & group_mask_) >> inner_shift_;
-    const uint32_t line = ((fragment >> 1) ^ inner) & line_mask_;
-    return (fragment & high_and_pair_) | line << kLineShift | inner << 1;
-  }
-  [[nodiscard]] constexpr uint32_t fragment(uint32_t mark) const {
-    const uint32_t inner = (mark & kInnerMask) >> 1;
-    const uint32_t low = (mark >> kLineShift ^ inner) & line_mask_;
-    return (mark & high_and_pair_) | inner << inner_shift_ | low << 1;
-  }
+  [[nodiscard]] constexpr uint32_t mark(uint32_t fragment) const { return moved(fragment, factor_); }
+  [[nodiscard]] constexpr uint32_t fragment(uint32_t mark) const { return moved(mark, inverse()); }
 
-  // All marks of the fragments below `len` are below this.
-  [[nodiscard]] constexpr uint32_t end(uint32_t len) const { return (len + group_mask_) & ~group_mask_; }
+  // The marks of the fragments in [begin, end) are in [first(begin), last(end)).
+  [[nodiscard]] constexpr uint32_t first(uint32_t begin) const { return begin & ~group_mask_; }
+  [[nodiscard]] constexpr uint32_t last(uint32_t end) const { return (end + group_mask_) & ~group_mask_; }
 
  private:
-  static constexpr uint32_t kInnerMask = (1u << kLineShift) - 1;
+  static constexpr uint64_t kGoldenRatio = 0x9e3779b97f4a7c15;  // 2^64 by it
 
   explicit constexpr MarkOrder(uint32_t group_shift)
-      : group_mask_((1u << group_shift) - 1),
-        high_and_pair_(~group_mask_ | 1),
-        inner_shift_(group_shift - (kLineShift - 1)),
-        line_mask_((1u << (group_shift - kLineShift)) - 1) {}
+      : group_mask_((1u << group_shift) - 1), factor_(static_cast<uint32_t>(kGoldenRatio >> (64 - group_shift)) | 1) {}
 
-  // Worked out once: every allocation and free comes here.
+  [[nodiscard]] constexpr uint32_t moved(uint32_t from, uint32_t factor) const {
+    return (from & ~group_mask_) | (from * factor & group_mask_);
+  }
+  // Newton's iteration doubles the bits that are right; an odd number is its own inverse in the lowest three.
+  [[nodiscard]] constexpr uint32_t inverse() const {
+    uint32_t found = factor_;
+    for (uint32_t right = 3; right < 32; right *= 2) found *= 2 - factor_ * found;
+    return found;
+  }
+
   uint32_t group_mask_;
-  uint32_t high_and_pair_;
-  uint32_t inner_shift_;
-  uint32_t line_mask_;
+  uint32_t factor_;
 };
 
 }  // namespace percpu

@@ -92,10 +92,10 @@ void check_areas(Findings& findings, const AreaMap& map) {
   const uint32_t len = map.len();
   findings.expect_equal("neighbours' fragments taken", map.own_begin() + (len - map.own_end()),
                         count_ones(map.alloc(), 0, map.own_begin()) + count_ones(map.alloc(), map.own_end(), len));
-  const uint32_t nr_marks = map.marks().end(len);
-  for (uint32_t mark = find_next_one(map.live(), 0, nr_marks); mark < nr_marks;
-       mark = find_next_one(map.live(), mark + 1, nr_marks)) {
-    const uint32_t at = map.marks().fragment(mark);
+  const uint32_t first = map.marks().first(map.first_fragment());
+  const uint32_t last = map.marks().last(map.first_fragment() + len);
+  for (uint32_t mark = find_next_one(map.live(), first, last); mark < last; mark = find_next_one(map.live(), mark + 1, last)) {
+    const uint32_t at = map.marks().fragment(mark) - map.first_fragment();
     findings.expect_equal("live area taken", 1, map.is_taken(at));
     findings.expect_equal("live area bounded", 1, map.is_bound(at));
     findings.expect_equal("live area owned", 1, at >= map.own_begin() && at < map.own_end());

@@ -18,10 +18,10 @@ void set_up_chunk(PoolState& state, ChunkId chunk) {
   state.map(chunk).reset();
 }
 
-// One of the two maps of the first chunk, for the bytes [begin, end) of the unit: all of its pages are populated.
-void set_up_part(const PoolState& state, AreaMap map, uint32_t begin, uint32_t end) {
+// One of the two maps of the first chunk, by its number, for the bytes [begin, end) of the unit: all of its pages are populated.
+void set_up_part(PoolState& state, uint32_t index, uint32_t begin, uint32_t end) {
   const uint32_t page = state.shape.page_size_bytes;
-  ChunkHead& head = map.head();
+  ChunkHead& head = state.reserved_head()[index];
   head = {};
   head.list = ChunkHead::kNoSlot;
   head.flags = ChunkHead::kImmutable;
@@ -31,6 +31,7 @@ void set_up_part(const PoolState& state, AreaMap map, uint32_t begin, uint32_t e
     head.lead = static_cast<uint16_t>(begin % page / kFragmentBytes);
     head.tail = static_cast<uint16_t>((round_up(end, page) - end) / kFragmentBytes);
   }
+  AreaMap map = state.map(PoolState::Spot{index, 0});
   map.reset();
   if (begin < end) map.mark_populated({0, head.nr_blocks});
 }
@@ -80,8 +81,8 @@ PoolCore PoolCore::create(void* zeroed_storage, const PoolShape& shape) {
 
   const ChunkId first{0};
   set_bit(state.id_bits(), first.value);
-  set_up_part(state, state.reserved_map(), state.static_end(), state.reserved_end());
-  set_up_part(state, state.map(first), state.reserved_end(), state.dynamic_end());
+  set_up_part(state, 0, state.static_end(), state.reserved_end());
+  set_up_part(state, 1, state.reserved_end(), state.dynamic_end());
   state.totals.chunks = 1;
   state.totals.peak_chunks = 1;
   state.totals.populated_pages = round_up(state.dynamic_end(), shape.page_size_bytes) / shape.page_size_bytes;

@@ -16,9 +16,8 @@ PoolState::Spot PoolState::locate_in_first(AreaOffset offset) {
 
 AreaMarks PoolCore::marks() const {
   const AreaMap first = state_->map(ChunkId{0});
-  const uint32_t first_fragment = state_->head({0}).first_page * (state_->shape.page_size_bytes / kFragmentBytes);
-  return {first.live(), state_->map_layout.size_bytes / sizeof(uint64_t), state_->map_layout.bitmap_words, first_fragment,
-          first.marks()};
+  const uint32_t unit_words = state_->map_layout.bitmap_words;
+  return {first.live(), first.live() - unit_words, state_->map_layout.size_bytes / sizeof(uint64_t), unit_words, first.marks()};
 }
 
 uint32_t PoolCore::area_size(ChunkId chunk, AreaOffset offset) const {

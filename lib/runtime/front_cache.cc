@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: MIT
 #include "runtime/front_cache.h"
 
+#include "runtime/unit_memory.h"
+
 namespace percpu {
 
 void FrontCache::open(const percpu_view& view, uintptr_t handle, const uintptr_t* offsets, uint32_t nr_offsets,
                       uint32_t nr_copies, bool wide) {
   view_ = &view;
+  table_ = view.offset;
   offsets_ = offsets;
   nr_offsets_ = nr_offsets;
   wide_ = wide;
@@ -15,7 +18,11 @@ void FrontCache::open(const percpu_view& view, uintptr_t handle, const uintptr_t
   for (uint32_t c = 0; c < kNrClasses; c++) {
     const size_t affordable = kClassBudgetBytes / (size_t{kSizes[c]} * nr_offsets * nr_copies * nr_kinds);
     limit_[c] = static_cast<uint32_t>(affordable < kLimit ? affordable : kLimit);
+    const auto at = [&](Kind kind) { return static_cast<uint16_t>(stacks_[kind] + c * kStackBytes - handle); };
+    freed_at_[kSizes[c] / 4] = at(kFreed);
+    if (wide || kSizes[c] <= UnitMemory::kSmallBytes) ready_at_[kSizes[c] / 4] = at(kReady);
   }
+  static_assert(kHeaderBytes + kNrKinds * kNrClasses * kStackBytes <= UINT16_MAX);
   handle_ = handle;
   start();
 }
@@ -32,6 +39,15 @@ void FrontCache::set_limits(bool open) {
   }
 }
 
+// Without the way of a thread that is not known yet, which nobody would take here.
+void FrontCache::correct_allocs(int64_t by) const {
+#if PERCPU_HAVE_SEQUENCES
+  if (percpu_thread_.offset != nullptr) percpu_seq_add_8_(table_, reinterpret_cast<uint64_t*>(handle_), static_cast<uint64_t>(by));
+#else
+  (void)by;
+#endif
+}
+
 bool FrontCache::take(Taken* taken) {
   const uint32_t nr_kinds = wide_ ? 2 : 1;
   const uint32_t nr_stacks = nr_offsets_ * nr_kinds * kNrClasses;
@@ -39,9 +55,9 @@ bool FrontCache::take(Taken* taken) {
     const uint32_t size_class = cursor_ % kNrClasses;
     const Kind kind = cursor_ / kNrClasses % nr_kinds == 0 ? kFreed : kReady;
     percpu_stack* from = stack_of(cursor_ / (kNrClasses * nr_kinds), kind, size_class);
-    if (from->count != 0) {
-      from->count--;
-      *taken = {CachedPlace::unpack(percpu_stack_slots(from)[from->count]), kind, size_class};
+    if (const uint32_t count = percpu_stack_count(from); count != 0) {
+      percpu_stack_set_count(from, count - 1);
+      *taken = {percpu_stack_slots(from)[count - 1], kind, size_class};
       return true;
     }
     cursor_ = (cursor_ + 1) % nr_stacks;
@@ -58,8 +74,9 @@ FrontCache::Sums FrontCache::sums() const {
   }
   for (uint32_t cpu = 0; cpu < nr_offsets_; cpu++) {
     for (uint32_t c = 0; c < kNrClasses; c++) {
-      const uint64_t freed = __atomic_load_n(&stack_of(cpu, kFreed, c)->count, __ATOMIC_RELAXED);
-      const uint64_t ready = wide_ ? __atomic_load_n(&stack_of(cpu, kReady, c)->count, __ATOMIC_RELAXED) : 0;
+      const uint64_t freed = percpu_stack_count(stack_of(cpu, kFreed, c));
+      const uint64_t ready = wide_ ? percpu_stack_count(stack_of(cpu, kReady, c)) : 0;
+      sums.nr_allocs += percpu_stack_nr_pops(stack_of(cpu, kReady, c));
       sums.nr_freed += freed;
       sums.nr_cached += freed + ready;
       sums.cached_bytes += (freed + ready) * kSizes[c];

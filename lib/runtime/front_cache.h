@@ -6,10 +6,10 @@
 //
 // A front cache is a static per-CPU variable of the library, in the static part of each pool's first chunk:
 //
-//   one CPU's copy:  | nr_allocs | freed: stack of size 4 | of size 8 | ... | ready: stack of size 4 | of size 8 | ... |
+//   one CPU's copy:  | correction | freed: stack of size 4 | of size 8 | ... | ready: stack of size 4 | of size 8 | ... |
 //                                                                             (wide pools only)
 //
-// A stack holds places (chunk << 32 | offset in the unit) of areas of exactly one size; percpu/stack.h tells how it is
+// A stack holds handles of areas of exactly one size; percpu/stack.h tells how it is
 // changed, and how another CPU's is emptied. Threads without rseq, and sizes without a stack, go to the maps.
 //
 // Where an area is, from one allocation to the next:
@@ -27,8 +27,11 @@
 // ready, at once: those that are freed on its CPU, and some from the maps. An area that is freed and not ready yet is still charged to its domain; a charge
 // or an allocation that would fail has them all given back first.
 //
+// Each stack knows how many pops it had (percpu/stack.h), so an allocation counts itself by being made. The correction is what
+// pops of these stacks were not allocations, or allocations not such pops.
+//
 // Invariants:
-//   a place is on one stack at most, and its area is taken, not live, and on no other list of the pool
+//   a handle is on one stack at most, and its area is taken, not live, and on no other list of the pool
 //   an area on a ready stack is zero in every copy, and charged to nobody
 // Locking: push and pop take none. stop(), start(), take(), and changes of stacks through stack_of() are made with the pool's
 // grow lock held, between stop() and start(), with a fence on all CPUs behind stop().
@@ -44,16 +47,6 @@
 
 namespace percpu {
 
-// An area as it lies on a stack.
-struct CachedPlace {
-  ChunkId chunk;
-  AreaOffset offset;
-  static CachedPlace unpack(uint64_t value) {
-    return {{static_cast<uint32_t>(value >> 32)}, {static_cast<uint32_t>(value)}};
-  }
-  uint64_t pack() const { return uint64_t{chunk.value} << 32 | offset.bytes; }
-};
-
 class FrontCache {
  public:
   enum Kind : uint32_t { kFreed = 0, kReady = 1, kNrKinds = 2 };
@@ -62,7 +55,7 @@ class FrontCache {
   // Pools of more copies than this are wide.
   static constexpr uint32_t kWideCopies = 8;
   // Areas that a stack holds at most.
-  static constexpr uint32_t kLimit = 63;
+  static constexpr uint32_t kLimit = 62;
   // Areas that are made ready at once, if there are so many.
   static constexpr uint32_t kBatch = 32;
 
@@ -83,28 +76,45 @@ class FrontCache {
   bool is_open() const { return handle_ != 0; }
   bool wide() const { return wide_; }
 
-  // Puts an area on this CPU's stack, or takes one. False: full or empty, stopped, or a thread without rseq.
-  bool push(Kind kind, uint32_t size_class, CachedPlace place) const {
-    return is_open() && percpu_stack_push_(view_, stack(kind, size_class), place.pack()) != 0;
+  // Puts an area on this CPU's stack, or takes one. False: full or empty, stopped, or a thread without rseq. What is taken off a
+  // stack from which allocations are served (ready; in a pool that is not wide, freed) counts as one: see correct_allocs().
+  bool push(Kind kind, uint32_t size_class, uintptr_t area) const {
+    return is_open() && percpu_stack_push_(view_, stack(kind, size_class), area) != 0;
   }
-  bool pop(Kind kind, uint32_t size_class, CachedPlace* place) const {
+  bool pop(Kind kind, uint32_t size_class, uintptr_t* area) const {
     uint64_t value = 0;
     if (!is_open() || percpu_stack_pop_(view_, stack(kind, size_class), &value) == 0) return false;
-    *place = CachedPlace::unpack(value);
+    *area = value;
     return true;
   }
-  // Takes an area that is to be allocated; counts it. In a pool that is not wide it has to be zeroed then.
-  bool pop_to_allocate(uint32_t size_class, CachedPlace* place) const {
+  // The same by a size in fragments, of at most kLargest bytes, for the ways that are taken most: frees, and allocations. False
+  // also for other sizes than those of the classes, and where zeroing an area takes more than zero_small() can do.
+  bool push_fast(size_t fragments, uintptr_t area) const {
 #if PERCPU_HAVE_SEQUENCES
-    if (!is_open() || view_ == nullptr) return false;
-    const uintptr_t* table = percpu_table_(view_);
+    uintptr_t stack = freed_at_[fragments];  // 0 where this is not open
+    if (fragments == kUsual) {
+      // The same, but known before the size is: it comes from the area's bounds, some thirty cycles after the handle, and an
+      // allocation that follows waits for this push.
+      stack = freed_at_[kUsual];
+      __asm__("" : "+r"(stack));
+    }
+    if (stack == 0 || percpu_thread_.offset == nullptr) return false;
+    return percpu_seq_stack_push_(table_, reinterpret_cast<const void*>(handle_ + stack), area) != 0;
+#else
+    (void)fragments, (void)area;
+    return false;
+#endif
+  }
+  bool pop_fast(size_t fragments, uintptr_t* area) const {
+#if PERCPU_HAVE_SEQUENCES
+    const uintptr_t stack = ready_at_[fragments];
+    if (stack == 0 || percpu_thread_.offset == nullptr) return false;
     uint64_t value = 0;
-    if (table == nullptr || percpu_seq_stack_pop_(table, stack(kReady, size_class), &value) == 0) return false;
-    percpu_seq_add_8_(table, reinterpret_cast<uint64_t*>(handle_), 1);
-    *place = CachedPlace::unpack(value);
+    if (percpu_seq_stack_pop_(table_, reinterpret_cast<const void*>(handle_ + stack), &value) == 0) return false;
+    *area = value;
     return true;
 #else
-    (void)size_class, (void)place;
+    (void)fragments, (void)area;
     return false;
 #endif
   }
@@ -114,9 +124,9 @@ class FrontCache {
   void attach_thread() const {
     if (percpu_thread_.offset == nullptr) (void)percpu_thread_attach_();
   }
-  // Counts an allocation that the cache served. Requires: the thread popped or pushed just now, so that it is known.
-  void count_alloc() const { add_to_allocs(1); }
-  void uncount_alloc() const { add_to_allocs(UINT64_MAX); }
+  // Counts allocations that the front caches served but no pop shows, or, below 0, pops that were none. Requires: the thread
+  // popped or pushed just now, so that it is known.
+  void correct_allocs(int64_t by) const;
 
   // All CPUs' stacks: closed to their CPUs, open again.
   void stop() { set_limits(false); }
@@ -132,7 +142,7 @@ class FrontCache {
 
   // An area that was on a stack of some CPU, and which stack.
   struct Taken {
-    CachedPlace place;
+    uintptr_t area;
     Kind kind;
     uint32_t size_class;
   };
@@ -148,8 +158,10 @@ class FrontCache {
   // Over all CPUs; a snapshot of each word only.
   Sums sums() const;
 
+  static constexpr size_t kLargest = 256;  // bytes of an area that may wait here
+
  private:
-  static constexpr size_t kLargest = 256;
+  static constexpr size_t kUsual = 2;  // fragments: a counter
   static constexpr size_t kHeaderBytes = 256;
   static constexpr uint32_t kStackBytes = 512;
   static_assert(PERCPU_STACK_BYTES(kLimit) == kStackBytes);
@@ -171,18 +183,13 @@ class FrontCache {
     return reinterpret_cast<const percpu_stack*>(stacks_[kind] + uintptr_t{size_class} * kStackBytes);
   }
   void set_limits(bool open);
-  // Without the way of a thread that is not known yet, which nobody would take here.
-  void add_to_allocs(uint64_t by) const {
-#if PERCPU_HAVE_SEQUENCES
-    const uintptr_t* table = percpu_table_(view_);
-    if (table != nullptr) percpu_seq_add_8_(table, reinterpret_cast<uint64_t*>(handle_), by);
-#else
-    (void)by;
-#endif
-  }
 
   const percpu_view* view_ = nullptr;
+  const uintptr_t* table_ = nullptr;  // the view's offsets
   uintptr_t handle_ = 0;
+  // By fragments: where the stack is, from handle_ on; 0: there is none, or this is not open.
+  uint16_t freed_at_[kLargest / 4 + 1] = {};
+  uint16_t ready_at_[kLargest / 4 + 1] = {};  // in a pool that is not wide, of those that zero_small() zeroes
   uintptr_t stacks_[kNrKinds] = {};  // handles of the first stack of each kind; in a pool that is not wide, of the same ones
   bool wide_ = false;
   bool stopped_ = false;

@@ -109,7 +109,7 @@ void* Pool::refused(size_t size_bytes, size_t align_bytes, unsigned flags, int r
 // Charges a domain. Areas that wait to be ready are still charged: before a charge fails, all of them go back to the maps; in
 // atomic context those of this CPU.
 bool Pool::charge(DomainId domain, size_t bytes, bool atomic) {
-  if (!front_.wide() || !records_used_.load(std::memory_order_relaxed)) {
+  if (!front_.wide() || !records_used()) {
     return environment_.accounting->charge(domain, bytes);
   }
   if (environment_.accounting->charge(domain, bytes, Accounting::Refusal::kHasAnotherTry)) return true;
@@ -170,7 +170,7 @@ void* Pool::allocate_slow(size_t size_bytes, size_t align_bytes, unsigned flags,
     if (area.chunk.value == 0) {
       environment_.accounting->uncharge(domain, charged);  // the first chunk is there anyway
     } else {
-      records_used_.store(true, std::memory_order_relaxed);
+      use_records();
       memory_.record(area.chunk, area.offset).domain.store(domain.value, std::memory_order_relaxed);
     }
   }
@@ -187,63 +187,66 @@ void* Pool::allocated(void* handle, unsigned flags) {
   return handle;
 }
 
-void* Pool::misaligned(Spot spot) {
-  front_.uncount_alloc();
+void* Pool::misaligned(uintptr_t area) {
+  const Spot spot = memory_.spot_of(area);
+  front_.correct_allocs(-1);
   put_back(&spot, 1);
   return nullptr;
 }
 
 // An area from this CPU's front cache. What is popped and not aligned goes back to the maps.
 bool Pool::take_cached(uint32_t size_class, const Request& request, Area* area) {
-  CachedPlace place{};
-  if (!front_.pop_to_allocate(size_class, &place)) {
-    if (!front_.wide() || !make_batch_ready(size_class, request.atomic, &place)) return false;
-    front_.count_alloc();
+  uintptr_t handle = 0;
+  if (!front_.pop(FrontCache::kReady, size_class, &handle)) {
+    if (!front_.wide() || !make_batch_ready(size_class, request.atomic, &handle)) return false;
+    front_.correct_allocs(1);
   }
-  if (place.offset.bytes % request.align_bytes != 0) [[unlikely]] {
-    (void)misaligned({place.chunk, place.offset, 0});
+  if (handle % request.align_bytes != 0) [[unlikely]] {
+    (void)misaligned(handle);
     return false;
   }
-  marks_.begin_life(place.chunk, place.offset);
-  *area = {place.chunk, place.offset, request.size_bytes};
+  const Spot spot = memory_.spot_of(handle);
+  marks_.begin_life(spot.chunk, spot.offset);
+  *area = {spot.chunk, spot.offset, request.size_bytes};
   return true;
 }
 
 // Takes freed areas off this CPU's stack; they are the caller's then.
-uint32_t Pool::pop_freed(uint32_t size_class, CachedPlace* places, uint32_t most) {
+uint32_t Pool::pop_freed(uint32_t size_class, uintptr_t* areas, uint32_t most) {
   uint32_t count = 0;
-  while (count < most && front_.pop(FrontCache::kFreed, size_class, &places[count])) count++;
+  while (count < most && front_.pop(FrontCache::kFreed, size_class, &areas[count])) count++;
+  if (!front_.wide()) front_.correct_allocs(-int64_t{count});
   return count;
 }
 
 // Zeroes areas that the caller took off freed stacks, neighbours together, and ends their charges.
-void Pool::make_ready(uint32_t size_class, CachedPlace* places, uint32_t count) {
+void Pool::make_ready(uint32_t size_class, uintptr_t* areas, uint32_t count) {
   PERCPU_CHECK(count <= FrontCache::kLimit, "expected at most a stack of areas, found %u", count);
   const uint32_t size_bytes = FrontCache::size_of(size_class);
-  std::sort(places, places + count, [](CachedPlace a, CachedPlace b) { return a.pack() < b.pack(); });
+  std::sort(areas, areas + count);
   UnitMemory::Stretch stretches[FrontCache::kLimit];
   uint32_t nr_stretches = 0;
   for (uint32_t i = 0; i < count; i++) {
-    uncharge({places[i].chunk, places[i].offset, 0}, size_bytes);
-    const uintptr_t handle = memory_.handle(places[i].chunk, places[i].offset);
+    const Spot spot = memory_.spot_of(areas[i]);
+    uncharge(spot, size_bytes);
     if (nr_stretches != 0) {
       UnitMemory::Stretch& last = stretches[nr_stretches - 1];
-      if (last.handle + last.size_bytes == handle && places[i].offset.bytes != 0) {
+      if (last.handle + last.size_bytes == areas[i] && spot.offset.bytes != 0) {
         last.size_bytes += size_bytes;
         continue;
       }
     }
-    stretches[nr_stretches++] = {handle, size_bytes};
+    stretches[nr_stretches++] = {areas[i], size_bytes};
   }
   memory_.zero(stretches, nr_stretches);
 }
 
 // Puts areas on this CPU's ready stack; what finds no room there goes back to the maps.
-void Pool::push_ready(uint32_t size_class, const CachedPlace* places, uint32_t count) {
+void Pool::push_ready(uint32_t size_class, const uintptr_t* areas, uint32_t count) {
   uint32_t pushed = 0;
-  while (pushed < count && front_.push(FrontCache::kReady, size_class, places[pushed])) pushed++;
+  while (pushed < count && front_.push(FrontCache::kReady, size_class, areas[pushed])) pushed++;
   Spot surplus[FrontCache::kLimit];
-  for (uint32_t i = pushed; i < count; i++) surplus[i - pushed] = {places[i].chunk, places[i].offset, 0};
+  for (uint32_t i = pushed; i < count; i++) surplus[i - pushed] = memory_.spot_of(areas[i]);
   if (pushed != 0) (void)front_caches_may_hold();
   if (pushed != count) put_back(surplus, count - pushed);
 }
@@ -251,23 +254,23 @@ void Pool::push_ready(uint32_t size_class, const CachedPlace* places, uint32_t c
 // Makes a batch of areas ready for this CPU; one of them is the caller's. What is freed here is taken first. Where that is
 // little, the maps fill the batch up, since zeroing many costs little more than zeroing one: but only from populated pages,
 // and only while somebody would empty the front caches in time. False where nothing is to be had.
-bool Pool::make_batch_ready(uint32_t size_class, bool atomic, CachedPlace* place) {
-  CachedPlace places[FrontCache::kLimit];
-  uint32_t count = pop_freed(size_class, places, FrontCache::kLimit);
+bool Pool::make_batch_ready(uint32_t size_class, bool atomic, uintptr_t* area) {
+  uintptr_t areas[FrontCache::kLimit];
+  uint32_t count = pop_freed(size_class, areas, FrontCache::kLimit);
   const uint32_t most = std::min(front_.limit_of(size_class), FrontCache::kBatch);
-  if (count < most && !atomic && percpu_thread_.offset != nullptr && cached_.load(std::memory_order_relaxed) &&
+  if (count < most && !atomic && percpu_thread_.offset != nullptr && cached() &&
       !front_.stopped()) {
-    count += take_spare(size_class, places + count, most - count);
+    count += take_spare(size_class, areas + count, most - count);
   }
   if (count == 0) return false;
-  make_ready(size_class, places, count);
-  *place = places[0];
-  push_ready(size_class, places + 1, count - 1);
+  make_ready(size_class, areas, count);
+  *area = areas[0];
+  push_ready(size_class, areas + 1, count - 1);
   return true;
 }
 
 // Takes areas from populated pages of the maps, as freed ones: not live.
-uint32_t Pool::take_spare(uint32_t size_class, CachedPlace* places, uint32_t most) {
+uint32_t Pool::take_spare(uint32_t size_class, uintptr_t* areas, uint32_t most) {
   uint32_t count = 0;
   lock_map();
   while (count < most) {
@@ -282,7 +285,7 @@ uint32_t Pool::take_spare(uint32_t size_class, CachedPlace* places, uint32_t mos
     }
     counters_.nr_taken++;
     counters_.taken_bytes += found->size_bytes;
-    places[count++] = {found->chunk, found->offset};
+    areas[count++] = memory_.handle(found->chunk, found->offset);
   }
   counters_.nr_peak_taken = std::max(counters_.nr_peak_taken, counters_.nr_taken);
   unlock_map();
@@ -503,7 +506,7 @@ size_t Pool::begin_free(void* handle, Spot* spot, const char* call) {
     size_bytes = core_->end_life(spot->chunk, spot->offset);
   }
   if (size_bytes == 0) [[unlikely]] bad_handle(handle, call);
-  if (records_used_.load(std::memory_order_relaxed) &&
+  if (records_used() &&
       memory_.record(spot->chunk, spot->offset).domain.load(std::memory_order_relaxed) == kStaticVariables.value) [[unlikely]] {
     fatal("%s(%p): expected a handle that pool '%s' allocated, found a static per-CPU variable", call, handle, name_);
   }
@@ -517,15 +520,15 @@ void Pool::free_slow(void* handle, const char* call) {
   after_call(Caller::kFreeing);
 }
 
-// An area whose life the inline part of a free ended.
-void Pool::free_rest(Spot spot) {
-  finish_free(spot, core_->area_size(spot.chunk, spot.offset));
+// An area whose life the inline part of a free ended, and which the front cache did not take at once.
+void Pool::free_rest(ChunkId chunk, AreaOffset offset) {
+  finish_free({chunk, offset, 0}, core_->area_size(chunk, offset));
   after_call(Caller::kFreeing);
 }
 
-// The same for one that the front cache did not take at once. No area has a charge then.
-void Pool::free_small(Spot spot, uint32_t size_class) {
-  if (!cache(size_class, spot)) put_back(&spot, 1);
+// What the inline part of a free comes to when it is not all there is to do.
+void Pool::freed() {
+  if (!cached()) (void)front_caches_may_hold();
   after_call(Caller::kFreeing);
 }
 
@@ -537,7 +540,7 @@ void* Pool::allocate_statics(size_t size_bytes, size_t align_bytes) {
   Spot spot{};
   if (handle == nullptr || !memory_.locate_handle(reinterpret_cast<uintptr_t>(handle), &spot)) return nullptr;
   memory_.record(spot.chunk, spot.offset).domain.store(kStaticVariables.value, std::memory_order_relaxed);
-  records_used_.store(true, std::memory_order_relaxed);
+  use_records();
   return handle;
 }
 
@@ -550,7 +553,7 @@ void Pool::free_statics(void* handle) {
 }
 
 void Pool::uncharge(Spot spot, size_t size_bytes) {
-  if (!records_used_.load(std::memory_order_relaxed) || spot.chunk.value == 0) return;
+  if (!records_used() || spot.chunk.value == 0) return;
   std::atomic<uint32_t>& record = memory_.record(spot.chunk, spot.offset).domain;
   if (record.load(std::memory_order_relaxed) == 0) return;  // most areas: their record is not to be backed for this
   const uint32_t domain = record.exchange(0, std::memory_order_relaxed);
@@ -572,10 +575,10 @@ void Pool::finish_free(Spot spot, size_t size_bytes) {
 bool Pool::cache(uint32_t size_class, Spot spot) {
   // Who cannot push need not wake the thread that would look after it.
   if (!front_.is_open() || !front_.knows_thread() || in_reserved_part(spot) || !front_caches_may_hold()) return false;
-  const CachedPlace place{spot.chunk, spot.offset};
-  bool pushed = front_.push(FrontCache::kFreed, size_class, place);
+  const uintptr_t handle = memory_.handle(spot.chunk, spot.offset);
+  bool pushed = front_.push(FrontCache::kFreed, size_class, handle);
   if (!pushed && flush_freed(size_class, front_.limit_of(size_class) / 2) != 0) {
-    pushed = front_.push(FrontCache::kFreed, size_class, place);
+    pushed = front_.push(FrontCache::kFreed, size_class, handle);
   }
   if (pushed) (void)front_caches_may_hold();
   return pushed;
@@ -584,23 +587,23 @@ bool Pool::cache(uint32_t size_class, Spot spot) {
 // Front caches hold areas only while there is a thread that empties them in time, and it hears that there are some. Asked
 // before an area is pushed, and after it: they may have been emptied in between.
 bool Pool::front_caches_may_hold() {
-  if (cached_.load(std::memory_order_relaxed)) return true;
+  if (cached()) return true;
   if (!environment_.balancer->serves()) {
     request(kThread);
     return false;
   }
-  cached_.store(true, std::memory_order_seq_cst);
+  state_.fetch_and(~uint32_t{kNoneCached}, std::memory_order_seq_cst);
   environment_.balancer->wake();
   return true;
 }
 
 // Gives freed areas of this CPU back to the maps. Returns: how many; 0 also where stacks are stopped, or the thread has no rseq.
 uint32_t Pool::flush_freed(uint32_t size_class, uint32_t most) {
-  CachedPlace places[FrontCache::kLimit];
+  uintptr_t areas[FrontCache::kLimit];
   Spot spots[FrontCache::kLimit];
-  const uint32_t count = pop_freed(size_class, places, most);
+  const uint32_t count = pop_freed(size_class, areas, most);
   for (uint32_t i = 0; i < count; i++) {
-    spots[i] = {places[i].chunk, places[i].offset, 0};
+    spots[i] = memory_.spot_of(areas[i]);
     if (front_.wide()) uncharge(spots[i], FrontCache::size_of(size_class));
   }
   if (count != 0) put_back(spots, count);
@@ -649,7 +652,7 @@ void Pool::drain_stopped() {
   for (bool more = true; more;) {
     uint32_t count = 0;
     while (count < kBatch && (more = front_.take(&taken))) {
-      const Spot spot{taken.place.chunk, taken.place.offset, 0};
+      const Spot spot = memory_.spot_of(taken.area);
       if (front_.wide() && taken.kind == FrontCache::kFreed) uncharge(spot, FrontCache::size_of(taken.size_class));
       spots[count++] = spot;
     }

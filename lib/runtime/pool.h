@@ -8,7 +8,7 @@
 //   a page that core_ counts as populated is backed in every hot copy
 //   an area that core_ holds and whose live mark is clear is in exactly one place: in the hands of a thread that allocates or
 //   frees it, in a front cache, or on one of the lists pending_, grace_pending_ and grace_batch_
-//   a bit of due_ is cleared by who then does that work
+//   a bit of state_ that says that work is due is cleared by who then does that work
 // Locking: grow_lock_ (3) before map_lock_ (4). map_lock_ is taken through lock_map() and unlock_map() only, which keep
 // count per thread, so that a signal handler knows exactly whether it interrupted a holder, and which empty the list of
 // pending frees after every unlock.
@@ -129,7 +129,7 @@ class Pool {
   void make_round() PERCPU_EXCLUDES(grow_lock_, map_lock_);
   // The balancer's questions: is a round due that the thread should make (asking clears it), is anything due.
   bool take_due();
-  bool due() const { return (due_.load(std::memory_order_relaxed) & ~uint32_t{kSay}) != 0; }
+  bool due() const { return (state_.load(std::memory_order_relaxed) & (kAllDue & ~uint32_t{kSay})) != 0; }
   // Moves areas that wait for a grace period into the batch in hand; false where there are none.
   bool begin_grace_batch() PERCPU_EXCLUDES(map_lock_);
   void free_grace_batch() PERCPU_EXCLUDES(map_lock_);
@@ -162,11 +162,18 @@ class Pool {
   void check() PERCPU_EXCLUDES(grow_lock_, map_lock_);
 
  private:
-  enum Due : uint32_t {
+  // What every allocation and free has to know, in one word.
+  enum State : uint32_t {
+    // Work that is due.
     kBalance = 1,  // a round
     kGrace = 2,    // areas wait for a grace period
     kThread = 4,   // front caches want the thread, which empties them in time
     kSay = 8,      // atomic contexts left something to be logged
+    kAllDue = kBalance | kGrace | kThread | kSay,
+    // The balancer does not know that something lies in the front caches: nothing may.
+    kNoneCached = 16,
+    // Some area was charged to a domain, or given to static variables: records have to be looked into.
+    kRecordsUsed = 32,
   };
   // A request, legal and rounded.
   struct Request {
@@ -189,11 +196,12 @@ class Pool {
   void unlock_map() PERCPU_RELEASE(map_lock_);
   void drain_pending() PERCPU_EXCLUDES(map_lock_);
 
-  void* misaligned(Spot spot);
-  void* allocated(void* handle, unsigned flags);
-  void free_rest(Spot spot);
-  void free_small(Spot spot, uint32_t size_class);
-  void free_slow(void* handle, const char* call);
+  // What pool_fast.h leaves to others; cold, so that the compiler lays the ways out that are taken.
+  [[gnu::cold]] void* misaligned(uintptr_t area);
+  [[gnu::cold]] void* allocated(void* handle, unsigned flags);
+  [[gnu::cold]] void free_rest(ChunkId chunk, AreaOffset offset);
+  [[gnu::cold]] void freed();
+  [[gnu::cold]] void free_slow(void* handle, const char* call);
 
   bool charge(DomainId domain, size_t bytes, bool atomic);
   int take(const Request& request, Area* area, bool* zeroed);
@@ -203,9 +211,9 @@ class Pool {
   void give_back(const Area& area) PERCPU_EXCLUDES(map_lock_);
   int create_chunk() PERCPU_REQUIRES(grow_lock_);
   bool take_cached(uint32_t size_class, const Request& request, Area* area);
-  bool make_batch_ready(uint32_t size_class, bool atomic, CachedPlace* place);
-  uint32_t take_spare(uint32_t size_class, CachedPlace* places, uint32_t most) PERCPU_EXCLUDES(map_lock_);
-  void push_ready(uint32_t size_class, const CachedPlace* places, uint32_t count);
+  bool make_batch_ready(uint32_t size_class, bool atomic, uintptr_t* area);
+  uint32_t take_spare(uint32_t size_class, uintptr_t* areas, uint32_t most) PERCPU_EXCLUDES(map_lock_);
+  void push_ready(uint32_t size_class, const uintptr_t* areas, uint32_t count);
   bool zero_once_populated(const Area& area, const PageRun& missing) const PERCPU_REQUIRES(grow_lock_);
   void count_allocation(const Area& area) PERCPU_REQUIRES(map_lock_);
   void* refused(size_t size_bytes, size_t align_bytes, unsigned flags, int result, const char* reason, int* error);
@@ -222,10 +230,10 @@ class Pool {
   bool cache(uint32_t size_class, Spot spot);
   bool front_caches_may_hold();
   // Not inlined: one sequence, whoever calls it (tests/fire aborts at each instruction of each).
-  __attribute__((noinline)) uint32_t pop_freed(uint32_t size_class, CachedPlace* places, uint32_t most);
+  __attribute__((noinline)) uint32_t pop_freed(uint32_t size_class, uintptr_t* areas, uint32_t most);
   uint32_t flush_freed(uint32_t size_class, uint32_t most);
   void flush_freed_here();
-  void make_ready(uint32_t size_class, CachedPlace* places, uint32_t count);
+  void make_ready(uint32_t size_class, uintptr_t* areas, uint32_t count);
   bool in_reserved_part(Spot spot) const {
     return spot.chunk.value == 0 && spot.offset.bytes < dynamic_begin_;
   }
@@ -244,6 +252,11 @@ class Pool {
     kFreeing,   // system calls, but neither wait for long nor call into libc: may be a signal handler
     kAtomic,    // no system call but a futex wake
   };
+  bool cached() const { return (state_.load(std::memory_order_relaxed) & kNoneCached) == 0; }
+  bool records_used() const { return (state_.load(std::memory_order_relaxed) & kRecordsUsed) != 0; }
+  void use_records() {
+    if (!records_used()) state_.fetch_or(kRecordsUsed, std::memory_order_relaxed);
+  }
   void request(uint32_t due);
   void after_call(Caller caller);
   void run_round() PERCPU_REQUIRES(grow_lock_) PERCPU_EXCLUDES(map_lock_);
@@ -261,7 +274,8 @@ class Pool {
   size_t max_alloc_bytes_ = 0;
   BalanceMode balance_mode_ = BalanceMode::kThread;
   bool has_reserved_ = false;
-  uint32_t dynamic_begin_ = 0;  // of the first chunk's dynamic part, bytes in the unit
+  uint32_t dynamic_begin_ = 0;    // of the first chunk's dynamic part, bytes in the unit
+  uintptr_t first_dynamic_ = 0;  // the same as a handle, of which none is below
 
   SleepMutex grow_lock_ PERCPU_ACQUIRED_BEFORE(map_lock_);
   bool kept_unclean_ PERCPU_GUARDED_BY(grow_lock_) = false;  // the system once would not take memory back
@@ -272,12 +286,11 @@ class Pool {
   std::atomic<uint64_t> nr_deferred_{0};  // freed, and on one of the lists below
   FrontCache front_;
   AreaMarks marks_;
-  std::atomic<bool> cached_{false};        // something may lie in the front caches, and the balancer knows
-  std::atomic<bool> records_used_{false};  // some area was charged to a domain, or given to static variables
   uint64_t front_activity_ PERCPU_GUARDED_BY(grow_lock_) = 0;  // of the front caches, at the last look
   uint32_t front_idle_ms_ PERCPU_GUARDED_BY(grow_lock_) = 0;   // since when it has been the same
 
-  std::atomic<uint32_t> due_{kSay};  // what was refused before there was a pool is said by the first call
+  // kSay: what was refused before there was a pool is said by the first call.
+  std::atomic<uint32_t> state_{kSay | kNoneCached};
   std::atomic<bool> starved_{false};       // the last round could not fill the reserve: do not ask again at once
   std::atomic<uint32_t> pending_{0};       // list of areas to release: who unlocks map_lock_ empties it
   std::atomic<uint32_t> grace_pending_{0}; // list of areas passed to percpu_free_rcu()

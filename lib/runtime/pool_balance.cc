@@ -13,14 +13,14 @@ namespace percpu {
 void Pool::request(uint32_t due) {
   if (balance_mode_ == BalanceMode::kOff) due &= ~uint32_t{kBalance};
   if (due == kGrace && environment_.grace->lost()) return;  // it would stay due for ever
-  if ((due_.load(std::memory_order_relaxed) & due) != due) due_.fetch_or(due, std::memory_order_release);
+  if ((state_.load(std::memory_order_relaxed) & due) != due) state_.fetch_or(due, std::memory_order_release);
 }
 
 // At the end of every call: says what atomic contexts could not say, and sees to the work that is due.
 void Pool::after_call(Caller caller) {
-  uint32_t due = due_.load(std::memory_order_relaxed);
+  uint32_t due = state_.load(std::memory_order_relaxed) & kAllDue;
   if ((due & kSay) != 0 && caller == Caller::kMayBlock) {
-    due_.fetch_and(~uint32_t{kSay}, std::memory_order_acquire);
+    state_.fetch_and(~uint32_t{kSay}, std::memory_order_acquire);
     environment_.warnings->write_deferred();
   }
   due &= ~uint32_t{kSay};
@@ -30,7 +30,7 @@ void Pool::after_call(Caller caller) {
   if ((due & kGrace) != 0 || balance_mode_ == BalanceMode::kThread) {
     balancer.wake();
     if (caller == Caller::kMayBlock) {
-      due_.fetch_and(~uint32_t{kThread}, std::memory_order_relaxed);
+      state_.fetch_and(~uint32_t{kThread}, std::memory_order_relaxed);
       balancer.start_if_wanted();
     }
   }
@@ -50,7 +50,7 @@ void Pool::after_call(Caller caller) {
 
 bool Pool::take_due() {
   if (balance_mode_ != BalanceMode::kThread) return false;
-  return (due_.fetch_and(~uint32_t{kBalance}, std::memory_order_acquire) & kBalance) != 0;
+  return (state_.fetch_and(~uint32_t{kBalance}, std::memory_order_acquire) & kBalance) != 0;
 }
 
 void Pool::balance() {
@@ -78,7 +78,7 @@ void Pool::drain_fenced() {
   front_.stop();
   if (environment_.fence->all(*environment_.system, environment_.topology->possible) == 0) {
     drain_stopped();
-    cached_.store(false, std::memory_order_seq_cst);
+    state_.fetch_or(kNoneCached, std::memory_order_seq_cst);
   }
   front_.start();
 }
@@ -86,7 +86,7 @@ void Pool::drain_fenced() {
 uint32_t Pool::look_after_front_caches() {
   constexpr uint32_t kIdleMs = 200;
   constexpr uint32_t kWideMs = 10;
-  if (!cached_.load(std::memory_order_relaxed)) return 0;
+  if (!cached()) return 0;
   SleepMutexGuard guard(grow_lock_);
   const uint32_t look_again_ms = front_.wide() ? kWideMs : kIdleMs;
   const FrontCache::Sums sums = front_.sums();
@@ -95,7 +95,7 @@ uint32_t Pool::look_after_front_caches() {
   front_activity_ = activity;
   if (front_idle_ms_ >= kIdleMs) {
     drain_fenced();
-    return cached_.load(std::memory_order_relaxed) ? look_again_ms : 0;
+    return cached() ? look_again_ms : 0;
   }
   if (front_.wide() && sums.nr_freed != 0) {
     front_.stop();
@@ -112,13 +112,15 @@ void Pool::make_ready_stopped() {
     for (uint32_t c = 0; c < FrontCache::kNrClasses; c++) {
       percpu_stack* freed = front_.stack_of(cpu, FrontCache::kFreed, c);
       percpu_stack* ready = front_.stack_of(cpu, FrontCache::kReady, c);
-      CachedPlace places[FrontCache::kLimit];
-      const uint32_t count = std::min(freed->count, front_.limit_of(c) - ready->count);
-      for (uint32_t i = 0; i < count; i++) {
-        places[i] = CachedPlace::unpack(percpu_stack_slots(freed)[--freed->count]);
-      }
-      make_ready(c, places, count);
-      for (uint32_t i = count; i-- > 0;) percpu_stack_slots(ready)[ready->count++] = places[i].pack();
+      uintptr_t areas[FrontCache::kLimit];
+      const uint32_t nr_freed = percpu_stack_count(freed);
+      const uint32_t nr_ready = percpu_stack_count(ready);
+      const uint32_t count = std::min(nr_freed, front_.limit_of(c) - nr_ready);
+      for (uint32_t i = 0; i < count; i++) areas[i] = percpu_stack_slots(freed)[nr_freed - 1 - i];
+      percpu_stack_set_count(freed, nr_freed - count);
+      make_ready(c, areas, count);
+      for (uint32_t i = 0; i < count; i++) percpu_stack_slots(ready)[nr_ready + i] = areas[count - 1 - i];
+      percpu_stack_set_count(ready, nr_ready + count);
     }
   }
 }
@@ -126,7 +128,7 @@ void Pool::make_ready_stopped() {
 // ---- rounds --------------------------------------------------------------------------------------------------------
 
 void Pool::run_round() {
-  due_.fetch_and(~uint32_t{kBalance}, std::memory_order_acquire);
+  state_.fetch_and(~uint32_t{kBalance}, std::memory_order_acquire);
   const bool filled = run_plan(true);
   lock_map();
   counters_.nr_balance_rounds++;
@@ -211,7 +213,7 @@ bool Pool::grace_waiting() const {
 }
 
 bool Pool::begin_grace_batch() {
-  due_.fetch_and(~uint32_t{kGrace}, std::memory_order_acquire);
+  state_.fetch_and(~uint32_t{kGrace}, std::memory_order_acquire);
   lock_map();
   // A batch is there already where the parent of this process forked during its grace period: it waits anew.
   if (grace_batch_.load(std::memory_order_relaxed) == 0) {
@@ -257,9 +259,9 @@ void Pool::fork_parent() {
 
 // What the parent's balancer had in hand or had been told is due is due in the child.
 void Pool::fork_child() {
-  due_.fetch_and(~uint32_t{kGrace}, std::memory_order_relaxed);
+  state_.fetch_and(~uint32_t{kGrace}, std::memory_order_relaxed);
   if (grace_waiting()) request(kGrace);
-  cached_.store(false, std::memory_order_relaxed);  // there is no thread that knows of them
+  state_.fetch_or(kNoneCached, std::memory_order_relaxed);  // there is no thread that knows of them
   fork_parent();
 }
 

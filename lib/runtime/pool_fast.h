@@ -4,8 +4,8 @@
 // where the flags are a constant little of them is left. Whatever is out of the ordinary goes to the functions in pool.cc,
 // which do all of it.
 //
-// What an allocation does here: a sequence that pops, one that counts, an atomic "or" that makes the area live, and where
-// the pool is not wide, a look at each copy. A free: an atomic "and" by which one of several that free the same area wins,
+// What an allocation does here: a sequence that pops, an atomic "or" that makes the area live, and where the pool is not wide,
+// a look at each copy. A free: an atomic "and" by which one of several that free the same area wins,
 // and one sequence that pushes. Nothing here waits, and no line is written that other CPUs write, but by accident.
 //
 // Included by pool.h.
@@ -23,21 +23,19 @@ __attribute__((always_inline)) inline void* Pool::allocate_fast(size_t size_byte
   if ((flags & ~unsigned{PERCPU_ATOMIC | PERCPU_NOWARN}) != 0 || align_bytes - 1 >= kMinPageBytes ||
       (align_bytes & (align_bytes - 1)) != 0) [[unlikely]]
     return nullptr;
-  const uint32_t size_class = FrontCache::class_of(size_bytes);
-  const size_t rounded_bytes = (size_bytes + kFragmentBytes - 1) & ~size_t{kFragmentBytes - 1};
-  if (size_class == FrontCache::kNrClasses || (!front_.wide() && rounded_bytes > UnitMemory::kSmallBytes)) [[unlikely]]
-    return nullptr;
-  CachedPlace place{};
-  if (!front_.pop_to_allocate(size_class, &place)) [[unlikely]] return nullptr;
-  if ((place.offset.bytes & (align_bytes - 1)) != 0) [[unlikely]] return misaligned({place.chunk, place.offset, 0});
+  const size_t fragments = (size_bytes + kFragmentBytes - 1) / kFragmentBytes;  // 0: too large, or none
+  uintptr_t handle = 0;
+  if (fragments > FrontCache::kLargest / kFragmentBytes || !front_.pop_fast(fragments, &handle)) [[unlikely]] return nullptr;
+  if ((handle & (align_bytes - 1)) != 0) [[unlikely]] return misaligned(handle);
+  const Spot spot = memory_.spot_of(handle);
   // Live before its memory is zeroed, which only its owner could tell.
-  marks_.begin_life(place.chunk, place.offset);
-  const uintptr_t handle = memory_.handle(place.chunk, place.offset);
-  if (!front_.wide()) memory_.zero_small(handle, rounded_bytes);
-  PERCPU_TRACE7(alloc, name_, handle, size_bytes, align_bytes, place.offset.bytes,
-                rounded_bytes * memory_.nr_real_copies(), flags);
+  marks_.begin_life(spot.chunk, spot.offset);
+  if (!front_.wide()) memory_.zero_small(handle, fragments * kFragmentBytes);
+  PERCPU_TRACE7(alloc, name_, handle, size_bytes, align_bytes, spot.offset.bytes,
+                fragments * kFragmentBytes * memory_.nr_real_copies(), flags);
   void* const result = reinterpret_cast<void*>(handle);
-  if (due_.load(std::memory_order_relaxed) != 0) [[unlikely]] return allocated(result, flags);
+  if (result == nullptr) __builtin_unreachable();
+  if ((state_.load(std::memory_order_relaxed) & kAllDue) != 0) [[unlikely]] return allocated(result, flags);
   return result;
 }
 
@@ -49,21 +47,17 @@ inline void* Pool::allocate(size_t size_bytes, size_t align_bytes, unsigned flag
 __attribute__((always_inline)) inline void Pool::free(void* handle, const char* call) {
   // The balancer knows that it has to look after the front caches, and no area has a record to look into.
   Spot spot{};
-  if (!cached_.load(std::memory_order_relaxed) || records_used_.load(std::memory_order_relaxed) ||
-      !memory_.locate_handle(reinterpret_cast<uintptr_t>(handle), &spot) || spot.offset.bytes % kFragmentBytes != 0 ||
-      (spot.chunk.value == 0 && spot.offset.bytes < dynamic_begin_)) [[unlikely]]
+  const auto address = reinterpret_cast<uintptr_t>(handle);
+  if ((state_.load(std::memory_order_relaxed) & (kNoneCached | kRecordsUsed)) != 0 || address < first_dynamic_ ||
+      address % kFragmentBytes != 0 || !memory_.locate_handle(address, &spot)) [[unlikely]]
     return free_slow(handle, call);
   const uint32_t len = marks_.end_life(spot.chunk, spot.offset);
   if (len == 0) [[unlikely]] bad_handle(handle, call);
-  const uint32_t size_class = len == AreaMarks::kLong ? FrontCache::kNrClasses
-                                                      : FrontCache::class_of(size_t{len} * kFragmentBytes);
-  if (size_class == FrontCache::kNrClasses) [[unlikely]] return free_rest(spot);
+  if (len > FrontCache::kLargest / kFragmentBytes || !front_.push_fast(len, address)) [[unlikely]]
+    return free_rest(spot.chunk, spot.offset);
   PERCPU_TRACE4(free, name_, handle, size_t{len} * kFragmentBytes, spot.offset.bytes);
-  if (!front_.push(FrontCache::kFreed, size_class, {spot.chunk, spot.offset})) [[unlikely]]
-    return free_small(spot, size_class);
   // The front caches may have been emptied since the first look, and left to themselves.
-  if (!cached_.load(std::memory_order_relaxed)) [[unlikely]] (void)front_caches_may_hold();
-  if (due_.load(std::memory_order_relaxed) != 0) [[unlikely]] after_call(Caller::kFreeing);
+  if ((state_.load(std::memory_order_relaxed) & (kNoneCached | kAllDue)) != 0) [[unlikely]] freed();
 }
 
 }  // namespace percpu

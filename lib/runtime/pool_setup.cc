@@ -173,6 +173,7 @@ int Pool::make_memory(const PoolSetup& setup, void* tables) {
   marks_ = core_->marks();
   has_reserved_ = shape.reserved_bytes != 0;
   dynamic_begin_ = shape.static_bytes + shape.reserved_bytes;
+  first_dynamic_ = memory_.base() + dynamic_begin_;
   const size_t largest = setup.max_alloc_bytes != 0 ? setup.max_alloc_bytes : unit_bytes;
   max_alloc_bytes_ = std::min(largest, unit_bytes);
   view_ = {memory_.offsets(), memory_.nr_cpu_ids(), memory_.nr_copies()};

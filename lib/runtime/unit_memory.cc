@@ -59,6 +59,7 @@ int UnitMemory::create(const System& system, const Plan& plan, void* tables) {
   page_size_ = layout_->page_size_bytes();
   nr_groups_ = layout_->nr_groups();
   nr_copies_ = layout_->nr_copies();
+  handles_bytes_ = placement_.max_chunks * placement_.stride_bytes;
   stride_inverse_ = UINT64_MAX / (placement_.stride_bytes / kMinPageBytes) + 1;
   const uint64_t core_bytes = round_up(plan.core_bytes, page_size_);
   const uint64_t records_bytes =

@@ -73,18 +73,19 @@ class UnitMemory {
   // ---- arithmetic ---------------------------------------------------------------------------------------------
 
   uintptr_t handle(ChunkId chunk, AreaOffset offset) const { return placement_.handle(chunk, offset.bytes); }
-  // A handle's place; false where the value does not lie in a unit's part of the handle window.
-  bool locate_handle(uintptr_t handle, Spot* spot) const {
+  // The place of a handle of ours.
+  Spot spot_of(uintptr_t handle) const {
     const uintptr_t distance = handle - placement_.base;
-    if (distance >= placement_.window_bytes) return false;
-    // distance / stride, by a multiplication: every free comes here. Exact, see stride_inverse_.
+    // distance / stride, by a multiplication: every allocation and free comes here. Exact, see stride_inverse_.
     const auto chunk = static_cast<uintptr_t>(
         (static_cast<unsigned __int128>(distance / kMinPageBytes) * stride_inverse_) >> 64);
-    const uintptr_t offset = distance - chunk * placement_.stride_bytes;
-    spot->chunk = {static_cast<uint32_t>(chunk)};
-    spot->offset = {static_cast<uint32_t>(offset)};
-    spot->copy = nr_copies_;
-    return offset < placement_.unit_size_bytes && chunk < placement_.max_chunks;
+    return {{static_cast<uint32_t>(chunk)}, {static_cast<uint32_t>(distance - chunk * placement_.stride_bytes)}, nr_copies_};
+  }
+  // A handle's place; false where the value does not lie in a unit's part of the handle window.
+  bool locate_handle(uintptr_t handle, Spot* spot) const {
+    if (handle - placement_.base >= handles_bytes_) return false;
+    *spot = spot_of(handle);
+    return spot->offset.bytes < placement_.unit_size_bytes;
   }
   // The place of any address in the reservation; false for one that is in no copy and no handle.
   bool locate(uintptr_t address, Spot* spot) const;
@@ -132,9 +133,15 @@ class UnitMemory {
   // The same for one of at most kSmallBytes, inline.
   static constexpr size_t kSmallBytes = 64;
   void zero_small(uintptr_t handle, size_t size_bytes) const {
-    const uintptr_t* const end = hot_ + nr_real_copies_;
-    for (const uintptr_t* offset = hot_; offset != end; offset++) {
-      zero_words_if_not(reinterpret_cast<char*>(handle + *offset), size_bytes);  // cold and extra ones follow
+    const uintptr_t* const end = hot_ + nr_real_copies_;  // cold and extra ones follow
+    const uintptr_t* offset = hot_;
+    if (size_bytes == sizeof(uint64_t)) [[likely]] {
+      while (word_at(handle + *offset) == 0) [[likely]] {
+        if (++offset == end) return;
+      }
+    }
+    for (; offset != end; offset++) {
+      zero_words_if_not(reinterpret_cast<char*>(handle + *offset), size_bytes);
     }
   }
   // Zeroes many areas, copy by copy.
@@ -151,13 +158,12 @@ class UnitMemory {
   size_t resident_records(ChunkId chunk) const;
 
  private:
+  static uint64_t word_at(uintptr_t address) {
+    uint64_t word;
+    std::memcpy(&word, reinterpret_cast<const void*>(address), sizeof word);
+    return word;
+  }
   static void zero_words_if_not(char* at, size_t size_bytes) {
-    if (size_bytes == sizeof(uint64_t)) [[likely]] {
-      uint64_t word;
-      std::memcpy(&word, at, sizeof word);
-      if (word != 0) std::memset(at, 0, sizeof word);
-      return;
-    }
     for (; size_bytes >= sizeof(uint64_t); at += sizeof(uint64_t), size_bytes -= sizeof(uint64_t)) {
       uint64_t word;
       std::memcpy(&word, at, sizeof word);
@@ -195,6 +201,7 @@ class UnitMemory {
   Record* records_ = nullptr;
   size_t page_size_ = 0;
   size_t chunk_bytes_ = 0;
+  size_t handles_bytes_ = 0;  // of the window, what the chunks have of it
   // 2^64 / s + 1 for the stride s in units of 4 KiB. For d below 2^36 (in the same units: 2^48 bytes) and s below 2^28 the
   // error of d * inverse / 2^64 is d / 2^64 * (something at most 1), less than the 1/s that would reach the next integer.
   uint64_t stride_inverse_ = 0;

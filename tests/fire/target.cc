@@ -206,10 +206,10 @@ void drain_list(Copy *copy) { copy->word[0] = 0; }
   all->push_back({"pop, and the list is drained", one, list_pop, list_pop_model, drain_list, false});
 }
 
-// Word 0: count and limit; the slots from word 1 on.
-constexpr uint64_t counts(uint32_t count, uint32_t limit) { return uint64_t{limit} << 32 | count; }
-uint32_t count_of(const Copy &copy) { return static_cast<uint32_t>(copy.word[0]); }
-uint32_t limit_of(const Copy &copy) { return static_cast<uint32_t>(copy.word[0] >> 32); }
+// Word 0: count, and the number of pops above it; word 1: the limit; the slots from word 2 on.
+constexpr uint64_t kOnePop = 1 << 16;
+uint64_t count_of(const Copy &copy) { return copy.word[0] % kOnePop; }
+uint64_t limit_of(const Copy &copy) { return copy.word[1]; }
 void stack_push(Copy *handle, State *state) {
   state->result[0] = static_cast<uint64_t>(percpu_seq_stack_push_(percpu_thread_.offset, handle, 70));
 }
@@ -217,8 +217,8 @@ void stack_push_model(State *state) {
   Copy &copy = state->copy;
   state->result[0] = count_of(copy) < limit_of(copy);
   if (state->result[0] == 0) return;
-  copy.word[1 + count_of(copy)] = 70;
-  copy.word[0] = counts(count_of(copy) + 1, limit_of(copy));
+  copy.word[2 + count_of(copy)] = 70;
+  copy.word[0]++;
 }
 void stack_pop(Copy *handle, State *state) {
   state->result[0] = static_cast<uint64_t>(percpu_seq_stack_pop_(percpu_thread_.offset, handle, &state->result[1]));
@@ -228,26 +228,26 @@ void stack_pop_model(State *state) {
   Copy &copy = state->copy;
   state->result[0] = count_of(copy) - 1 < limit_of(copy);
   if (state->result[0] == 0) return;
-  state->result[1] = copy.word[count_of(copy)];
-  copy.word[0] = counts(count_of(copy) - 1, limit_of(copy));
+  state->result[1] = copy.word[1 + count_of(copy)];
+  copy.word[0] += kOnePop - 1;
 }
-void stop_stack(Copy *copy) { copy->word[0] = counts(count_of(*copy), 0); }
+void stop_stack(Copy *copy) { copy->word[1] = 0; }
 void put_on_stack(Copy *copy) {
   if (count_of(*copy) >= limit_of(*copy)) return;
-  copy->word[1 + count_of(*copy)] = 80;
-  copy->word[0] = counts(count_of(*copy) + 1, limit_of(*copy));
+  copy->word[2 + count_of(*copy)] = 80;
+  copy->word[0]++;
 }
 void take_off_stack(Copy *copy) {
-  if (count_of(*copy) != 0) copy->word[0] = counts(count_of(*copy) - 1, limit_of(*copy));
+  if (count_of(*copy) != 0) copy->word[0] += kOnePop - 1;
 }
 
 // A push that was aborted may have written there.
 void hide_above_count(Copy *copy) {
-  for (size_t i = 1 + count_of(*copy); i < kWords; ++i) copy->word[i] = 0;
+  for (size_t i = 2 + count_of(*copy); i < kWords; ++i) copy->word[i] = 0;
 }
 
 [[maybe_unused]] void add_stacks(std::vector<Operation> *all) {
-  const Copy one{{counts(1, 3), 60}}, room_for_one{{counts(2, 3), 60, 61}};
+  const Copy one{{kOnePop * 5 + 1, 3, 60}}, room_for_one{{kOnePop * 5 + 2, 3, 60, 61}};
   const auto add = [all](const char *name, const Copy &begin, auto act, auto model, auto strike) {
     all->push_back({name, begin, act, model, strike, false, hide_above_count});
   };

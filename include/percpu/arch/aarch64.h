@@ -272,19 +272,21 @@ PERCPU_INLINE_ void *percpu_seq_pop_(const uintptr_t *table, const volatile void
 /* The stack of percpu/stack.h; see x86_64.h. The limit is loaded with acquire, as the list's stop word is. */
 PERCPU_INLINE_ int percpu_seq_stack_push_(const uintptr_t *table, const volatile void *handle, uint64_t value) {
   uintptr_t at, slot;
+  uint64_t word;
   uint32_t count, limit;
   __asm__ __volatile__(PERCPU_SEQ_ENTER_
                        "add %[at],%[handle],%[at]\n\t"
-                       "add %[slot],%[at],#4\n\t" PERCPU_OPS_INJECT(4)
+                       "add %[slot],%[at],#8\n\t" PERCPU_OPS_INJECT(4)
                        "ldar %w[limit],[%[slot]]\n\t" PERCPU_OPS_INJECT(5)
-                       "ldr %w[count],[%[at]]\n\t" PERCPU_OPS_INJECT(6)
+                       "ldr %[word],[%[at]]\n\t" PERCPU_OPS_INJECT(6)
+                       "and %w[count],%w[word],#0xffff\n\t"
                        "cmp %w[count],%w[limit]\n\t"
                        "b.hs 2f\n\t"
                        "add %[slot],%[at],%w[count],uxtw #3\n\t" PERCPU_OPS_INJECT(7)
-                       "str %[value],[%[slot],#8]\n\t"
-                       "add %w[slot],%w[count],#1\n\t" PERCPU_OPS_INJECT(8)
-                       "str %w[slot],[%[at]]" PERCPU_SEQ_LEAVE_
-                       : PERCPU_SEQ_OUT_, [count] "=&r"(count), [limit] "=&r"(limit), [slot] "=&r"(slot)
+                       "str %[value],[%[slot],#16]\n\t"
+                       "add %[word],%[word],#1\n\t" PERCPU_OPS_INJECT(8)
+                       "str %[word],[%[at]]" PERCPU_SEQ_LEAVE_
+                       : PERCPU_SEQ_OUT_, [count] "=&r"(count), [limit] "=&r"(limit), [slot] "=&r"(slot), [word] "=&r"(word)
                        : PERCPU_SEQ_IN_, [value] "r"(value)
                        : PERCPU_SEQ_CLOBBER_);
   return count < limit;
@@ -292,21 +294,24 @@ PERCPU_INLINE_ int percpu_seq_stack_push_(const uintptr_t *table, const volatile
 
 PERCPU_INLINE_ int percpu_seq_stack_pop_(const uintptr_t *table, const volatile void *handle, uint64_t *value) {
   uintptr_t at;
-  uint64_t top;
+  uint64_t top, word;
   uint32_t count, limit;
   __asm__ __volatile__(PERCPU_SEQ_ENTER_
                        "add %[at],%[handle],%[at]\n\t"
-                       "add %[top],%[at],#4\n\t" PERCPU_OPS_INJECT(4)
+                       "add %[top],%[at],#8\n\t" PERCPU_OPS_INJECT(4)
                        "ldar %w[limit],[%[top]]\n\t" PERCPU_OPS_INJECT(5)
-                       "ldr %w[count],[%[at]]\n\t" PERCPU_OPS_INJECT(6)
+                       "ldr %[word],[%[at]]\n\t" PERCPU_OPS_INJECT(6)
+                       "and %w[count],%w[word],#0xffff\n\t"
                        "sub %w[count],%w[count],#1\n\t"
+                       "mov %[top],#0xffff\n\t"
+                       "add %[word],%[word],%[top]\n\t"
                        "mov %[top],#0\n\t"
                        "cmp %w[count],%w[limit]\n\t"
                        "b.hs 2f\n\t"
                        "add %[top],%[at],%w[count],uxtw #3\n\t" PERCPU_OPS_INJECT(7)
-                       "ldr %[top],[%[top],#8]\n\t" PERCPU_OPS_INJECT(8)
-                       "str %w[count],[%[at]]" PERCPU_SEQ_LEAVE_
-                       : PERCPU_SEQ_OUT_, [count] "=&r"(count), [limit] "=&r"(limit), [top] "=&r"(top)
+                       "ldr %[top],[%[top],#16]\n\t" PERCPU_OPS_INJECT(8)
+                       "str %[word],[%[at]]" PERCPU_SEQ_LEAVE_
+                       : PERCPU_SEQ_OUT_, [count] "=&r"(count), [limit] "=&r"(limit), [top] "=&r"(top), [word] "=&r"(word)
                        : PERCPU_SEQ_IN_
                        : PERCPU_SEQ_CLOBBER_);
   *value = top;

@@ -303,8 +303,8 @@ PERCPU_INLINE_ void *percpu_seq_pop_(const uintptr_t *table, const volatile void
 }
 
 /*
- * The stack of percpu/stack.h: 32-bit count at offset 0, 32-bit limit at offset 4, then 8-byte slots. One comparison
- * says "full" and "stopped" to a push, "empty" and "stopped" to a pop, since the count that a pop would leave wraps
+ * The stack of percpu/stack.h: 16-bit count at offset 0, 48-bit number of pops above it, 32-bit limit at offset 8, 8-byte
+ * slots from offset 16. One comparison says "full" and "stopped" to a push, "empty" and "stopped" to a pop, since the count that a pop would leave wraps
  * around. Returns whether it was done.
  */
 PERCPU_INLINE_ int percpu_seq_stack_push_(const uintptr_t *table, const volatile void *handle, uint64_t value) {
@@ -313,12 +313,12 @@ PERCPU_INLINE_ int percpu_seq_stack_push_(const uintptr_t *table, const volatile
   uint32_t limit;
   __asm__ __volatile__(PERCPU_SEQ_ENTER_
                        "addq %[handle],%[at]\n\t" PERCPU_OPS_INJECT(4)
-                       "movl 4(%[at]),%k[limit]\n\t" PERCPU_OPS_INJECT(5)
-                       "movl (%[at]),%k[count]\n\t" PERCPU_OPS_INJECT(6)
+                       "movl 8(%[at]),%k[limit]\n\t" PERCPU_OPS_INJECT(5)
+                       "movzwl (%[at]),%k[count]\n\t" PERCPU_OPS_INJECT(6)
                        "cmpl %k[limit],%k[count]\n\t"
                        "jae 2f\n\t" PERCPU_OPS_INJECT(7)
-                       "movq %[value],8(%[at],%[count],8)\n\t" PERCPU_OPS_INJECT(8)
-                       "incl (%[at])" PERCPU_SEQ_LEAVE_
+                       "movq %[value],16(%[at],%[count],8)\n\t" PERCPU_OPS_INJECT(8)
+                       "incq (%[at])" PERCPU_SEQ_LEAVE_
                        : PERCPU_SEQ_OUT_, [count] "=&r"(count), [limit] "=&r"(limit)
                        : PERCPU_SEQ_IN_, [value] "r"(value)
                        : PERCPU_SEQ_CLOBBER_);
@@ -332,13 +332,13 @@ PERCPU_INLINE_ int percpu_seq_stack_pop_(const uintptr_t *table, const volatile 
   __asm__ __volatile__(PERCPU_SEQ_ENTER_
                        "addq %[handle],%[at]\n\t"
                        "xorl %k[top],%k[top]\n\t" PERCPU_OPS_INJECT(4)
-                       "movl 4(%[at]),%k[limit]\n\t" PERCPU_OPS_INJECT(5)
-                       "movl (%[at]),%k[count]\n\t" PERCPU_OPS_INJECT(6)
+                       "movl 8(%[at]),%k[limit]\n\t" PERCPU_OPS_INJECT(5)
+                       "movzwl (%[at]),%k[count]\n\t" PERCPU_OPS_INJECT(6)
                        "decl %k[count]\n\t"
                        "cmpl %k[limit],%k[count]\n\t"
                        "jae 2f\n\t" PERCPU_OPS_INJECT(7)
-                       "movq 8(%[at],%[count],8),%[top]\n\t" PERCPU_OPS_INJECT(8)
-                       "movl %k[count],(%[at])" PERCPU_SEQ_LEAVE_
+                       "movq 16(%[at],%[count],8),%[top]\n\t" PERCPU_OPS_INJECT(8)
+                       "addq $0xffff,(%[at])" PERCPU_SEQ_LEAVE_
                        : PERCPU_SEQ_OUT_, [count] "=&r"(count), [limit] "=&r"(limit), [top] "=&r"(top)
                        : PERCPU_SEQ_IN_
                        : PERCPU_SEQ_CLOBBER_);

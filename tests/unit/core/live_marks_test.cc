@@ -20,7 +20,8 @@ TEST_CASE("each fragment has a mark of its own, and the mark knows it") {
     for (uint32_t fragment = 0; fragment < len; fragment++) {
       const uint32_t mark = order.mark(fragment);
       REQUIRE(mark < len);
-      REQUIRE(mark < order.end(fragment + 1));
+      REQUIRE(mark >= order.first(fragment));
+      REQUIRE(mark < order.last(fragment + 1));
       REQUIRE_FALSE(seen[mark]);
       seen[mark] = true;
       REQUIRE(order.fragment(mark) == fragment);

@@ -206,7 +206,7 @@ void add_stack_operations(std::vector<Operation> *all) {
     percpu_stack *copy;
     percpu_for_each_copy(copy, p) {
       copy->limit = kLimit;
-      copy->count = 1;
+      percpu_stack_set_count(copy, 1);
       percpu_stack_slots(copy)[0] = 7;
     }
     return p;
@@ -215,7 +215,7 @@ void add_stack_operations(std::vector<Operation> *all) {
     unsigned nr = 0;
     percpu_stack *copy;
     percpu_for_each_copy(copy, p)
-      nr += copy->count == count && (count == 0 || percpu_stack_slots(copy)[count - 1] == last);
+      nr += percpu_stack_count(copy) == count && (count == 0 || percpu_stack_slots(copy)[count - 1] == last);
     return nr;
   };
   all->push_back({"push to a stack", [=] {

@@ -49,12 +49,12 @@ struct Shop {
     percpu_stack *copy = percpu_ptr(stack, cpu);
     __atomic_store_n(&copy->limit, 0, __ATOMIC_SEQ_CST);
     if (percpu_fence(static_cast<int>(cpu)) != 0) errors.fetch_add(1);
-    if (copy->count > kLimit) errors.fetch_add(1);
-    for (uint32_t i = 0; i < copy->count; ++i) {
+    if (percpu_stack_count(copy) > kLimit) errors.fetch_add(1);
+    for (uint32_t i = 0; i < percpu_stack_count(copy); ++i) {
       claim(percpu_stack_slots(copy)[i]);
       into->push_back(percpu_stack_slots(copy)[i]);
     }
-    copy->count = 0;
+    percpu_stack_set_count(copy, 0);
     __atomic_store_n(&copy->limit, kLimit, __ATOMIC_SEQ_CST);
   }
 };
@@ -87,6 +87,8 @@ TEST_CASE("a stack gives back last what it took first, and refuses what it has n
   }
   CHECK(percpu_stack_pop_(nullptr, stack, &value) == 0);
   CHECK(percpu_stack_push_(nullptr, stack, 1) == 1);
+  CHECK(percpu_stack_count(percpu_this_ptr(stack)) == 1);
+  CHECK(percpu_stack_nr_pops(percpu_this_ptr(stack)) == kLimit);
   percpu_this_ptr(stack)->limit = 0;
   CHECK(percpu_stack_push_(nullptr, stack, 2) == 0);
   CHECK(percpu_stack_pop_(nullptr, stack, &value) == 0);
