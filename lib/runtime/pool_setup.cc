@@ -26,7 +26,7 @@ constexpr uint64_t kMaxFragments = UINT32_MAX;
 constexpr uint64_t kStrictMaxChunks = 2048;
 
 // Where address space or commit charge is scarce, pools that could have fewer chunks than this take what they can get.
-constexpr uint64_t kScarceMinChunks = 64;
+constexpr uint64_t kScarceMinChunks = 32;
 
 constexpr size_t kPrintBytes = 16384;
 

@@ -31,6 +31,10 @@ OTHER_KERNELS = ["trixie", "trixie-backports"]
 FORMS = {"boot": (200_000, 4, 1800), "short": (2_000_000, 20, 10800), "full": (20_000_000, 500, 28800)}
 
 
+def wanted(step, only):
+    return not only or step.name in only or step.name.split("/")[0].removesuffix(", all online") in only
+
+
 def steps_for(machine, build, form, only):
     events, rounds, _ = FORMS[form]
     steps = plan.placements(build) + plan.counts(build, events) + plan.hotplugs(build, rounds)
@@ -40,7 +44,7 @@ def steps_for(machine, build, form, only):
     if machine.then_online or machine.offline:
         # The CPUs that are offline come online while the programs of "late" run, and all of it runs again.
         steps += plan.placements(build, "late") + [plan.all_online()] + [plan.again(step) for step in steps]
-    return [step for step in steps if not only or step.name.split("/")[0].removesuffix(", all online") in only or step.name == "all online"]
+    return [step for step in steps if wanted(step, only) or step.name == "all online"]
 
 
 def image_for(machine, build, cache, steps):
@@ -94,7 +98,7 @@ def run_host(build, form, only):
     done = []
     print(f"== this machine, kernel {platform.release()}", flush=True)
     for step in steps:
-        if only and step.name.split("/")[0] not in only:
+        if not wanted(step, only):
             continue
         began = time.monotonic()
         try:
@@ -129,7 +133,7 @@ def main():
     parser.add_argument("--build", default=str(ROOT / "build-test" / "gcc"), help="the build tree, of meson")
     parser.add_argument("--arm-build", default=str(ROOT / "build-test" / "aarch64"), help="the build tree for arm64; made here")
     parser.add_argument("--cache", default=str(ROOT / "build-test" / "lab"), help="where kernels and packages are kept")
-    parser.add_argument("--only", default="", metavar="PART,...", help="unit, placement, count, hotplug")
+    parser.add_argument("--only", default="", metavar="PART,...", help="parts (unit, placement, count, hotplug) or single steps (unit/pool)")
     parser.add_argument("--write-results", action="store_true", help="into tests/lab/RESULTS.md")
     parser.add_argument("--list", action="store_true")
     options = parser.parse_args()
