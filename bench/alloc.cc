@@ -11,7 +11,7 @@
 //   written/N     the same, each copy written to before it is freed (not timed): all units are backed and to be zeroed.
 //                 64 areas taken, then freed; CPU time of the process, background threads included, of taking and freeing
 //   memset/N      beside it: the bytes of as many areas set to zero by memset() of each copy
-//   burst/N       32 areas taken, then freed, then a pause (not timed) as programs have it
+//   burst/N       32 areas taken, then freed, then a pause (not timed) as programs have it; the median burst
 //   threads/T     pairs by T threads at once, each on a CPU of its own as far as there are some; ns a pair of one thread
 //   stack/N queue/N random/N    N areas live; the last, the first, a random one is freed, one is taken
 //   holes/N       N areas taken, every second freed in random order, and taken again: one free and one allocation
@@ -127,20 +127,22 @@ Sample burst(std::shared_ptr<Subject> subject) {
   return [=] {
     constexpr size_t kBurst = 32;
     void* items[kBurst];
-    double spent = 0;
-    const size_t rounds = std::max<size_t>(10 / scale, 2);
-    for (size_t round = 0; round < rounds; round++) {
+    // Their median: one burst takes some microseconds, and a neighbour who has the processor for a millisecond meanwhile would
+    // be most of a mean.
+    std::vector<double> spent(std::max<size_t>(10 / scale, 3));
+    for (double& burst : spent) {
       // A program that comes back to its work finds its caches cold; once round beforehand, so that these are not measured.
       for (int timed_one = 0; timed_one < 2; timed_one++) {
         const double before = seconds(CLOCK_MONOTONIC);
         for (void*& item : items) item = subject->take();
         for (void* item : items) subject->give(item);
-        if (timed_one != 0) spent += seconds(CLOCK_MONOTONIC) - before;
+        burst = seconds(CLOCK_MONOTONIC) - before;
         const double until = seconds(CLOCK_MONOTONIC) + 25e-3;
         while (seconds(CLOCK_MONOTONIC) < until) usleep(500);
       }
     }
-    return spent * 1e9 / static_cast<double>(rounds * kBurst);
+    std::nth_element(spent.begin(), spent.begin() + static_cast<ptrdiff_t>(spent.size() / 2), spent.end());
+    return spent[spent.size() / 2] * 1e9 / kBurst;
   };
 }
 

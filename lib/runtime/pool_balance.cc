@@ -95,6 +95,8 @@ uint32_t Pool::look_after_front_caches() {
   front_activity_ = activity;
   if (front_idle_ms_ >= kIdleMs) {
     drain_fenced();
+    // Whatever is found there next time is new, even if it is as much as there was.
+    front_activity_ = UINT64_MAX;
     return cached() ? look_again_ms : 0;
   }
   if (front_.wide() && sums.nr_freed != 0) {

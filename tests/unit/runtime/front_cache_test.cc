@@ -242,6 +242,25 @@ TEST_CASE("a burst that was freed is ready after a while: the next one finds it 
   }
 }
 
+TEST_CASE("front caches that were emptied for want of use serve again as soon as they are used") {
+  if (!front_caches_work()) return;
+  for (const TestSetup& setup : {kNarrow, kWide}) {
+    World world("balance:thread");
+    TestPool pool(world, setup);
+    warm_up(pool, 8);
+    int kept = 0;
+    for (int round = 0; round < 6; round++) {
+      std::vector<void*> handles;
+      for (int i = 0; i < 30; i++) handles.push_back(pool.alloc(8));
+      free_all(pool, handles);
+      (void)pool->look_after_front_caches();  // the first time after they were empty
+      kept += pool.stats().nr_cached != 0;
+      CHECK(eventually([&] { return pool.stats().nr_cached == 0; }));
+    }
+    CHECK(kept >= 3);  // this thread may have slept for so long that they were emptied for want of use again
+  }
+}
+
 TEST_CASE("what was populated and written on 64 units goes back to the system once all is freed") {
   World world("balance:thread");
   TestPool pool(world, kWide);
