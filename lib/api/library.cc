@@ -291,6 +291,10 @@ int Library::destroy_pool(Pool* pool) {
   if (pool == nullptr) return -EINVAL;
   if (pool == default_pool_if_made()) return -EBUSY;
   if (grace_.inside_section()) return -EDEADLK;
+  if (!balancer_.has(pool)) {
+    fatal("percpu_pool_destroy(%p): expected a pool that percpu_pool_create() made, found none there (destroyed before?)",
+          static_cast<void*>(pool));
+  }
   if (pool->grace_waiting()) balancer_.free_after_grace();
   if (pool->nr_live() != 0) return -EBUSY;
   if (balancer_.remove(*pool)) pool->destroy();

@@ -34,6 +34,13 @@ void Balancer::add(Pool& pool) {
   pools_.store(&pool, std::memory_order_release);
 }
 
+bool Balancer::has(const Pool* pool) {
+  SleepMutexGuard guard(rounds_lock_);
+  const Pool* at = first_pool();
+  while (at != nullptr && at != pool) at = at->next.load(std::memory_order_relaxed);
+  return at != nullptr;
+}
+
 bool Balancer::remove(Pool& pool) {
   {
     SleepMutexGuard guard(rounds_lock_);

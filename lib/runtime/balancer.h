@@ -39,6 +39,8 @@ class Balancer {
   }
 
   void add(Pool& pool) PERCPU_EXCLUDES(rounds_lock_);
+  // Whether the pool is in the list; does not look into it.
+  [[nodiscard]] bool has(const Pool* pool) PERCPU_EXCLUDES(rounds_lock_);
   // Takes the pool off the list and waits until neither the thread nor a reader can be using it. False where that cannot be
   // told (Grace::lost()): then the pool must be kept.
   [[nodiscard]] bool remove(Pool& pool) PERCPU_EXCLUDES(rounds_lock_);

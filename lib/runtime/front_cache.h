@@ -118,12 +118,8 @@ class FrontCache {
     return false;
 #endif
   }
-  // Whether the calling thread is known to be one that can use its CPU's stacks.
-  bool knows_thread() const { return percpu_table_(view_) != nullptr; }
-  // Finds out whether the calling thread can use its CPU's stacks from now on. Context: may make a system call.
-  void attach_thread() const {
-    if (percpu_thread_.offset == nullptr) (void)percpu_thread_attach_();
-  }
+  // Whether the calling thread can use its CPU's stacks from now on. Context: any, but may make a system call.
+  bool attach_thread() const { return percpu_thread_.offset != nullptr || percpu_thread_attach_() != 0; }
   // Counts allocations that the front caches served but no pop shows, or, below 0, pops that were none. Requires: the thread
   // popped or pushed just now, so that it is known.
   void correct_allocs(int64_t by) const;

@@ -155,7 +155,7 @@ void* Pool::allocate_slow(size_t size_bytes, size_t align_bytes, unsigned flags,
   if (size_class != FrontCache::kNrClasses && take_cached(size_class, request, &area)) {
     zeroed = front_.wide();
   } else {
-    if (!atomic && size_class != FrontCache::kNrClasses) front_.attach_thread();
+    if (!atomic && size_class != FrontCache::kNrClasses) (void)front_.attach_thread();
     const int result = take(request, &area, &zeroed);
     if (result != 0) [[unlikely]] {
       if (charged != 0) environment_.accounting->uncharge(domain, charged);
@@ -574,7 +574,7 @@ void Pool::finish_free(Spot spot, size_t size_bytes) {
 // lock for all.
 bool Pool::cache(uint32_t size_class, Spot spot) {
   // Who cannot push need not wake the thread that would look after it.
-  if (!front_.is_open() || !front_.knows_thread() || in_reserved_part(spot) || !front_caches_may_hold()) return false;
+  if (!front_.is_open() || in_reserved_part(spot) || !front_.attach_thread() || !front_caches_may_hold()) return false;
   const uintptr_t handle = memory_.handle(spot.chunk, spot.offset);
   bool pushed = front_.push(FrontCache::kFreed, size_class, handle);
   if (!pushed && flush_freed(size_class, front_.limit_of(size_class) / 2) != 0) {

@@ -428,6 +428,23 @@ TEST_CASE("a pool with live areas, and the default pool, are EBUSY to destroy, a
   }));
 }
 
+TEST_CASE("what is no pool, or no more, stops the program with one line when it is to be destroyed") {
+  int wild = 0;
+  for (void* what : {static_cast<void*>(nullptr), static_cast<void*>(&wild)}) {
+    const ChildEnd end = fresh(nullptr, [what] {
+      percpu_pool_t* pool = static_cast<percpu_pool_t*>(what);
+      if (pool == nullptr) {
+        pool = percpu_pool_create(nullptr);
+        (void)percpu_pool_destroy(pool);
+      }
+      (void)percpu_pool_destroy(pool);
+    });
+    CHECK(end.signal == SIGABRT);
+    CHECK(contains(end.standard_error, "libpercpu: percpu_pool_destroy(0x"));
+    CHECK(count_lines(end.standard_error) == 1);
+  }
+}
+
 TEST_CASE("a pool cannot be destroyed inside a read section, which its grace period would wait for, and can behind it") {
   CHECK_FINE(fresh(nullptr, [] {
     percpu_pool_t* pool = percpu_pool_create(nullptr);

@@ -242,6 +242,20 @@ TEST_CASE("a burst that was freed is ready after a while: the next one finds it 
   }
 }
 
+TEST_CASE("a thread that only frees uses the front caches too") {
+  if (!front_caches_work()) return;
+  World world("balance:thread");
+  TestPool pool(world, kNarrow);
+  CHECK(eventually([&] {  // the front caches may be emptied before they are looked at
+    warm_up(pool, 24);
+    std::vector<void*> handles;
+    for (int i = 0; i < 20; i++) handles.push_back(pool.alloc(24));
+    const uint64_t before = pool.stats().nr_cached;
+    std::thread([&] { free_all(pool, handles); }).join();
+    return pool.stats().nr_cached >= before + 20;
+  }));
+}
+
 TEST_CASE("front caches that were emptied for want of use serve again as soon as they are used") {
   if (!front_caches_work()) return;
   for (const TestSetup& setup : {kNarrow, kWide}) {
