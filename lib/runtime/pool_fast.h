@@ -4,9 +4,9 @@
 // where the flags are a constant little of them is left. Whatever is out of the ordinary goes to the functions in pool.cc,
 // which do all of it.
 //
-// What an allocation does here: a sequence that pops, an atomic "or" that makes the area live, and where the pool is not wide,
-// a look at each copy. A free: an atomic "and" by which one of several that free the same area wins,
-// and one sequence that pushes. Nothing here waits, and no line is written that other CPUs write, but by accident.
+// What an allocation does here: a sequence that pops, an atomic "or" that makes the area live, and where the pool is not wide, a
+// look at each copy. A free: a compare-and-exchange by which one of several that free the same area wins, and one sequence that
+// pushes. Nothing here waits, and no line is written that other CPUs write, but by accident.
 //
 // Included by pool.h.
 #ifndef PERCPU_RUNTIME_POOL_FAST_H
