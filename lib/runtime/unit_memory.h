@@ -75,17 +75,17 @@ class UnitMemory {
   uintptr_t handle(ChunkId chunk, AreaOffset offset) const { return placement_.handle(chunk, offset.bytes); }
   // The place of a handle of ours.
   Spot spot_of(uintptr_t handle) const {
-    const uintptr_t distance = handle - placement_.base;
-    // distance / stride, by a multiplication: every allocation and free comes here. Exact, see stride_inverse_.
-    const auto chunk = static_cast<uintptr_t>(
-        (static_cast<unsigned __int128>(distance / kMinPageBytes) * stride_inverse_) >> 64);
-    return {{static_cast<uint32_t>(chunk)}, {static_cast<uint32_t>(distance - chunk * placement_.stride_bytes)}, nr_copies_};
+    const uintptr_t chunk = chunk_at(handle - placement_.base);
+    const uintptr_t offset = handle - placement_.base - chunk * placement_.stride_bytes;
+    return {{static_cast<uint32_t>(chunk)}, {static_cast<uint32_t>(offset)}, nr_copies_};
   }
   // A handle's place; false where the value does not lie in a unit's part of the handle window.
   bool locate_handle(uintptr_t handle, Spot* spot) const {
-    if (handle - placement_.base >= handles_bytes_) return false;
+    const uintptr_t distance = handle - placement_.base;
+    if (distance >= handles_bytes_) return false;
     *spot = spot_of(handle);
-    return spot->offset.bytes < placement_.unit_size_bytes;
+    // Not the spot's 32 bits: a stride may be longer than they count.
+    return distance - chunk_at(distance) * placement_.stride_bytes < placement_.unit_size_bytes;
   }
   // The place of any address in the reservation; false for one that is in no copy and no handle.
   bool locate(uintptr_t address, Spot* spot) const;
@@ -158,6 +158,10 @@ class UnitMemory {
   size_t resident_records(ChunkId chunk) const;
 
  private:
+  // distance / stride, by a multiplication: every allocation and free comes here. Exact, see stride_inverse_.
+  uintptr_t chunk_at(uintptr_t distance) const {
+    return static_cast<uintptr_t>((static_cast<unsigned __int128>(distance / kMinPageBytes) * stride_inverse_) >> 64);
+  }
   static uint64_t word_at(uintptr_t address) {
     uint64_t word;
     std::memcpy(&word, reinterpret_cast<const void*>(address), sizeof word);

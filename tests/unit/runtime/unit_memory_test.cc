@@ -44,13 +44,13 @@ struct Machine {
 };
 
 struct Memory {
-  explicit Memory(FirstChunk first_chunk = FirstChunk::kPage, uint32_t max_chunks = 4) {
+  explicit Memory(FirstChunk first_chunk = FirstChunk::kPage, uint32_t max_chunks = 4, size_t unit_size_bytes = 64 << 10) {
     input.possible = &machine.topology.possible;
     input.distance = distance_by_node;
     input.distance_context = &machine.topology;
     input.static_size_bytes = 100;
     input.dynamic_size_bytes = 20 << 10;
-    input.min_unit_size_bytes = 64 << 10;
+    input.min_unit_size_bytes = unit_size_bytes;
     input.page_size_bytes = page_size_bytes();
     input.huge_page_size_bytes = 2 << 20;
     input.transparent_huge_pages = first_chunk == FirstChunk::kEmbed;
@@ -142,6 +142,21 @@ TEST_CASE("what lies in no copy and is no handle is not located") {
   CHECK_FALSE(memory.locate(0, &spot));
   CHECK_FALSE(memory.locate(UINTPTR_MAX, &spot));
   for (uint32_t chunk = 4; chunk < 8; chunk++) CHECK_FALSE(memory.locate_handle(memory.handle({chunk}, {0}), &spot));
+}
+
+TEST_CASE("what lies between units 4 GiB behind a handle is none") {
+  Memory test(FirstChunk::kPage, 2, size_t{1} << 30);
+  test.make();
+  const UnitMemory& memory = test.memory;
+  REQUIRE(test.layout->stride_bytes() > size_t{5} << 30);
+  Spot spot{};
+  for (const ChunkId chunk : {kFirst, kSecond}) {
+    const uintptr_t handle = memory.handle(chunk, AreaOffset{4096});
+    REQUIRE(memory.locate_handle(handle, &spot));
+    CHECK(spot.offset.bytes == 4096);
+    CHECK_FALSE(memory.locate_handle(handle + (uintptr_t{4} << 30), &spot));
+    CHECK_FALSE(memory.locate(handle + (uintptr_t{4} << 30), &spot));
+  }
 }
 
 TEST_CASE("reading through a handle faults, before and after its chunk is opened") {
