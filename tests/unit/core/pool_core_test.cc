@@ -8,8 +8,10 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <random>
 #include <thread>
 
+#include "../seed.h"
 #include "pool_sample.h"
 
 namespace percpu {
@@ -308,6 +310,72 @@ TEST_CASE("sizes are read, and marks cleared, while others allocate and free und
   asker.join();
 }
 
+TEST_CASE("the marks by arithmetic say of every fragment what the maps say, whatever the shape") {
+  std::mt19937_64 random(test_seed());
+  const auto below = [&](uint32_t n) { return static_cast<uint32_t>(random() % n); };
+  for (int round = 0; round < 60; ++round) {
+    PoolShape shape;
+    shape.page_size_bytes = 4096u << (2 * below(3));
+    shape.unit_size_bytes = shape.page_size_bytes * (1 + below(12));
+    shape.max_chunks = 4;
+    shape.static_bytes = below(shape.unit_size_bytes / 3);
+    shape.reserved_bytes = below(2) * 4 * below(shape.unit_size_bytes / 12);
+    // Up to the unit's end, to a page's, or to anywhere.
+    const uint32_t rest = (shape.unit_size_bytes - shape.static_bytes - shape.reserved_bytes) / 4 * 4;
+    shape.dynamic_bytes = below(2) == 0 ? rest : 4 * below(rest / 4);
+    CAPTURE(shape.page_size_bytes);
+    CAPTURE(shape.unit_size_bytes);
+    CAPTURE(shape.static_bytes);
+    CAPTURE(shape.reserved_bytes);
+    CAPTURE(shape.dynamic_bytes);
+    if (PoolCore::refusal(shape) != nullptr) continue;
+    PoolSample pool(shape);
+    const AreaMarks marks = pool.core.marks();
+    (void)pool.core.add_chunk();
+    (void)pool.core.add_chunk();
+    std::vector<Area> areas;
+    const auto take = [&](uint32_t most, Region region) {
+      const auto area = pool.core.allocate(4 + 4 * below(most), 4u << below(4), Context::normal, region);
+      if (!area) return false;
+      while (const auto run = pool.core.next_unpopulated_run(*area)) pool.core.mark_populated(area->chunk, *run);
+      areas.push_back(*area);
+      return true;
+    };
+    const uint32_t most = 1 + below(100);
+    while (take(most, below(4) == 0 && shape.reserved_bytes != 0 ? Region::reserved : Region::dynamic)) {
+    }
+    for (size_t i = areas.size() / 2; i-- > 0;) {
+      std::swap(areas[below(static_cast<uint32_t>(areas.size()))], areas.back());
+      pool.give(areas.back());
+      areas.pop_back();
+    }
+    while (take(20, Region::dynamic)) {
+    }
+    const uint32_t dynamic_begin = (shape.static_bytes + 3) / 4 * 4 + shape.reserved_bytes;
+    uint64_t wrong = 0;
+    for (const ChunkId chunk : {ChunkId{0}, ChunkId{1}, ChunkId{2}, ChunkId{3}}) {
+      for (uint32_t at = chunk.value == 0 ? dynamic_begin : 0; at < shape.unit_size_bytes; at += 4) {
+        const bool live = pool.core.classify(chunk, {at}).kind == Kind::live_start;
+        const uint32_t size_bytes = live ? pool.core.area_size(chunk, {at}) : 0;
+        const uint32_t len = marks.end_life(chunk, {at});
+        if (len == AreaMarks::kLong) {
+          const bool to_end = at + size_bytes == (chunk.value == 0 ? dynamic_begin + shape.dynamic_bytes : shape.unit_size_bytes);
+          wrong += size_bytes <= 256 && !to_end;
+        } else {
+          wrong += len * 4 != size_bytes;
+        }
+        if (len == 0) continue;
+        wrong += pool.core.classify(chunk, {at}).kind != Kind::already_freed;
+        wrong += marks.end_life(chunk, {at}) != 0;
+        marks.begin_life(chunk, {at});
+        wrong += pool.core.classify(chunk, {at}).kind != Kind::live_start;
+      }
+    }
+    CHECK(wrong == 0);
+    pool.give(areas);
+  }
+}
+
 TEST_CASE("what is no live area's start is told apart") {
   PoolSample pool(parts_shape());
   const Area area = pool.take(40);
@@ -573,6 +641,19 @@ TEST_CASE("the check finds what is wrong, and where") {
   CHECK(found([&] { ++state.totals.empty_populated_pages; }, [&] { --state.totals.empty_populated_pages; }));
   CHECK(found([&] { ++state.totals.populated_pages; }, [&] { --state.totals.populated_pages; }));
   CHECK(found([&] { state.slots.nonempty ^= 2; }, [&] { state.slots.nonempty ^= 2; }));
+
+  // A live mark of what lies before the map in the unit, and behind it.
+  PoolShape parts = sample_shape();
+  parts.static_bytes = 8192;
+  PoolSample second(parts);
+  const AreaMarks marks = second.core.marks();
+  for (const uint32_t at : {0u, 4096u, 8192u, 12288u, 32768u, 65532u}) {
+    CAPTURE(at);
+    marks.begin_life({0}, {at});
+    CHECK(second.core.check().has_value());
+    CHECK(marks.end_life({0}, {at}) != 0);
+    CHECK_FALSE(second.core.check().has_value());
+  }
   CHECK(found([&] { ++state.slots.free_chunks; }, [&] { --state.slots.free_chunks; }));
   AreaMap map = state.map(ChunkId{0});
   CHECK(found([&] { map.live()[3] |= 4; }, [&] { map.live()[3] &= ~uint64_t{4}; }));
