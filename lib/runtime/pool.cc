@@ -520,9 +520,15 @@ void Pool::free_slow(void* handle, const char* call) {
   after_call(Caller::kFreeing);
 }
 
-// An area whose life the inline part of a free ended, and which the front cache did not take at once.
-void Pool::free_rest(ChunkId chunk, AreaOffset offset) {
+// An area whose life the inline part of a free ended, and which is too large for a front cache.
+void Pool::free_large(ChunkId chunk, AreaOffset offset) {
   finish_free({chunk, offset, 0}, core_->area_size(chunk, offset));
+  after_call(Caller::kFreeing);
+}
+
+// The same for one that was traced, and that the front cache did not take at once.
+void Pool::free_rest(ChunkId chunk, AreaOffset offset) {
+  put_away({chunk, offset, 0}, core_->area_size(chunk, offset));
   after_call(Caller::kFreeing);
 }
 
@@ -560,9 +566,13 @@ void Pool::uncharge(Spot spot, size_t size_bytes) {
   if (domain != 0) environment_.accounting->uncharge({domain}, charge_bytes(size_bytes));
 }
 
-// In a wide pool the charge goes with the area to the front cache: who takes it from there ends it.
 void Pool::finish_free(Spot spot, size_t size_bytes) {
   PERCPU_TRACE4(free, name_, memory_.handle(spot.chunk, spot.offset), size_bytes, spot.offset.bytes);
+  put_away(spot, size_bytes);
+}
+
+// In a wide pool the charge goes with the area to the front cache: who takes it from there ends it.
+void Pool::put_away(Spot spot, size_t size_bytes) {
   const uint32_t size_class = FrontCache::class_of(size_bytes);
   if (!front_.wide()) uncharge(spot, size_bytes);
   if (size_class != FrontCache::kNrClasses && cache(size_class, spot)) return;

@@ -199,6 +199,7 @@ class Pool {
   // What pool_fast.h leaves to others; cold, so that the compiler lays the ways out that are taken.
   [[gnu::cold]] void* misaligned(uintptr_t area);
   [[gnu::cold]] void* allocated(void* handle, unsigned flags);
+  [[gnu::cold]] void free_large(ChunkId chunk, AreaOffset offset);
   [[gnu::cold]] void free_rest(ChunkId chunk, AreaOffset offset);
   [[gnu::cold]] void freed();
   [[gnu::cold]] void free_slow(void* handle, const char* call);
@@ -224,6 +225,7 @@ class Pool {
 
   size_t begin_free(void* handle, Spot* spot, const char* call);
   void finish_free(Spot spot, size_t size_bytes);
+  void put_away(Spot spot, size_t size_bytes);
   // Gives areas whose life has ended back to the maps; never waits long.
   void put_back(const Spot* spots, uint32_t count);
   void release(Spot spot) PERCPU_REQUIRES(map_lock_);

@@ -53,9 +53,10 @@ __attribute__((always_inline)) inline void Pool::free(void* handle, const char* 
     return free_slow(handle, call);
   const uint32_t len = marks_.end_life(spot.chunk, spot.offset);
   if (len == 0) [[unlikely]] bad_handle(handle, call);
-  if (len > FrontCache::kLargest / kFragmentBytes || !front_.push_fast(len, address)) [[unlikely]]
-    return free_rest(spot.chunk, spot.offset);
+  if (len > FrontCache::kLargest / kFragmentBytes) [[unlikely]] return free_large(spot.chunk, spot.offset);
+  // Before the push: from then on the area may be allocated again, and that is traced.
   PERCPU_TRACE4(free, name_, handle, size_t{len} * kFragmentBytes, spot.offset.bytes);
+  if (!front_.push_fast(len, address)) [[unlikely]] return free_rest(spot.chunk, spot.offset);
   // The front caches may have been emptied since the first look, and left to themselves.
   if ((state_.load(std::memory_order_relaxed) & (kNoneCached | kAllDue)) != 0) [[unlikely]] freed();
 }
