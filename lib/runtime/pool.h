@@ -266,6 +266,8 @@ class Pool {
   bool carry_out(const BalanceStep& step, bool populate) PERCPU_REQUIRES(grow_lock_) PERCPU_EXCLUDES(map_lock_);
   void relieve() PERCPU_REQUIRES(grow_lock_) PERCPU_EXCLUDES(map_lock_);
 
+  static constexpr size_t kCacheLineBytes = 64;
+
   percpu_view view_{};  // the first member: part of the ABI
   const Environment environment_;
   char name_[kPoolNameBytes] = {};
@@ -279,14 +281,15 @@ class Pool {
   uint32_t dynamic_begin_ = 0;    // of the first chunk's dynamic part, bytes in the unit
   uintptr_t first_dynamic_ = 0;  // the same as a handle, of which none is below
 
-  SleepMutex grow_lock_ PERCPU_ACQUIRED_BEFORE(map_lock_);
+  // On lines of their own: what is above and below them is read by every allocation and free.
+  alignas(kCacheLineBytes) SleepMutex grow_lock_ PERCPU_ACQUIRED_BEFORE(map_lock_);
   bool kept_unclean_ PERCPU_GUARDED_BY(grow_lock_) = false;  // the system once would not take memory back
   MapLock map_lock_;
   std::optional<PoolCore> core_;  // there from create() on; its lock-free calls are made without map_lock_
   PoolCounters counters_ PERCPU_GUARDED_BY(map_lock_);
   std::atomic<uint64_t> nr_failed_{0};
   std::atomic<uint64_t> nr_deferred_{0};  // freed, and on one of the lists below
-  FrontCache front_;
+  alignas(kCacheLineBytes) FrontCache front_;
   AreaMarks marks_;
   uint64_t front_activity_ PERCPU_GUARDED_BY(grow_lock_) = 0;  // of the front caches, at the last look
   uint32_t front_idle_ms_ PERCPU_GUARDED_BY(grow_lock_) = 0;   // since when it has been the same
