@@ -311,5 +311,72 @@ TEST_CASE("statistics count areas that wait as freed, and no area twice") {
   }
 }
 
+// What the pops of the stacks do not show, or show too much of: batches, overflows, areas that are not aligned, stacks that are
+// emptied from outside, threads that move between the pop and the correction.
+TEST_CASE("allocations are counted exactly, whatever becomes of the areas that wait") {
+  const uint64_t seed = test_seed();
+  CAPTURE(seed);
+  for (const TestSetup& setup : {kNarrow, kWide}) {
+    CAPTURE(setup.nr_cpus);
+    World world("balance:thread");
+    TestPool pool(world, setup);
+    warm_up(pool, 24);
+    const percpu_stats before = pool.stats();
+    CHECK(before.nr_live == 0);
+    std::atomic<uint64_t> nr_allocs{0};
+    std::atomic<uint32_t> nr_running{3};
+    std::vector<std::thread> threads;
+    for (uint64_t t = 0; t < 3; t++) {
+      threads.emplace_back([&, t] {
+        std::mt19937_64 random(seed + t);
+        constexpr size_t kSizes[] = {4, 8, 8, 12, 24, 64, 96, 256, 1000};
+        std::vector<void*> live;
+        uint64_t counted = 0;
+        for (int i = 0; i < 20000; i++) {
+          if (i % 64 == 0 && world.topology.allowed.count() > 1) {
+            cpu_set_t where;
+            CPU_ZERO(&where);
+            CpuId cpu = world.topology.allowed.first();
+            if (random() % 2 == 0) cpu = world.topology.allowed.last();
+            CPU_SET(cpu.index(), &where);
+            (void)sched_setaffinity(0, sizeof where, &where);
+          }
+          // Now many are taken, now many are freed, so that stacks run empty and over.
+          if (live.empty() || random() % 8 < (i / 500 % 2 == 0 ? 6u : 2u)) {
+            int error = 0;
+            const unsigned flags = PERCPU_NOWARN | (random() % 4 == 0 ? unsigned{PERCPU_ATOMIC} : 0);
+            void* handle = pool->allocate(kSizes[random() % std::size(kSizes)], size_t{4} << random() % 5, flags, kNoDomain, &error);
+            if (handle == nullptr) continue;
+            counted++;
+            live.push_back(handle);
+          } else {
+            std::swap(live[random() % live.size()], live.back());
+            pool.free(live.back());
+            live.pop_back();
+          }
+        }
+        for (void* handle : live) pool.free(handle);
+        nr_allocs += counted;
+        nr_running--;
+      });
+    }
+    while (nr_running != 0) {
+      pool->drain_front_caches();
+      (void)pool->look_after_front_caches();
+      hold(pool);
+      resume_parent(pool);
+      (void)pool.stats();
+      std::this_thread::yield();
+    }
+    for (std::thread& thread : threads) thread.join();
+    const percpu_stats after = pool.stats();
+    CHECK(after.nr_allocs == before.nr_allocs + nr_allocs);
+    CHECK(after.nr_frees == after.nr_allocs);
+    CHECK(after.nr_live == 0);
+    CHECK(after.live_bytes == 0);
+    pool->check();
+  }
+}
+
 }  // namespace
 }  // namespace percpu
