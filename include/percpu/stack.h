@@ -16,8 +16,10 @@
  * (Unsigned: 0 - 1 is large. 65535 is 65536 - 1: one commit changes both.)
  *
  * Another CPU's stack is emptied by who stops it first: limit = 0; percpu_fence(cpu); now no sequence changes it, since
- * those that had read the old limit were aborted and begin by reading the new one; take the values, count = 0, and set the limit
- * again. Only one at a time may do so: limits are the business of the stack's owner.
+ * those that had read the old limit were aborted and begin by reading the new one; take the values, count = 0 (nr_pops stays), and
+ * set the limit again. Only one at a time may do so: limits are the business of the stack's owner.
+ *
+ * nr_pops begins anew after 2^48 pops: a quarter of a year of nothing else, on one CPU, from one stack.
  *
  * A limit must not be lowered, but to 0, while values are above it: pop would not find them.
  *
@@ -45,9 +47,9 @@ PERCPU_INLINE_ uint32_t percpu_stack_count(const struct percpu_stack *copy) {
 PERCPU_INLINE_ uint64_t percpu_stack_nr_pops(const struct percpu_stack *copy) {
   return __atomic_load_n(&copy->word, __ATOMIC_RELAXED) >> 16;
 }
-/* Of a stack that was stopped. The number of pops stays. */
+/* Of a stack that was stopped. The number of pops stays. Others may look at the word meanwhile. */
 PERCPU_INLINE_ void percpu_stack_set_count(struct percpu_stack *copy, uint32_t count) {
-  copy->word = (copy->word & ~(uint64_t)0xffff) | count;
+  __atomic_store_n(&copy->word, (copy->word & ~(uint64_t)0xffff) | count, __ATOMIC_RELAXED);
 }
 
 /* The slots of one copy: of a stack that was stopped, or for those who only look. */
