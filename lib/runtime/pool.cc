@@ -214,8 +214,11 @@ bool Pool::take_cached(uint32_t size_class, const Request& request, Area* area) 
 // Takes freed areas off this CPU's stack; they are the caller's then.
 uint32_t Pool::pop_freed(uint32_t size_class, uintptr_t* areas, uint32_t most) {
   uint32_t count = 0;
-  while (count < most && front_.pop(FrontCache::kFreed, size_class, &areas[count])) count++;
-  if (!front_.wide()) front_.correct_allocs(-int64_t{count});
+  while (count < most && front_.pop(FrontCache::kFreed, size_class, &areas[count])) {
+    // One by one: who reads the statistics meanwhile finds one allocation too many at most.
+    if (!front_.wide()) front_.correct_allocs(-1);
+    count++;
+  }
   return count;
 }
 
