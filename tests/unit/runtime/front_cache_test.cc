@@ -311,6 +311,84 @@ TEST_CASE("statistics count areas that wait as freed, and no area twice") {
   }
 }
 
+TEST_CASE("the inline free tells what is no handle, wherever it points") {
+  if (!front_caches_work()) return;
+  for (const uint32_t nr_cpus : {0u, 64u}) {
+    CAPTURE(nr_cpus);
+    World world("balance:thread");
+    // Parts that begin and end inside pages, and units of a number of pages that is no power of two.
+    TestPool pool(world, {.unit_size_bytes = 68 << 10, .static_bytes = 100, .reserved_bytes = 5004, .nr_cpus = nr_cpus});
+    TestPool other(world, kNarrow);
+    void* reserved = pool.alloc(8, 4, PERCPU_RESERVED);
+    void* area = pool.alloc(64);
+    void* theirs = other.alloc(8);
+    std::vector<void*> handles;
+    do handles.push_back(pool.alloc(4096));
+    while (pool.chunk_of(handles.back()) == 0);
+    void* last = handles.back();
+    const UnitMemory& memory = pool->memory();
+    const auto at = [](const void* base, intptr_t distance) { return reinterpret_cast<void*>(reinterpret_cast<intptr_t>(base) + distance); };
+    const auto in = [&](uint32_t chunk, intptr_t offset) { return at(reinterpret_cast<void*>(memory.handle(ChunkId{chunk}, AreaOffset{0})), offset); };
+    const auto unit = static_cast<intptr_t>(memory.unit_size());
+    const intptr_t stride = static_cast<char*>(in(1, 0)) - static_cast<char*>(in(0, 0));
+    const void* const bad[] = {
+        reinterpret_cast<void*>(4),
+        reinterpret_cast<void*>(UINTPTR_MAX - 3),
+        in(0, -4), in(0, 0), in(0, 100),                       // in front of all, static variables
+        at(reserved, 4), at(reserved, 8), at(reserved, 5000),  // in and behind an area of the reserved part, at its end
+        at(area, 4), at(area, 60), at(area, 1), at(area, 2), at(area, -1),
+        in(0, unit - 4), in(0, unit), in(0, unit + 4), in(0, stride - 4),  // the end of a unit, between units
+        at(last, 4), at(last, 4096), at(last, stride), at(last, 3 * stride), at(last, -stride / 2),
+        in(1, unit - 4), in(1, unit), in(2, 0), in(20, 4),     // chunks that do not exist
+        at(area, 64 * stride), at(area, 1 << 30),
+        theirs, pool.copy(area, 0), pool.copy(area, pool.nr_copies() - 1), pool.copy(in(0, 0), 0),
+    };
+    for (const void* handle : bad) {
+      CAPTURE(handle);
+      const ChildEnd end = run_forked(pool, [&] {
+        while (pool.stats().nr_cached == 0) pool.free(pool.alloc(8));
+        pool.free(const_cast<void*>(handle));
+        return 0;
+      });
+      CHECK(end.signal == SIGABRT);
+      CHECK(count_lines(end.standard_error) == 1);
+      CHECK(contains(end.standard_error, "expected"));
+    }
+    for (void* twice : {reserved, area, last}) {
+      const ChildEnd end = run_forked(pool, [&] {
+        while (pool.stats().nr_cached == 0) pool.free(pool.alloc(8));
+        pool.free(twice);
+        if (pool->area_size(twice) != 0) return 1;
+        pool.free(twice);
+        return 0;
+      });
+      CHECK(end.signal == SIGABRT);
+      CHECK(contains(end.standard_error, "freed"));
+    }
+    other.free(theirs);
+    pool.free(area);
+    pool.free(reserved);
+    free_all(pool, handles);
+  }
+}
+
+TEST_CASE("sizes near the end of the numbers are refused by the inline allocation, too") {
+  World world("balance:thread");
+  TestPool pool(world, kNarrow);
+  warm_up(pool, 4);
+  warm_up(pool, 8);
+  for (size_t below = 0; below < 600; below++) {
+    CHECK(pool.alloc(SIZE_MAX - below, 4, PERCPU_NOWARN) == nullptr);
+    CHECK(pool.error == EINVAL);
+    CHECK(pool.alloc((size_t{1} << 32) + below, 4, PERCPU_NOWARN) == nullptr);
+  }
+  CHECK(pool.alloc(0, 4, PERCPU_NOWARN) == nullptr);
+  for (const size_t align : {size_t{0}, size_t{3}, SIZE_MAX, size_t{1} << 63, size_t{1} << 32}) {
+    CHECK(pool.alloc(8, align, PERCPU_NOWARN) == nullptr);
+    CHECK(pool.error == EINVAL);
+  }
+}
+
 // What the pops of the stacks do not show, or show too much of: batches, overflows, areas that are not aligned, stacks that are
 // emptied from outside, threads that move between the pop and the correction.
 TEST_CASE("allocations are counted exactly, whatever becomes of the areas that wait") {
