@@ -8,7 +8,8 @@
 //   mark = fragment * factor (mod 2^s)        factor: 2^s by the golden ratio, odd
 //
 // An odd factor makes it a bijection. The golden ratio spreads any row of multiples, of areas of any one size, over all lines of
-// the group (Knuth, The Art of Computer Programming 3, 6.4).
+// the group (Knuth, The Art of Computer Programming 3, 6.4). Smaller groups have fewer lines, of 512 marks each, and in them
+// neighbours of some sizes share one: of 32 bytes, one pair in ten at 2^13, every other one at 2^12.
 //
 // Invariants: a bijection on the fragments of a unit; so it is on each aligned group of them.
 #ifndef PERCPU_CORE_LIVE_MARKS_H

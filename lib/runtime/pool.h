@@ -279,7 +279,7 @@ class Pool {
   BalanceMode balance_mode_ = BalanceMode::kThread;
   bool has_reserved_ = false;
   uint32_t dynamic_begin_ = 0;    // of the first chunk's dynamic part, bytes in the unit
-  uintptr_t first_dynamic_ = 0;  // the same as a handle, of which none is below
+  uintptr_t first_dynamic_ = 0;   // the same as a handle: below it are static variables and the reserved part
 
   // On lines of their own: what is above and below them is read by every allocation and free.
   alignas(kCacheLineBytes) SleepMutex grow_lock_ PERCPU_ACQUIRED_BEFORE(map_lock_);
