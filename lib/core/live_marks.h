@@ -5,11 +5,11 @@
 // take it from each other all the time. So the marks of neighbours are put on different lines, by a multiplication in each
 // aligned group of 2^s fragments:
 //
-//   mark = fragment * factor (mod 2^s)        factor: 2^s by the golden ratio, odd
+//   mark = fragment * factor (mod 2^s)
 //
-// An odd factor makes it a bijection. The golden ratio spreads any row of multiples, of areas of any one size, over all lines of
-// the group (Knuth, The Art of Computer Programming 3, 6.4). Smaller groups have fewer lines, of 512 marks each, and in them
-// neighbours of some sizes share one: of 32 bytes, one pair in ten at 2^13, every other one at 2^12.
+// An odd factor makes it a bijection. Which one: of all, the one by which fewest areas that lie side by side share a line of 512
+// marks, over the sizes that front caches hold, those of counters weighing most; found by trying them all. In groups of 2^13 and
+// 2^14 none do. Smaller ones have fewer lines (2^10: two), and some do: of 8 bytes one pair in eleven at 2^10, none above.
 //
 // Invariants: a bijection on the fragments of a unit; so it is on each aligned group of them.
 #ifndef PERCPU_CORE_LIVE_MARKS_H
@@ -39,10 +39,11 @@ class MarkOrder {
   [[nodiscard]] constexpr uint32_t last(uint32_t end) const { return (end + group_mask_) & ~group_mask_; }
 
  private:
-  static constexpr uint64_t kGoldenRatio = 0x9e3779b97f4a7c15;  // 2^64 by it
+  static constexpr uint32_t kMinShift = 10;
+  static constexpr uint32_t kFactors[kMaxShift - kMinShift + 1] = {233, 1687, 913, 545, 529};
 
   explicit constexpr MarkOrder(uint32_t group_shift)
-      : group_mask_((1u << group_shift) - 1), factor_(static_cast<uint32_t>(kGoldenRatio >> (64 - group_shift)) | 1) {}
+      : group_mask_((1u << group_shift) - 1), factor_(kFactors[group_shift - kMinShift]) {}
 
   [[nodiscard]] constexpr uint32_t moved(uint32_t from, uint32_t factor) const {
     return (from & ~group_mask_) | (from * factor & group_mask_);
