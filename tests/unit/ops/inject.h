@@ -11,6 +11,17 @@
 
 #include <stdint.h>
 
+/* Spins of one stop. On arm64 what one mov can load: 16 bits, shifted by 0 or 16. */
+#ifndef INJECT_SPINS
+#if defined(__x86_64__)
+#define INJECT_SPINS 100000000
+#else
+#define INJECT_SPINS 0x6000000
+#endif
+#endif
+#define INJECT_STRING_(x) #x
+#define INJECT_STRING(x) INJECT_STRING_(x)
+
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -27,40 +38,40 @@ extern uint32_t inject_reached __attribute__((visibility("hidden")));
 #endif
 
 #if defined(__x86_64__)
-#define PERCPU_OPS_INJECT(point)                 \
-  "cmpl $" #point ",%%fs:inject@tpoff\n\t"       \
-  "jne 9f\n\t"                                   \
-  "cmpl $0,%%fs:inject@tpoff+4\n\t"              \
-  "je 9f\n\t"                                    \
-  "decl %%fs:inject@tpoff+4\n\t"                 \
-  "movl $100000000,%%fs:inject@tpoff+8\n\t"      \
-  "incl inject_reached(%%rip)\n"                 \
-  "8:\tpause\n\t"                                \
-  "decl %%fs:inject@tpoff+8\n\t"                 \
-  "jnz 8b\n"                                     \
+#define PERCPU_OPS_INJECT(point)                                  \
+  "cmpl $" #point ",%%fs:inject@tpoff\n\t"                        \
+  "jne 9f\n\t"                                                    \
+  "cmpl $0,%%fs:inject@tpoff+4\n\t"                               \
+  "je 9f\n\t"                                                     \
+  "decl %%fs:inject@tpoff+4\n\t"                                  \
+  "movl $" INJECT_STRING(INJECT_SPINS) ",%%fs:inject@tpoff+8\n\t" \
+  "incl inject_reached(%%rip)\n"                                  \
+  "8:\tpause\n\t"                                                 \
+  "decl %%fs:inject@tpoff+8\n\t"                                  \
+  "jnz 8b\n"                                                      \
   "9:\t"
 #define PERCPU_OPS_INJECT_ABORT "incq %%fs:inject_aborts@tpoff\n\t"
 #elif defined(__aarch64__)
 #define PERCPU_OPS_INJECT_CLOBBER , "x16", "x17"
-#define PERCPU_OPS_INJECT(point)                      \
-  "mrs x16,tpidr_el0\n\t"                             \
-  "add x16,x16,#:tprel_hi12:inject,lsl #12\n\t"       \
-  "add x16,x16,#:tprel_lo12_nc:inject\n\t"            \
-  "ldr w17,[x16]\n\t"                                 \
-  "sub w17,w17,#" #point "\n\t"                       \
-  "cbnz w17,9f\n\t"                                   \
-  "ldr w17,[x16,#4]\n\t"                              \
-  "cbz w17,9f\n\t"                                    \
-  "sub w17,w17,#1\n\t"                                \
-  "str w17,[x16,#4]\n\t"                              \
-  "adrp x16,inject_reached\n\t"                       \
-  "ldr w17,[x16,:lo12:inject_reached]\n\t"            \
-  "add w17,w17,#1\n\t"                                \
-  "str w17,[x16,:lo12:inject_reached]\n\t"            \
-  "mov w16,#0x6000000\n"                              \
-  "8:\tyield\n\t"                                     \
-  "sub w16,w16,#1\n\t"                                \
-  "cbnz w16,8b\n"                                     \
+#define PERCPU_OPS_INJECT(point)                \
+  "mrs x16,tpidr_el0\n\t"                       \
+  "add x16,x16,#:tprel_hi12:inject,lsl #12\n\t" \
+  "add x16,x16,#:tprel_lo12_nc:inject\n\t"      \
+  "ldr w17,[x16]\n\t"                           \
+  "sub w17,w17,#" #point "\n\t"                 \
+  "cbnz w17,9f\n\t"                             \
+  "ldr w17,[x16,#4]\n\t"                        \
+  "cbz w17,9f\n\t"                              \
+  "sub w17,w17,#1\n\t"                          \
+  "str w17,[x16,#4]\n\t"                        \
+  "adrp x16,inject_reached\n\t"                 \
+  "ldr w17,[x16,:lo12:inject_reached]\n\t"      \
+  "add w17,w17,#1\n\t"                          \
+  "str w17,[x16,:lo12:inject_reached]\n\t"      \
+  "mov w16,#" INJECT_STRING(INJECT_SPINS) "\n"  \
+  "8:\tyield\n\t"                               \
+  "sub w16,w16,#1\n\t"                          \
+  "cbnz w16,8b\n"                               \
   "9:\t"
 #define PERCPU_OPS_INJECT_ABORT                        \
   "mrs x16,tpidr_el0\n\t"                              \
