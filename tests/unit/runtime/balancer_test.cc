@@ -210,15 +210,18 @@ TEST_CASE("after everything is freed, resident memory is back where it began, in
     }
     const size_t full = resident_bytes();
     CHECK(full > before + (size_t{20} << 20));
+    // A mebibyte; where CPUs are many, the empty pages that each of them keeps ready are as much by themselves.
+    const size_t reserve = world.config.empty_high_pages * pool->page_bytes() * pool->memory().nr_hot();
+    const size_t allowed = before + std::max(size_t{1} << 20, (size_t{512} << 10) + reserve);
     // In the order that leaves most holes for longest.
     std::shuffle(handles.begin(), handles.end(), random);
     free_all(pool, handles);
     if (world.config.balance == BalanceMode::kOff) pool->balance();
     size_t after = 0;
-    CHECK(eventually([&] { return (after = resident_bytes()) <= before + (size_t{1} << 20); }));
+    CHECK(eventually([&] { return (after = resident_bytes()) <= allowed; }));
     CAPTURE(before);
     CAPTURE(after);
-    CHECK(after <= before + (size_t{1} << 20));
+    CHECK(after <= allowed);
   }
 }
 
