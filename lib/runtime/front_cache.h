@@ -24,8 +24,8 @@
 //                                                  for a while, or memory is short
 //
 // Who makes areas ready: the balance thread, every 10 ms while a wide pool is in use; and who allocates and finds nothing
-// ready, at once: those that are freed on its CPU, and some from the maps. An area that is freed and not ready yet is still charged to its domain; a charge
-// or an allocation that would fail has them all given back first.
+// ready, at once: those that are freed on its CPU, and some from the maps. An area that is freed and not ready yet is still
+// charged to its domain; a charge or an allocation that would fail has them all given back first.
 //
 // Each stack knows how many pops it had (percpu/stack.h), so an allocation counts itself by being made. The correction is what
 // pops of these stacks were not allocations, or allocations not such pops.

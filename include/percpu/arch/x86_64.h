@@ -304,8 +304,8 @@ PERCPU_INLINE_ void *percpu_seq_pop_(const uintptr_t *table, const volatile void
 
 /*
  * The stack of percpu/stack.h: 16-bit count at offset 0, 48-bit number of pops above it, 32-bit limit at offset 8, 8-byte
- * slots from offset 16. One comparison says "full" and "stopped" to a push, "empty" and "stopped" to a pop, since the count that a pop would leave wraps
- * around. Returns whether it was done.
+ * slots from offset 16. One comparison says "full" and "stopped" to a push, "empty" and "stopped" to a pop, since the
+ * count that a pop would leave wraps around. Returns whether it was done.
  */
 PERCPU_INLINE_ int percpu_seq_stack_push_(const uintptr_t *table, const volatile void *handle, uint64_t value) {
   uintptr_t at;
