@@ -32,6 +32,17 @@ void warm_up(TestPool& pool, size_t size_bytes) {
   }));
 }
 
+// Moves the calling thread to the first or the last CPU that it may run on.
+void move(const World& world, std::mt19937_64& random) {
+  if (world.topology.allowed.count() <= 1) return;
+  cpu_set_t where;
+  CPU_ZERO(&where);
+  CpuId cpu = world.topology.allowed.first();
+  if (random() % 2 == 0) cpu = world.topology.allowed.last();
+  CPU_SET(cpu.index(), &where);
+  (void)sched_setaffinity(0, sizeof where, &where);
+}
+
 void hold(TestPool& pool) PERCPU_NO_THREAD_SAFETY_ANALYSIS {
   pool->fork_stop();
   pool->fork_prepare();
@@ -122,14 +133,7 @@ TEST_CASE("every copy is zero when an area is handed out, after churn by threads
         constexpr size_t kSizes[] = {4, 8, 12, 24, 64, 96, 256, 1000};
         std::vector<std::pair<void*, size_t>> live;
         for (int i = 0; i < 4000; i++) {
-          if (i % 100 == 0 && world.topology.allowed.count() > 1) {
-            cpu_set_t where;
-            CPU_ZERO(&where);
-            CpuId cpu = world.topology.allowed.first();
-            if (random() % 2 == 0) cpu = world.topology.allowed.last();
-            CPU_SET(cpu.index(), &where);
-            (void)sched_setaffinity(0, sizeof where, &where);
-          }
+          if (i % 100 == 0) move(world, random);
           if (live.size() < 40 || random() % 2 == 0) {
             const size_t size = kSizes[random() % std::size(kSizes)];
             int error = 0;
@@ -411,14 +415,7 @@ TEST_CASE("allocations are counted exactly, whatever becomes of the areas that w
         std::vector<void*> live;
         uint64_t counted = 0;
         for (int i = 0; i < 20000; i++) {
-          if (i % 64 == 0 && world.topology.allowed.count() > 1) {
-            cpu_set_t where;
-            CPU_ZERO(&where);
-            CpuId cpu = world.topology.allowed.first();
-            if (random() % 2 == 0) cpu = world.topology.allowed.last();
-            CPU_SET(cpu.index(), &where);
-            (void)sched_setaffinity(0, sizeof where, &where);
-          }
+          if (i % 64 == 0) move(world, random);
           // Now many are taken, now many are freed, so that stacks run empty and over.
           if (live.empty() || random() % 8 < (i / 500 % 2 == 0 ? 6u : 2u)) {
             int error = 0;
