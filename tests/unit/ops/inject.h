@@ -37,6 +37,14 @@ extern uint32_t inject_reached __attribute__((visibility("hidden")));
 }
 #endif
 
+/* Defines these, in one file of a C++ program. */
+#define INJECT_DEFINE                                                       \
+  extern "C" {                                                              \
+  __thread inject_state inject __attribute__((tls_model("local-exec")));    \
+  __thread uint64_t inject_aborts __attribute__((tls_model("local-exec"))); \
+  uint32_t inject_reached;                                                  \
+  }
+
 #if defined(__x86_64__)
 #define PERCPU_OPS_INJECT(point)                                  \
   "cmpl $" #point ",%%fs:inject@tpoff\n\t"                        \

@@ -16,11 +16,7 @@
 #include "storm.h"
 #include "trace_point.h"
 
-extern "C" {
-__thread inject_state inject __attribute__((tls_model("local-exec")));
-__thread uint64_t inject_aborts __attribute__((tls_model("local-exec")));
-uint32_t inject_reached;
-}
+INJECT_DEFINE
 
 namespace {
 
