@@ -146,8 +146,14 @@ empty:
 
 constexpr uintptr_t head_of_lane(uint32_t lane) { return uintptr_t{kKindLane + lane} << kKindShift; }
 
-// The same of any lane's stack, and below of a push: one sequence each, for the ways that are not fast (cpu_cache.cc).
+// For the ways that are not fast, of any lane's stack, one sequence each (cpu_cache.cc): the same; a push, as below; and as
+// many of `count` blocks at once as the stack holds, or has room for, the topmost first and last. They return how many.
+// Blocks that come from a list are on no stack, so push_many() does not look whether they are.
 void* pop_lane(uint32_t lane);
+enum class Pushed { kYes, kFull, kTwice };
+Pushed push_lane(uint32_t lane, uint64_t block);
+uint32_t pop_many(uint32_t lane, uint64_t* blocks, uint32_t count);
+uint32_t push_many(uint32_t lane, const uint64_t* blocks, uint32_t count);
 
 // What the page map says of the page with this offset in the window: where the head of its blocks' stack is in a copy.
 PRELOAD_HOT uintptr_t find_head(const CacheTable* table, uintptr_t offset) {
@@ -175,8 +181,6 @@ PRELOAD_HOT bool find_block(const CacheTable* table, uintptr_t offset, uintptr_t
 none:
   return false;
 }
-
-enum class Pushed { kYes, kFull, kTwice };
 
 // Puts a block on this CPU's stack whose head is there in a copy. kTwice: it is one of the upper two already.
 PRELOAD_HOT Pushed push(const CacheTable* table, uintptr_t head, const void* block) {
@@ -219,8 +223,6 @@ PRELOAD_HOT bool push_unchecked(const CacheTable* table, uintptr_t head, const v
 full:
   return false;
 }
-
-Pushed push_lane(uint32_t lane, uint64_t block);
 
 #else
 #error "the preload's sequences are written for x86-64 only"

@@ -63,6 +63,7 @@ class CentralList {
 
   void give_to_span(uint64_t block) PERCPU_REQUIRES(lock_);
   uint32_t take_from_span(uint64_t* blocks, uint32_t want) PERCPU_REQUIRES(lock_);
+  uint32_t whole_lines(Span& span, uint64_t start, const uint64_t* blocks, uint32_t got);
   void link(uint32_t number) PERCPU_REQUIRES(lock_);
   void unlink(uint32_t number) PERCPU_REQUIRES(lock_);
   bool add_span() PERCPU_REQUIRES(lock_);

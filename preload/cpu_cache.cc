@@ -29,6 +29,14 @@ constexpr uint32_t kManyCpus = 32;
 // where all lanes are in use, none is to be emptied for another.
 constexpr uint32_t kIdleDemands = 128;
 
+// A lane's first limit is small, so that a class that is asked for once costs little: an eighth of a batch, but the blocks of
+// two of the processor's lines, so that a whole line comes from the list (CentralList::take) even if something else is pushed.
+uint32_t first_limit(const ClassInfo& info) {
+  const uint32_t eighth = (info.batch + 7) / 8;
+  const uint32_t lines = static_cast<uint32_t>(2 * kLineBytes / info.size_bytes);
+  return eighth > lines ? eighth : lines;
+}
+
 uint32_t size_of_lane(uint32_t lane) { return kClasses.info[class_of_lane(lane)].size_bytes; }
 
 // An open range of whole pages; 0 where there is no memory.
@@ -56,6 +64,54 @@ empty:
 
 Pushed push_lane(uint32_t lane, uint64_t block) {
   return push(cache_places.table, head_of_lane(lane), reinterpret_cast<void*>(block));
+}
+
+uint32_t pop_many(uint32_t lane, uint64_t* blocks, uint32_t count) {
+  uintptr_t copy, top;
+  uint64_t block, done;
+  if (count == 0) return 0;
+  asm volatile(PRELOAD_SEQ_BEGIN_
+               "xorl %k[done],%k[done]\n"
+               "6:\tmovq -8(%[top]),%[block]\n\t"
+               "testq %[block],%[block]\n\t"
+               "je 7f\n\t"
+               "movq %[block],(%[blocks],%[done],8)\n\t"
+               "subq $8,%[top]\n\t"
+               "incq %[done]\n\t"
+               "cmpq %[count],%[done]\n\t"
+               "jb 6b\n"
+               "7:\ttestq %[done],%[done]\n\t"
+               "je 2f\n\t"  // the closed copy, which all CPUs have, is only read
+               "movq %[top]," PRELOAD_HEAD_ PRELOAD_SEQ_END_
+               : [copy] "=&r"(copy), [top] "=&r"(top), [block] "=&r"(block), [done] "=&r"(done)
+               : PRELOAD_SEQ_IN_(cache_places.table, head_of_lane(lane), copies), [blocks] "r"(blocks),
+                 [count] "r"(uint64_t{count})
+               : "memory", "cc");
+  return static_cast<uint32_t>(done);
+}
+
+uint32_t push_many(uint32_t lane, const uint64_t* blocks, uint32_t count) {
+  uintptr_t copy, top;
+  uint64_t block, done;
+  if (count == 0) return 0;
+  asm volatile(PRELOAD_SEQ_BEGIN_
+               "xorl %k[done],%k[done]\n"
+               "6:\tcmpq 8" PRELOAD_HEAD_ ",%[top]\n\t"
+               "jae 7f\n\t"
+               "movq (%[blocks],%[done],8),%[block]\n\t"
+               "movq %[block],(%[top])\n\t"
+               "addq $8,%[top]\n\t"
+               "incq %[done]\n\t"
+               "cmpq %[count],%[done]\n\t"
+               "jb 6b\n"
+               "7:\ttestq %[done],%[done]\n\t"
+               "je 2f\n\t"  // the closed copy, which all CPUs have, is only read
+               "movq %[top]," PRELOAD_HEAD_ PRELOAD_SEQ_END_
+               : [copy] "=&r"(copy), [top] "=&r"(top), [block] "=&r"(block), [done] "=&r"(done)
+               : PRELOAD_SEQ_IN_(cache_places.table, head_of_lane(lane), copies), [blocks] "r"(blocks),
+                 [count] "r"(uint64_t{count})
+               : "memory", "cc");
+  return static_cast<uint32_t>(done);
 }
 
 int CpuCache::open(const Window& window, size_t budget_bytes, bool unchecked) {
@@ -194,14 +250,18 @@ uint32_t CpuCache::cap_of(const Cpu& cpu, uint32_t lane) const {
 uint32_t CpuCache::demand(uint32_t lane, BlockSink sink, void* context) {
   const uint32_t number = this_cpu();
   Cpu& cpu = cpus_[number];
-  if (!exists(number) || this_thread_forks() || !cpu.lock.try_lock()) return 0;
-  if (!cpu.in_use) begin_use(number);
+  if (!exists(number) || this_thread_forks()) return 0;
   const uint32_t cap = cap_of(cpu, lane);
+  // Relaxed: a demand that is not counted harms nothing.
+  store_relaxed(&cpu.demand_clock, load_relaxed(&cpu.demand_clock) + 1);
+  store_relaxed(&cpu.asked[lane], load_relaxed(&cpu.demand_clock));
+  // A lock waits until all that was stored has arrived, and blocks that other CPUs used lately take long.
+  if (load_relaxed(&cpu.limit[lane]) == cap) return cap;
+  if (!cpu.lock.try_lock()) return 0;
+  if (!cpu.in_use) begin_use(number);
   const uint32_t limit = cpu.limit[lane];
-  // It begins small, so that a class that is asked for once costs little, and doubles.
-  uint32_t wanted = limit == 0 ? (kClasses.info[class_of_lane(lane)].batch + 7) / 8 : 2 * limit;
+  uint32_t wanted = limit == 0 ? first_limit(kClasses.info[class_of_lane(lane)]) : 2 * limit;
   if (wanted > cap) wanted = cap;
-  cpu.asked[lane] = ++cpu.demand_clock;
   if (wanted > limit) {
     const size_t more = size_t{wanted - limit} * size_of_lane(lane);
     const size_t budget = budget_bytes();
@@ -222,7 +282,8 @@ uint32_t CpuCache::find_idle(const Cpu& cpu, uint32_t for_lane) const {
   size_t most = 0;
   for (uint32_t lane = 0; lane < nr_lanes_; ++lane) {
     const size_t bytes = size_t{cpu.limit[lane]} * size_of_lane(lane);
-    if (lane == for_lane || cpu.demand_clock - cpu.asked[lane] < kIdleDemands || bytes <= most) continue;
+    const bool idle = load_relaxed(&cpu.demand_clock) - load_relaxed(&cpu.asked[lane]) >= kIdleDemands;
+    if (lane == for_lane || !idle || bytes <= most) continue;
     most = bytes;
     victim = lane;
   }

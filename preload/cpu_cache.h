@@ -34,8 +34,6 @@ namespace percpu::heap {
 // Takes blocks of one lane that a cache does not keep.
 using BlockSink = void (*)(void* context, uint32_t lane, const uint64_t* blocks, uint32_t count);
 
-constexpr size_t kLineBytes = 64;  // of the processor's caches
-
 class CpuCache {
  public:
   constexpr CpuCache() = default;
@@ -94,7 +92,7 @@ class CpuCache {
     bool in_use = false;                // its copy's heads are set
     uint32_t home = 0;                  // node
     size_t used_bytes = 0;              // of the limits
-    uint32_t demand_clock = 0;          // counts demands
+    uint32_t demand_clock = 0;          // counts demands, roughly: not only who holds the lock does
     uint32_t limit[kMaxLanes] = {};
     uint32_t asked[kMaxLanes] = {};     // demand_clock at the lane's last demand
     uint32_t seen[kMaxLanes] = {};      // its count when age() looked last

@@ -148,9 +148,7 @@ void* Heap::allocate_small(uint32_t size_class) {
     if (got == 0) return nullptr;
   }
   heed_limit();
-  uint32_t kept = 1;
-  while (kept < got && push_lane(lane, blocks[kept]) == Pushed::kYes) kept++;
-  if (kept < got) list_of(lane).give(blocks + kept, got - kept);
+  if (const uint32_t kept = 1 + push_many(lane, blocks + 1, got - 1); kept < got) list_of(lane).give(blocks + kept, got - kept);
   return reinterpret_cast<void*>(blocks[0]);
 }
 
@@ -185,13 +183,10 @@ void Heap::release_small(uint32_t lane, uint64_t block) {
     if (pushed == Pushed::kFull && cache_.demand(lane, sink_to_lists, this) != 0) pushed = push_lane(lane, block);
     if (pushed == Pushed::kTwice) refuse(reinterpret_cast<void*>(block), "free");
     if (pushed == Pushed::kYes) return;
-    const uint32_t batch = kClasses.info[class_of_lane(lane)].batch;
-    while (count < batch) {
-      void* other = pop_lane(lane);
-      if (other == nullptr) break;
+    count += pop_many(lane, blocks + 1, kClasses.info[class_of_lane(lane)].batch - 1);
+    for (uint32_t i = 1; i < count; ++i) {
       // Freed before, with others in between: seen if it is among those that leave together.
-      if (reinterpret_cast<uint64_t>(other) == block) refuse(other, "free");
-      blocks[count++] = reinterpret_cast<uint64_t>(other);
+      if (blocks[i] == block) refuse(reinterpret_cast<void*>(block), "free");
     }
   }
   list_of(lane).give(blocks, count);
@@ -199,16 +194,33 @@ void Heap::release_small(uint32_t lane, uint64_t block) {
 }
 
 // What a thread frees before it has taken anything was taken by another thread, which may use its neighbours in the line. On top
-// of this CPU's stack it would be the next block to be written here. It is put beneath another, where free still looks for it.
+// of this CPU's stack it would be the next block to be written here. It is put beneath another, where free still looks for it,
+// and where there is no other, on a batch from the list without its last, and beneath that.
 void Heap::release_others(uint32_t lane, uint64_t block) {
-  // Two, since the stack may be full.
-  uint64_t above = reinterpret_cast<uint64_t>(pop_lane(lane));
-  uint64_t spare = reinterpret_cast<uint64_t>(pop_lane(lane));
-  if (above == block || spare == block) refuse(reinterpret_cast<void*>(block), "free");
-  if (above == 0 && cache_.demand(lane, sink_to_lists, this) > 1) (void)list_of(lane).take(&above, 1);
-  if (push_lane(lane, block) != Pushed::kYes) list_of(lane).give(&block, 1);
-  if (above != 0 && push_lane(lane, above) != Pushed::kYes) list_of(lane).give(&above, 1);
-  if (spare != 0) list_of(lane).give(&spare, 1);
+  uint64_t batch[kMaxBatch];
+  uint32_t beneath = 0;
+  uint64_t above = 0;
+  if (pop_many(lane, &above, 1) == 0) {
+    const uint32_t room = cache_.demand(lane, sink_to_lists, this);
+    const uint32_t most = kClasses.info[class_of_lane(lane)].batch;
+    const uint32_t count = room < 2 ? 0 : list_of(lane).take(batch, room - 1 < most ? room - 1 : most);
+    for (uint32_t i = 0; i < count; ++i) {
+      if (batch[i] == block) refuse(reinterpret_cast<void*>(block), "free");
+    }
+    if (count != 0) above = batch[beneath = count - 1];
+  }
+  if (above == block) refuse(reinterpret_cast<void*>(block), "free");
+  const uint32_t kept = push_many(lane, batch, beneath);
+  list_of(lane).give(batch + kept, beneath - kept);
+  const Pushed pushed = push_lane(lane, block);
+  if (pushed == Pushed::kTwice) refuse(reinterpret_cast<void*>(block), "free");
+  if (pushed == Pushed::kFull) list_of(lane).give(&block, 1);
+  if (above != 0 && push_many(lane, &above, 1) == 0) {
+    // The stack has room for one of the two: not for what was just put there.
+    uint64_t other = 0;
+    list_of(lane).give(&other, pop_many(lane, &other, 1));
+    if (push_many(lane, &above, 1) == 0) list_of(lane).give(&above, 1);
+  }
   decay_if_due();
 }
 

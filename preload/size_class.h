@@ -27,6 +27,7 @@ inline constexpr uint32_t kPageShift = 16;
 #endif
 inline constexpr size_t kPageBytes = size_t{1} << kPageShift;
 
+inline constexpr size_t kLineBytes = 64;  // of the processor's caches
 inline constexpr size_t kMaxSmallBytes = 32 * 1024;
 inline constexpr uint32_t kNrClasses = 1 + 8 + 8 * 8;
 inline constexpr uint32_t kMaxSpanBlocks = 1024;

@@ -222,20 +222,26 @@ TEST_CASE("free_sized and free_aligned_sized free what was asked for with that s
 
 TEST_CASE("what a new thread frees first is not what it gets next: another may use the rest of the line") {
   if (__rseq_size == 0) return;  // no caches
+  // It may be, where the thread changes the CPU, or its CPU's caches are closed: for as long as the balance thread, which closed
+  // them, does not run itself. So one run of ten must show it, and it is given time in between.
   constexpr int kThreads = 100;
-  int nr_again = 0;
-  for (int i = 0; i < kThreads; ++i) {
-    void* const others = malloc(opaque(size_t{8}));
-    void* const keeps = malloc(opaque(size_t{8}));  // its neighbour, often
-    std::thread([&] {
-      free(others);
-      void* const own = malloc(opaque(size_t{8}));
-      nr_again += own == others;
-      free(own);
-    }).join();
-    free(keeps);
+  int nr_again = kThreads;
+  for (int run = 0; run < 10 && nr_again >= kThreads / 2; ++run) {
+    if (run != 0) usleep(100'000);
+    nr_again = 0;
+    for (int i = 0; i < kThreads; ++i) {
+      void* const others = malloc(opaque(size_t{8}));
+      void* const keeps = malloc(opaque(size_t{8}));  // its neighbour, often
+      std::thread([&] {
+        free(others);
+        void* const own = malloc(opaque(size_t{8}));
+        nr_again += own == others;
+        free(own);
+      }).join();
+      free(keeps);
+    }
   }
-  CHECK(nr_again < kThreads / 2);  // it may be, where the thread changes the CPU, or its caches are closed for a moment
+  CHECK(nr_again < kThreads / 2);
 }
 
 TEST_CASE("free(NULL), usable size of NULL, cfree") {

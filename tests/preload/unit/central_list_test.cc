@@ -6,6 +6,7 @@
 #include <doctest/doctest.h>
 #include <sys/mman.h>
 
+#include <map>
 #include <random>
 #include <set>
 
@@ -87,6 +88,24 @@ TEST_CASE("what was given lies on the shelf, and comes first") {
   std::vector<uint64_t> given(blocks.begin(), blocks.begin() + at.info.batch);
   at.give(given);
   CHECK(at.take(at.info.batch) == given);
+}
+
+TEST_CASE("two who take small blocks share no line of the processor's caches") {
+  std::mt19937_64 random(test_seed());
+  for (const size_t size : {8, 16, 32, 48}) {
+    Fixture at(class_of(size));
+    std::map<uint64_t, int> owner_of_line;
+    for (int owner = 0; owner < 300; ++owner) {
+      uint64_t some[kMaxBatch];
+      const uint32_t wanted = 9 + static_cast<uint32_t>(random() % (at.info.batch - 8));
+      const uint32_t got = at.list.take(some, wanted);
+      REQUIRE(got > 0);
+      for (uint32_t i = 0; i < got; ++i) {
+        for (uint64_t line = some[i] / kLineBytes; line <= (some[i] + size - 1) / kLineBytes; ++line)
+          REQUIRE(owner_of_line.emplace(line, owner).first->second == owner);
+      }
+    }
+  }
 }
 
 TEST_CASE("the shelf ages: what nobody took since the last time goes back to the spans") {
