@@ -100,6 +100,13 @@ static __attribute__((constructor)) void read_allowed(void) {
   if (sched_getaffinity(0, sizeof allowed, &allowed) != 0) die("fixture: sched_getaffinity");
 }
 
+int fixture_next_cpu(int cpu) {
+  while (++cpu < CPU_SETSIZE) {
+    if (CPU_ISSET((unsigned)cpu, &allowed)) return cpu;
+  }
+  return -1;
+}
+
 void fixture_pin(int cpu) {
   cpu_set_t set = allowed;
   if (cpu >= 0) {

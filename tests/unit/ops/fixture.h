@@ -31,6 +31,9 @@ void *fixture_pool_alloc(size_t size, size_t align);
 /* The machine's CPUs. */
 unsigned fixture_nr_cpus(void);
 
+/* The CPU after this one that the process may use, -1 where there is none; after -1, the first. Offline ones are left out. */
+int fixture_next_cpu(int cpu);
+
 /* 1 if the C library registered rseq for the process's threads. */
 int fixture_process_has_rseq(void);
 

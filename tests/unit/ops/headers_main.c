@@ -14,7 +14,7 @@ extern "C"
 int main(void) {
   struct headers_areas a;
   uint64_t here, elsewhere;
-  fixture_pin(0);
+  fixture_pin(fixture_next_cpu(-1));
   a.word = (uint64_t *)fixture_alloc(8, 8);
   a.byte = (uint8_t *)fixture_alloc(1, 1);
   a.half = (int16_t *)fixture_alloc(2, 2);

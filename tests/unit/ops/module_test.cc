@@ -46,7 +46,7 @@ struct Module {
 }  // namespace
 
 TEST_CASE("an operation in a shared object leaves no descriptor, whichever way it ends") {
-  fixture_pin(0);
+  fixture_pin(fixture_next_cpu(-1));
   Module module(OPS_MODULE);
   for (int i = 0; i < 1000; ++i) {
     module.run();
@@ -60,7 +60,7 @@ TEST_CASE("an operation in a shared object leaves no descriptor, whichever way i
 
 TEST_CASE("one that is told it will never be unloaded does leave it, which shows that we would notice") {
   if (!fixture_process_has_rseq()) return;
-  fixture_pin(0);
+  fixture_pin(fixture_next_cpu(-1));
   Module module(OPS_MODULE_THAT_STAYS);
   module.run();
   CHECK(nr_left > 10);
