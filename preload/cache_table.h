@@ -120,20 +120,17 @@ extern CachePlaces cache_places __attribute__((visibility("hidden")));
   [area] "r"(thread_caches.rseq), [table] "r"(table_of), [head] "r"(head_of), \
       [column] "i"(offsetof(CacheTable, column_of) + CacheTable::kNoCpu * sizeof(uintptr_t))
 
-#define PRELOAD_POP_                                                      \
-  PRELOAD_SEQ_BEGIN_                                                      \
-  "movq -8(%[top]),%[block]\n\t"                                         \
-  "testq %[block],%[block]\n\t"                                          \
-  "je %l[empty]\n\t"                                                     \
-  "subq $8,%[top]\n\t"                                                   \
-  "movq %[top]," PRELOAD_HEAD_ PRELOAD_SEQ_END_
-
 // Takes a block off this CPU's stack whose head is there among those of its own node. Null: it is empty.
 // Requires, as all sequences: the thread is attached.
 PRELOAD_HOT void* pop_home(const CacheTable* table, uintptr_t head) {
   uintptr_t copy, top;
   void* block;
-  asm volatile goto(PRELOAD_POP_
+  asm volatile goto(PRELOAD_SEQ_BEGIN_
+                    "movq -8(%[top]),%[block]\n\t"
+                    "testq %[block],%[block]\n\t"
+                    "je %l[empty]\n\t"
+                    "subq $8,%[top]\n\t"
+                    "movq %[top]," PRELOAD_HEAD_ PRELOAD_SEQ_END_
                     : [copy] "=&r"(copy), [top] "=&r"(top), [block] "=&a"(block)
                     : PRELOAD_SEQ_IN_(table, head, homes)
                     : "memory", "cc"
@@ -146,12 +143,13 @@ empty:
 
 constexpr uintptr_t head_of_lane(uint32_t lane) { return uintptr_t{kKindLane + lane} << kKindShift; }
 
-// For the ways that are not fast, of any lane's stack, one sequence each (cpu_cache.cc): the same; a push, as below; and as
-// many of `count` blocks at once as the stack holds, or has room for, the topmost first and last. They return how many.
-// Blocks that come from a list are on no stack, so push_many() does not look whether they are.
-void* pop_lane(uint32_t lane);
+// For the ways that are not fast, of any lane's stack, one sequence each (cpu_cache.cc).
 enum class Pushed { kYes, kFull, kTwice };
+// As push(), below.
 Pushed push_lane(uint32_t lane, uint64_t block);
+// Take off as many of `count` blocks as the stack holds, the topmost first, and put on as many as it has room for, the last on
+// top. They return how many that were. Entries of blocks[] behind those that pop_many() took hold anything: an aborted sequence
+// may have written them. push_many() does not look whether a block is there already.
 uint32_t pop_many(uint32_t lane, uint64_t* blocks, uint32_t count);
 uint32_t push_many(uint32_t lane, const uint64_t* blocks, uint32_t count);
 

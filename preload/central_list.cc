@@ -60,25 +60,24 @@ bool CentralList::add_span() {
 }
 
 // No line of the processor's caches is divided between two who take, if that can be helped: they would share it. What lies
-// in the last line goes back, where the rest of that line is free. Returns how many blocks stay: all, if they are of one line.
-uint32_t CentralList::whole_lines(Span& span, uint64_t start, const uint64_t* blocks, uint32_t got) {
+// in the last line goes back, where the rest of that line is free. Returns how many blocks stay. Where all are of one line they
+// stay, unless lines_only.
+uint32_t CentralList::whole_lines(Span& span, uint64_t start, const uint64_t* blocks, uint32_t got, bool lines_only) {
   const uint32_t size = kClasses.info[size_class_].size_bytes;
-  if (size >= kLineBytes) return got;
+  if (size >= kLineBytes || got == 0) return got;
   const auto index_of = [&](uint32_t i) { return block_index(size_class_, static_cast<uint32_t>(blocks[i] - start)); };
-  const auto divides = [&](uint32_t i) {
-    const uint32_t next = index_of(i) + 1;
-    return (blocks[i] + size) % kLineBytes != 0 && next < kMaxSpanBlocks && (span.free_blocks[next / 64] >> next % 64 & 1) != 0;
-  };
-  if (got == 0 || !divides(got - 1)) return got;
+  const auto ends_line = [&](uint32_t i) { return (blocks[i] + size) % kLineBytes == 0; };
+  const uint32_t next = index_of(got - 1) + 1;
+  if (ends_line(got - 1) || next >= kMaxSpanBlocks || (span.free_blocks[next / 64] >> next % 64 & 1) == 0) return got;
   uint32_t kept = got - 1;
-  while (kept > 0 && (blocks[kept - 1] + size) % kLineBytes != 0 && blocks[kept] == blocks[kept - 1] + size) --kept;
-  if (kept == 0) return got;
+  while (kept > 0 && !ends_line(kept - 1) && blocks[kept] == blocks[kept - 1] + size) --kept;
+  if (kept == 0 && !lines_only) return got;
   for (uint32_t i = kept; i < got; ++i) span.free_blocks[index_of(i) / 64] |= uint64_t{1} << index_of(i) % 64;
   span.hint = index_of(kept) / 64;
   return kept;
 }
 
-uint32_t CentralList::take_from_span(uint64_t* blocks, uint32_t want) {
+uint32_t CentralList::take_from_span(uint64_t* blocks, uint32_t want, bool lines_only) {
   const uint32_t number = spans_;
   Span& span = window_->span(number);
   const uint32_t size = kClasses.info[size_class_].size_bytes;
@@ -93,14 +92,14 @@ uint32_t CentralList::take_from_span(uint64_t* blocks, uint32_t want) {
     span.free_blocks[word] = bits;
     span.hint = word;
   }
-  got = whole_lines(span, start, blocks, got);
+  got = whole_lines(span, start, blocks, got, lines_only);
   span.nr_free -= got;
   free_in_spans_ -= got;
   if (span.nr_free == 0) unlink(number);
   return got;
 }
 
-uint32_t CentralList::take(uint64_t* blocks, uint32_t want) {
+uint32_t CentralList::take(uint64_t* blocks, uint32_t want, bool new_span) {
   HeapGuard guard(lock_);
   uint32_t got = on_shelf_ < want ? on_shelf_ : want;
   on_shelf_ -= got;
@@ -108,9 +107,9 @@ uint32_t CentralList::take(uint64_t* blocks, uint32_t want) {
   memcpy(blocks, &shelf_[on_shelf_], got * sizeof *blocks);
   if (got > 0) return got;
   while (got < want) {
-    if (spans_ == 0 && (got > 0 || !add_span())) break;
+    if (spans_ == 0 && (got > 0 || !new_span || !add_span())) break;
     const uint32_t from = spans_;
-    got += take_from_span(blocks + got, want - got);
+    got += take_from_span(blocks + got, want - got, got > 0);
     if (spans_ == from) break;  // it has more, but not for us
   }
   return got;

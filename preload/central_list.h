@@ -30,8 +30,8 @@ class CentralList {
     size_class_ = class_of_lane(lane);
   }
 
-  // Takes up to `want` blocks. Returns how many; 0 where there is no memory.
-  [[nodiscard]] uint32_t take(uint64_t* blocks, uint32_t want) PERCPU_EXCLUDES(lock_);
+  // Takes up to `want` blocks. Returns how many; 0 where there is no memory, or without new_span, where no block is free.
+  [[nodiscard]] uint32_t take(uint64_t* blocks, uint32_t want, bool new_span = true) PERCPU_EXCLUDES(lock_);
   // Takes blocks back. Requires: blocks of this class and node. A block that is free already stops the program.
   void give(const uint64_t* blocks, uint32_t count) PERCPU_EXCLUDES(lock_);
 
@@ -62,8 +62,9 @@ class CentralList {
   }
 
   void give_to_span(uint64_t block) PERCPU_REQUIRES(lock_);
-  uint32_t take_from_span(uint64_t* blocks, uint32_t want) PERCPU_REQUIRES(lock_);
-  uint32_t whole_lines(Span& span, uint64_t start, const uint64_t* blocks, uint32_t got);
+  uint32_t take_from_span(uint64_t* blocks, uint32_t want, bool lines_only) PERCPU_REQUIRES(lock_);
+  uint32_t whole_lines(Span& span, uint64_t start, const uint64_t* blocks, uint32_t got, bool lines_only)
+      PERCPU_REQUIRES(lock_);
   void link(uint32_t number) PERCPU_REQUIRES(lock_);
   void unlink(uint32_t number) PERCPU_REQUIRES(lock_);
   bool add_span() PERCPU_REQUIRES(lock_);

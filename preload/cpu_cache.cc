@@ -27,10 +27,10 @@ constexpr size_t kMostBudget = size_t{4} << 20;
 constexpr uint32_t kManyCpus = 32;
 // A lane that asked for nothing in so many demands of its CPU is idle. To empty one takes a fence, which is a system call:
 // where all lanes are in use, none is to be emptied for another.
-constexpr uint32_t kIdleDemands = 128;
+constexpr int32_t kIdleDemands = 128;
 
-// A lane's first limit is small, so that a class that is asked for once costs little: an eighth of a batch, but the blocks of
-// two of the processor's lines, so that a whole line comes from the list (CentralList::take) even if something else is pushed.
+// A lane's first limit is small, so that a class that is asked for once costs little: an eighth of a batch; of blocks of 8 bytes
+// two of the processor's lines, so that a whole line comes from the list (CentralList::take) even if another block is pushed.
 uint32_t first_limit(const ClassInfo& info) {
   const uint32_t eighth = (info.batch + 7) / 8;
   const uint32_t lines = static_cast<uint32_t>(2 * kLineBytes / info.size_bytes);
@@ -49,43 +49,34 @@ uintptr_t pages_for(const System& system, size_t bytes) {
 
 }  // namespace
 
-void* pop_lane(uint32_t lane) {
-  uintptr_t copy, top;
-  void* block;
-  asm volatile goto(PRELOAD_POP_
-                    : [copy] "=&r"(copy), [top] "=&r"(top), [block] "=&a"(block)
-                    : PRELOAD_SEQ_IN_(cache_places.table, head_of_lane(lane), copies)
-                    : "memory", "cc"
-                    : empty);
-  return block;
-empty:
-  return nullptr;
-}
-
 Pushed push_lane(uint32_t lane, uint64_t block) {
   return push(cache_places.table, head_of_lane(lane), reinterpret_cast<void*>(block));
 }
+
+// `one` moves one block, or jumps to 7 where none is left. Where none was, nothing is written: it may be the closed copy, which
+// all CPUs have.
+#define PRELOAD_MANY_(one)                                                \
+  PRELOAD_SEQ_BEGIN_                                                      \
+  "xorl %k[done],%k[done]\n"                                              \
+  "6:\t" one                                                              \
+  "incq %[done]\n\t"                                                     \
+  "cmpq %[count],%[done]\n\t"                                            \
+  "jb 6b\n"                                                               \
+  "7:\ttestq %[done],%[done]\n\t"                                        \
+  "je 2f\n\t"                                                            \
+  "movq %[top]," PRELOAD_HEAD_ PRELOAD_SEQ_END_
 
 uint32_t pop_many(uint32_t lane, uint64_t* blocks, uint32_t count) {
   uintptr_t copy, top;
   uint64_t block, done;
   if (count == 0) return 0;
-  asm volatile(PRELOAD_SEQ_BEGIN_
-               "xorl %k[done],%k[done]\n"
-               "6:\tmovq -8(%[top]),%[block]\n\t"
-               "testq %[block],%[block]\n\t"
-               "je 7f\n\t"
-               "movq %[block],(%[blocks],%[done],8)\n\t"
-               "subq $8,%[top]\n\t"
-               "incq %[done]\n\t"
-               "cmpq %[count],%[done]\n\t"
-               "jb 6b\n"
-               "7:\ttestq %[done],%[done]\n\t"
-               "je 2f\n\t"  // the closed copy, which all CPUs have, is only read
-               "movq %[top]," PRELOAD_HEAD_ PRELOAD_SEQ_END_
+  asm volatile(PRELOAD_MANY_("movq -8(%[top]),%[block]\n\t"
+                             "testq %[block],%[block]\n\t"
+                             "je 7f\n\t"
+                             "movq %[block],(%[blocks],%[done],8)\n\t"
+                             "subq $8,%[top]\n\t")
                : [copy] "=&r"(copy), [top] "=&r"(top), [block] "=&r"(block), [done] "=&r"(done)
-               : PRELOAD_SEQ_IN_(cache_places.table, head_of_lane(lane), copies), [blocks] "r"(blocks),
-                 [count] "r"(uint64_t{count})
+               : PRELOAD_SEQ_IN_(cache_places.table, head_of_lane(lane), copies), [blocks] "r"(blocks), [count] "r"(uint64_t{count})
                : "memory", "cc");
   return static_cast<uint32_t>(done);
 }
@@ -94,22 +85,13 @@ uint32_t push_many(uint32_t lane, const uint64_t* blocks, uint32_t count) {
   uintptr_t copy, top;
   uint64_t block, done;
   if (count == 0) return 0;
-  asm volatile(PRELOAD_SEQ_BEGIN_
-               "xorl %k[done],%k[done]\n"
-               "6:\tcmpq 8" PRELOAD_HEAD_ ",%[top]\n\t"
-               "jae 7f\n\t"
-               "movq (%[blocks],%[done],8),%[block]\n\t"
-               "movq %[block],(%[top])\n\t"
-               "addq $8,%[top]\n\t"
-               "incq %[done]\n\t"
-               "cmpq %[count],%[done]\n\t"
-               "jb 6b\n"
-               "7:\ttestq %[done],%[done]\n\t"
-               "je 2f\n\t"  // the closed copy, which all CPUs have, is only read
-               "movq %[top]," PRELOAD_HEAD_ PRELOAD_SEQ_END_
+  asm volatile(PRELOAD_MANY_("cmpq 8" PRELOAD_HEAD_ ",%[top]\n\t"
+                             "jae 7f\n\t"
+                             "movq (%[blocks],%[done],8),%[block]\n\t"
+                             "movq %[block],(%[top])\n\t"
+                             "addq $8,%[top]\n\t")
                : [copy] "=&r"(copy), [top] "=&r"(top), [block] "=&r"(block), [done] "=&r"(done)
-               : PRELOAD_SEQ_IN_(cache_places.table, head_of_lane(lane), copies), [blocks] "r"(blocks),
-                 [count] "r"(uint64_t{count})
+               : PRELOAD_SEQ_IN_(cache_places.table, head_of_lane(lane), copies), [blocks] "r"(blocks), [count] "r"(uint64_t{count})
                : "memory", "cc");
   return static_cast<uint32_t>(done);
 }
@@ -252,11 +234,11 @@ uint32_t CpuCache::demand(uint32_t lane, BlockSink sink, void* context) {
   Cpu& cpu = cpus_[number];
   if (!exists(number) || this_thread_forks()) return 0;
   const uint32_t cap = cap_of(cpu, lane);
-  // Relaxed: a demand that is not counted harms nothing.
+  // Not exact, as threads may do this at once: find_idle() knows.
   store_relaxed(&cpu.demand_clock, load_relaxed(&cpu.demand_clock) + 1);
   store_relaxed(&cpu.asked[lane], load_relaxed(&cpu.demand_clock));
   // A lock waits until all that was stored has arrived, and blocks that other CPUs used lately take long.
-  if (load_relaxed(&cpu.limit[lane]) == cap) return cap;
+  if (load_relaxed(&cpu.limit[lane]) == cap) return is_closed(number) ? 0 : cap;
   if (!cpu.lock.try_lock()) return 0;
   if (!cpu.in_use) begin_use(number);
   const uint32_t limit = cpu.limit[lane];
@@ -276,14 +258,15 @@ uint32_t CpuCache::demand(uint32_t lane, BlockSink sink, void* context) {
   return usable;
 }
 
-// The lane with the largest limit, in bytes, of those that are idle; kMaxLanes: none.
+// The lane with the largest limit, in bytes, of those that are idle; kMaxLanes: none. A clock that went back a little, since a
+// thread was preempted in demand(), makes none of them idle.
 uint32_t CpuCache::find_idle(const Cpu& cpu, uint32_t for_lane) const {
   uint32_t victim = kMaxLanes;
   size_t most = 0;
   for (uint32_t lane = 0; lane < nr_lanes_; ++lane) {
     const size_t bytes = size_t{cpu.limit[lane]} * size_of_lane(lane);
-    const bool idle = load_relaxed(&cpu.demand_clock) - load_relaxed(&cpu.asked[lane]) >= kIdleDemands;
-    if (lane == for_lane || !idle || bytes <= most) continue;
+    const auto since = static_cast<int32_t>(load_relaxed(&cpu.demand_clock) - load_relaxed(&cpu.asked[lane]));
+    if (lane == for_lane || since < kIdleDemands || bytes <= most) continue;
     most = bytes;
     victim = lane;
   }

@@ -16,6 +16,8 @@
 //   top, slots     sequences on that CPU; who holds the CPU's lock, has closed the CPU and fenced it
 //   end            who holds the CPU's lock. Raised at any time; lowered only while the CPU is closed and fenced
 //   table entries  who holds the CPU's lock
+//   limits         who holds the CPU's lock; read without it, as a hint
+//   demand_clock, asked     who asks for room, whether it holds the lock or not: they are not exact
 //
 // Invariants: a block is on one stack at most; a stack's end is as far from its first slot as Cpu::limit says. A CPU's copy
 // is written for the first time when a thread on it first asks for room: until then it is closed, and backed by nothing.
@@ -52,6 +54,13 @@ class CpuCache {
   bool attach();
   // The CPU that the thread runs on, to choose a node by. Requires: attached.
   uint32_t this_cpu() const;
+  // Whether this CPU's stack has no room for one block more, and how many it may hold: snapshots, and of a CPU that the thread may
+  // have left.
+  bool is_full(uint32_t lane) const {
+    const uint32_t cpu = this_cpu();
+    return count(cpu, lane) >= load_relaxed(&cpus_[cpu].limit[lane]);
+  }
+  uint32_t limit(uint32_t lane) const { return load_relaxed(&cpus_[this_cpu()].limit[lane]); }
 
   // The stack was found empty, or full: lets it hold more. Returns how many blocks it may hold now; 0: no cache just now.
   uint32_t demand(uint32_t lane, BlockSink sink, void* context);
@@ -92,7 +101,7 @@ class CpuCache {
     bool in_use = false;                // its copy's heads are set
     uint32_t home = 0;                  // node
     size_t used_bytes = 0;              // of the limits
-    uint32_t demand_clock = 0;          // counts demands, roughly: not only who holds the lock does
+    uint32_t demand_clock = 0;          // counts demands, roughly
     uint32_t limit[kMaxLanes] = {};
     uint32_t asked[kMaxLanes] = {};     // demand_clock at the lane's last demand
     uint32_t seen[kMaxLanes] = {};      // its count when age() looked last
@@ -110,6 +119,9 @@ class CpuCache {
   void set_limit(uint32_t cpu, uint32_t lane, uint32_t limit);
   void begin_use(uint32_t cpu);
   void close(uint32_t cpu);
+  bool is_closed(uint32_t cpu) const {
+    return __atomic_load_n(&table_->copies[CacheTable::kNoCpu + cpu], __ATOMIC_RELAXED) == closed_copy_;
+  }
   void reopen(uint32_t cpu);
   // Requires: the CPU's lock; closed and fenced.
   void empty(uint32_t cpu, uint32_t lane, BlockSink sink, void* context);

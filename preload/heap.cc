@@ -130,7 +130,7 @@ void* Heap::allocate_small(uint32_t size_class) {
   uint32_t want = 1;
   if (cached) {
     // The thread may have been new, or the stack filled meanwhile.
-    if (void* block = pop_lane(lane); block != nullptr) return block;
+    if (uint64_t block = 0; pop_many(lane, &block, 1) == 1) return reinterpret_cast<void*>(block);
     const uint32_t room = cache_.demand(lane, sink_to_lists, this);
     want = room + 1 < kClasses.info[size_class].batch ? room + 1 : kClasses.info[size_class].batch;
   }
@@ -148,7 +148,7 @@ void* Heap::allocate_small(uint32_t size_class) {
     if (got == 0) return nullptr;
   }
   heed_limit();
-  if (const uint32_t kept = 1 + push_many(lane, blocks + 1, got - 1); kept < got) list_of(lane).give(blocks + kept, got - kept);
+  put_all(lane, blocks + 1, got - 1);
   return reinterpret_cast<void*>(blocks[0]);
 }
 
@@ -170,58 +170,69 @@ void Heap::drop_block(void* block) {
   release_large(block);
 }
 
-// The stack is full, or closed, or the thread has none yet.
+// Onto this CPU's stack; what it has no room for into the list.
+void Heap::put_all(uint32_t lane, const uint64_t* blocks, uint32_t count) {
+  const uint32_t kept = push_many(lane, blocks, count);
+  list_of(lane).give(blocks + kept, count - kept);
+}
+
+// The same of a block that the program freed.
+void Heap::put_freed(uint32_t lane, uint64_t block) {
+  const Pushed pushed = push_lane(lane, block);
+  if (pushed == Pushed::kTwice) refuse(reinterpret_cast<void*>(block), "free");
+  if (pushed == Pushed::kFull) list_of(lane).give(&block, 1);
+}
+
+// A block that is freed is none of these: it would be free already.
+void Heap::expect_other(uint64_t block, const uint64_t* blocks, uint32_t count) {
+  for (uint32_t i = 0; i < count; ++i) {
+    if (blocks[i] == block) refuse(reinterpret_cast<void*>(block), "free");
+  }
+}
+
+// This CPU's stack is full: it may hold more from now on, or a batch leaves it, which is looked through for the block that is
+// about to come.
+void Heap::make_room(uint32_t lane, uint64_t block) {
+  (void)cache_.demand(lane, sink_to_lists, this);
+  if (!cache_.is_full(lane)) return;
+  uint64_t batch[kMaxBatch];
+  const uint32_t count = pop_many(lane, batch, kClasses.info[class_of_lane(lane)].batch);
+  expect_other(block, batch, count);
+  list_of(lane).give(batch, count);
+}
+
+// The stack is full, or closed, or the thread has none yet; or the block is there already.
 void Heap::release_small(uint32_t lane, uint64_t block) {
   const bool first_call = thread_caches.malloc_limit == 0;
-  const bool cached = caches();
-  if (cached && first_call && kClasses.info[class_of_lane(lane)].size_bytes < kLineBytes) return release_others(lane, block);
-  uint64_t blocks[kMaxBatch];
-  uint32_t count = 0;
-  blocks[count++] = block;
-  if (cached) {
-    Pushed pushed = push_lane(lane, block);
-    if (pushed == Pushed::kFull && cache_.demand(lane, sink_to_lists, this) != 0) pushed = push_lane(lane, block);
-    if (pushed == Pushed::kTwice) refuse(reinterpret_cast<void*>(block), "free");
-    if (pushed == Pushed::kYes) return;
-    count += pop_many(lane, blocks + 1, kClasses.info[class_of_lane(lane)].batch - 1);
-    for (uint32_t i = 1; i < count; ++i) {
-      // Freed before, with others in between: seen if it is among those that leave together.
-      if (blocks[i] == block) refuse(reinterpret_cast<void*>(block), "free");
+  if (!caches()) {
+    list_of(lane).give(&block, 1);
+  } else {
+    if (cache_.is_full(lane)) make_room(lane, block);
+    const bool shares_line = kClasses.info[class_of_lane(lane)].size_bytes < kLineBytes;
+    if (first_call && shares_line && node_of_lane(lane) == this_node(true)) {
+      put_beneath(lane, block);
+    } else {
+      put_freed(lane, block);
     }
   }
-  list_of(lane).give(blocks, count);
   decay_if_due();
 }
 
 // What a thread frees before it has taken anything was taken by another thread, which may use its neighbours in the line. On top
-// of this CPU's stack it would be the next block to be written here. It is put beneath another, where free still looks for it,
-// and where there is no other, on a batch from the list without its last, and beneath that.
-void Heap::release_others(uint32_t lane, uint64_t block) {
-  uint64_t batch[kMaxBatch];
-  uint32_t beneath = 0;
-  uint64_t above = 0;
-  if (pop_many(lane, &above, 1) == 0) {
-    const uint32_t room = cache_.demand(lane, sink_to_lists, this);
-    const uint32_t most = kClasses.info[class_of_lane(lane)].batch;
-    const uint32_t count = room < 2 ? 0 : list_of(lane).take(batch, room - 1 < most ? room - 1 : most);
-    for (uint32_t i = 0; i < count; ++i) {
-      if (batch[i] == block) refuse(reinterpret_cast<void*>(block), "free");
-    }
-    if (count != 0) above = batch[beneath = count - 1];
+// of this CPU's stack it would be the next block to be written here. So it is put beneath another, where free still looks for it;
+// where the stack is empty, on a batch from the list, and beneath the last of that.
+// Requires: the stack is not full, so that there is room for both when one was popped.
+void Heap::put_beneath(uint32_t lane, uint64_t block) {
+  uint64_t others[kMaxBatch];
+  uint32_t count = pop_many(lane, others, 1);
+  if (const uint32_t limit = cache_.limit(lane); count == 0 && limit > 1) {
+    const uint32_t batch = kClasses.info[class_of_lane(lane)].batch;
+    count = list_of(lane).take(others, limit - 1 < batch ? limit - 1 : batch, false);
   }
-  if (above == block) refuse(reinterpret_cast<void*>(block), "free");
-  const uint32_t kept = push_many(lane, batch, beneath);
-  list_of(lane).give(batch + kept, beneath - kept);
-  const Pushed pushed = push_lane(lane, block);
-  if (pushed == Pushed::kTwice) refuse(reinterpret_cast<void*>(block), "free");
-  if (pushed == Pushed::kFull) list_of(lane).give(&block, 1);
-  if (above != 0 && push_many(lane, &above, 1) == 0) {
-    // The stack has room for one of the two: not for what was just put there.
-    uint64_t other = 0;
-    list_of(lane).give(&other, pop_many(lane, &other, 1));
-    if (push_many(lane, &above, 1) == 0) list_of(lane).give(&above, 1);
-  }
-  decay_if_due();
+  expect_other(block, others, count);
+  if (count > 1) put_all(lane, others, count - 1);
+  put_freed(lane, block);
+  if (count != 0) put_all(lane, &others[count - 1], 1);
 }
 
 void Heap::sink_to_lists(void* self, uint32_t lane, const uint64_t* blocks, uint32_t count) {

@@ -102,7 +102,11 @@ class Heap {
 
   void* allocate_small(uint32_t size_class);
   void release_small(uint32_t lane, uint64_t block);
-  void release_others(uint32_t lane, uint64_t block);
+  void put_all(uint32_t lane, const uint64_t* blocks, uint32_t count);
+  void put_freed(uint32_t lane, uint64_t block);
+  void put_beneath(uint32_t lane, uint64_t block);
+  void make_room(uint32_t lane, uint64_t block);
+  void expect_other(uint64_t block, const uint64_t* blocks, uint32_t count);
 
   // ---- large blocks (heap_large.cc)
   // *clean: whether it is zero.

@@ -6,6 +6,7 @@
 
 #include <malloc.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -14,6 +15,7 @@
 
 #include <string>
 #include <thread>
+#include <vector>
 
 #include "misused.h"
 
@@ -34,6 +36,39 @@ TEST_CASE("a block freed twice in a row by a thread that has done nothing else")
     }).join();
   });
   CHECK(says(text, "freed twice"));
+}
+
+// Takes so many blocks, frees some of them, and then one more twice, in this thread or in a new one. Returns what was said.
+std::string said_of_twice(size_t size, size_t nr_taken, size_t nr_freed, bool new_thread) {
+  return stopped_by([=] {
+    cpu_set_t one;
+    CPU_ZERO(&one);
+    CPU_SET(static_cast<unsigned>(sched_getcpu()), &one);
+    sched_setaffinity(0, sizeof one, &one);  // the thread frees to the same CPU
+    std::vector<void*> blocks(nr_taken);
+    for (void*& block : blocks) block = malloc(opaque(size));
+    for (size_t i = 0; i < nr_freed; ++i) free(blocks[i]);
+    const auto twice = [block = blocks.back()] {
+      free(opaque(block));
+      free(opaque(block));
+    };
+    new_thread ? std::thread(twice).join() : twice();
+  });
+}
+
+TEST_CASE("a block freed twice in a row, whether the CPU's stack has room, is full, is to be larger, or at its largest") {
+  // A stack begins with room for 8 or 16 blocks, of 2,000 bytes for one, doubles, and gives a batch away at its largest.
+  for (const size_t size : {8, 48, 2000}) {
+    for (const bool new_thread : {false, true}) {
+      for (const size_t nr_taken : {17, 18, 60, 120, 1200}) {
+        for (size_t nr_freed = nr_taken == 1200 ? 980 : 0; nr_freed < nr_taken; ++nr_freed) {
+          INFO(size << " bytes, " << nr_taken << " taken, " << nr_freed << " freed, new thread: " << new_thread);
+          // (Of a span that is free as a whole: "freed already".)
+          REQUIRE(says(said_of_twice(size, nr_taken, nr_freed, new_thread), "freed"));
+        }
+      }
+    }
+  }
 }
 
 TEST_CASE("a wild pointer") {
