@@ -7,6 +7,7 @@ namespace percpu {
 
 void FrontCache::open(const percpu_view& view, uintptr_t handle, const uintptr_t* offsets, uint32_t nr_offsets,
                       uint32_t nr_copies, bool wide) {
+  if (!kServes) return;
   view_ = &view;
   table_ = view.offset;
   offsets_ = offsets;
@@ -67,6 +68,7 @@ bool FrontCache::take(Taken* taken) {
 
 FrontCache::Sums FrontCache::sums() const {
   Sums sums;
+  if (!is_open()) return sums;
   // A thread may be on a CPU that has no open stacks by the time it counts what it got from one.
   for (uint32_t copy = 0; copy < view_->nr_copies; copy++) {
     if (view_->offset[copy] == 0) continue;

@@ -69,6 +69,9 @@ class FrontCache {
   }
   static uint32_t size_of(uint32_t size_class) { return kSizes[size_class]; }
 
+  // Where the library is built without sequences nothing opens, and every area goes to the maps.
+  static constexpr bool kServes = PERCPU_HAVE_SEQUENCES != 0;
+
   // `handle` names the variable in all copies, which are zero; `offsets` those of CPUs that may run us, whose stacks open.
   // `nr_copies`: of the pool, which exist.
   void open(const percpu_view& view, uintptr_t handle, const uintptr_t* offsets, uint32_t nr_offsets, uint32_t nr_copies,
