@@ -74,7 +74,7 @@ struct ThreadCaches {
   size_t malloc_limit;          // sizes below it are served
   uintptr_t free_limit;         // addresses at offsets below it in the window are served, and checked
   uintptr_t unchecked_limit;    // the same without the checks: only one of the two is not 0
-  uintptr_t rseq;               // the thread's rseq area; 0: not attached
+  uintptr_t rseq;               // the thread's rseq area, from when a limit was set first: it stays
 };
 
 // Where everything is, from when the caches are open.

@@ -27,7 +27,9 @@ extern "C" __attribute__((visibility("default"))) int clone(int (*run)(void*), v
   const uint32_t in_vfork = percpu::heap::in_vfork_word;
   percpu::heap::in_vfork_word = 1;  // first: a signal handler that allocates here attaches nothing
   percpu_thread_.offset = nullptr;
-  percpu::heap::thread_caches = {};
+  // Not the address of the rseq area: what a handler interrupted here may have passed the limits already.
+  percpu::heap::ThreadCaches& caches = percpu::heap::thread_caches;
+  caches.malloc_limit = caches.free_limit = caches.unchecked_limit = 0;
   const int child = __clone(run, stack, flags, argument, parent_tid, tls, child_tid);
   if (child < 0 || (flags & CLONE_VFORK) != 0) {
     percpu::heap::in_vfork_word = in_vfork;  // the caches come back with the next call

@@ -191,14 +191,16 @@ void Heap::expect_other(uint64_t block, const uint64_t* blocks, uint32_t count) 
 }
 
 // This CPU's stack is full: it may hold more from now on, or a batch leaves it, which is looked through for the block that is
-// about to come.
+// about to come. The topmost stays, since it may be the next that is freed again.
 void Heap::make_room(uint32_t lane, uint64_t block) {
   (void)cache_.demand(lane, sink_to_lists, this);
   if (!cache_.is_full(lane)) return;
   uint64_t batch[kMaxBatch];
   const uint32_t count = pop_many(lane, batch, kClasses.info[class_of_lane(lane)].batch);
   expect_other(block, batch, count);
-  list_of(lane).give(batch, count);
+  if (count == 0) return;
+  list_of(lane).give(batch + 1, count - 1);
+  put_all(lane, batch, 1);
 }
 
 // The stack is full, or closed, or the thread has none yet; or the block is there already.
@@ -371,6 +373,7 @@ void* Heap::reallocate(void* block, size_t size_bytes) {
 
 // One tick of everything that ages. The balance thread calls it; without one, whoever frees at the right time.
 bool Heap::tick() {
+  if (this_thread_forks()) return true;  // all CPUs are closed: age() would open them
   if (!decay_lock_.try_lock()) return true;
   store_relaxed(&last_tick_ms_, now_ms());
   cache_.age(false, sink_to_lists, this);

@@ -38,22 +38,40 @@ TEST_CASE("a block freed twice in a row by a thread that has done nothing else")
   CHECK(says(text, "freed twice"));
 }
 
-// Takes so many blocks, frees some of them, and then one more twice, in this thread or in a new one. Returns what was said.
-std::string said_of_twice(size_t size, size_t nr_taken, size_t nr_freed, bool new_thread) {
-  return stopped_by([=] {
+struct Twice {
+  size_t size_bytes;
+  size_t nr_taken;   // so many blocks
+  size_t nr_freed;   // of them, before
+  bool new_thread;   // frees the last one twice
+  bool one_between;  // and another in between
+};
+
+bool is_told(const Twice& how) {
+  const percpu::ChildEnd end = percpu::run_in_child([&] {
     cpu_set_t one;
     CPU_ZERO(&one);
     CPU_SET(static_cast<unsigned>(sched_getcpu()), &one);
     sched_setaffinity(0, sizeof one, &one);  // the thread frees to the same CPU
-    std::vector<void*> blocks(nr_taken);
-    for (void*& block : blocks) block = malloc(opaque(size));
-    for (size_t i = 0; i < nr_freed; ++i) free(blocks[i]);
-    const auto twice = [block = blocks.back()] {
-      free(opaque(block));
-      free(opaque(block));
+    std::vector<void*> blocks(how.nr_taken);
+    for (void*& block : blocks) block = malloc(opaque(how.size_bytes));
+    void* const other = malloc(opaque(how.size_bytes));
+    for (size_t i = 0; i < how.nr_freed; ++i) free(blocks[i]);
+    const auto twice = [&] {
+      free(opaque(blocks.back()));
+      if (how.one_between) free(opaque(other));
+      free(opaque(blocks.back()));
     };
-    new_thread ? std::thread(twice).join() : twice();
+    how.new_thread ? std::thread(twice).join() : twice();
+    return 0;
   });
+  // (Of a span that is free as a whole: "freed already".)
+  return end.signal == SIGABRT && says(end.standard_error, "freed");
+}
+
+// While the CPU's caches are closed a block goes elsewhere: on a busy machine that may be just then, but not three times.
+void expect_told(const Twice& how) {
+  INFO(how.size_bytes << " bytes, " << how.nr_taken << " taken, " << how.nr_freed << " freed, new thread: " << how.new_thread);
+  REQUIRE((is_told(how) || is_told(how) || is_told(how)));
 }
 
 TEST_CASE("a block freed twice in a row, whether the CPU's stack has room, is full, is to be larger, or at its largest") {
@@ -61,12 +79,17 @@ TEST_CASE("a block freed twice in a row, whether the CPU's stack has room, is fu
   for (const size_t size : {8, 48, 2000}) {
     for (const bool new_thread : {false, true}) {
       for (const size_t nr_taken : {17, 18, 60, 120, 1200}) {
-        for (size_t nr_freed = nr_taken == 1200 ? 980 : 0; nr_freed < nr_taken; ++nr_freed) {
-          INFO(size << " bytes, " << nr_taken << " taken, " << nr_freed << " freed, new thread: " << new_thread);
-          // (Of a span that is free as a whole: "freed already".)
-          REQUIRE(says(said_of_twice(size, nr_taken, nr_freed, new_thread), "freed"));
-        }
+        for (size_t nr_freed = nr_taken == 1200 ? 980 : 0; nr_freed < nr_taken; ++nr_freed)
+          expect_told({size, nr_taken, nr_freed, new_thread, false});
       }
+    }
+  }
+}
+
+TEST_CASE("a block freed twice with one other in between, whether the CPU's stack has room or is full") {
+  for (const size_t size : {48, 1000, 32768}) {
+    for (const size_t nr_taken : {17, 60, 200}) {
+      for (size_t nr_freed = 0; nr_freed < nr_taken; ++nr_freed) expect_told({size, nr_taken, nr_freed, false, true});
     }
   }
 }

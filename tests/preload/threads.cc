@@ -143,6 +143,38 @@ TEST_CASE("a child that shares memory and thread-local words, while its parent w
   CHECK(status == 0);
 }
 
+std::atomic<int> nr_cloned{0};
+char* clone_stack = nullptr;
+
+void cloning_handler(int) {
+  const int saved_errno = errno;
+  const int child = clone([](void*) -> int { _exit(0); }, clone_stack + kStack, CLONE_VM | CLONE_VFORK | SIGCHLD, nullptr);
+  int status = -1;
+  if (child > 0 && waitpid(child, &status, 0) == child && status == 0) nr_cloned++;
+  errno = saved_errno;
+}
+
+TEST_CASE("handlers that make such children interrupt malloc and free anywhere") {
+  clone_stack = new_stack(kStack);
+  struct sigaction action {};
+  action.sa_handler = cloning_handler;
+  REQUIRE(sigaction(SIGALRM, &action, nullptr) == 0);
+  const itimerval often{{0, 150}, {0, 150}};
+  const itimerval never{{0, 0}, {0, 0}};
+  setitimer(ITIMER_REAL, &often, nullptr);
+  long wrong = 0;
+  for (uint64_t i = 0; nr_cloned < 4000; ++i) {
+    auto* const block = static_cast<volatile uint64_t*>(malloc(64));
+    *block = i;
+    wrong += *block != i;
+    free(const_cast<uint64_t*>(block));
+  }
+  setitimer(ITIMER_REAL, &never, nullptr);
+  signal(SIGALRM, SIG_DFL);
+  munmap(clone_stack, kStack);
+  CHECK(wrong == 0);
+}
+
 TEST_CASE("children of posix_spawn and system") {
   for (int i = 0; i < 20; ++i) {
     char* argv[] = {const_cast<char*>("true"), nullptr};
