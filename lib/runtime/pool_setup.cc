@@ -25,8 +25,8 @@ constexpr uint64_t kMaxFragments = UINT32_MAX;
 // Under strict overcommit the state of each chunk that may ever be counts against the machine's limit: fewer, then.
 constexpr uint64_t kStrictMaxChunks = 2048;
 
-// Where address space or commit charge is scarce, pools that could have fewer chunks than this take what they can get.
-constexpr uint64_t kScarceMinChunks = 32;
+// Where address space or commit charge is scarce, a pool takes at least as many chunks as this, if there is room for them.
+constexpr uint64_t kScarceMinChunks = 8;
 
 constexpr size_t kPrintBytes = 16384;
 
@@ -125,8 +125,8 @@ int Pool::set_up(const PoolSetup& setup, void* layout_storage, size_t layout_byt
 }
 
 // How many chunks there is address space for is found by trying: limits on address space and strict overcommit are not
-// told beforehand. Each refusal halves the wish; once something fits, a quarter of it is taken, for the program needs most of
-// what is scarce.
+// told beforehand. Each refusal halves the wish; once something fits, a quarter of it is taken, or kScarceMinChunks: the program
+// needs most of what is scarce.
 int Pool::make_memory(const PoolSetup& setup, void* tables) {
   const size_t unit_bytes = layout_->unit_size_bytes();
   const uint64_t otherwise = setup.is_default ? kDefaultWindowBytes : kCreatedWindowBytes;
@@ -145,7 +145,7 @@ int Pool::make_memory(const PoolSetup& setup, void* tables) {
   shape.empty_high_pages = environment_.config->empty_high_pages;
   int result = -ENOMEM;
   bool scarce = false;
-  for (; max_chunks != 0; max_chunks /= 2) {
+  while (max_chunks != 0) {
     shape.max_chunks = static_cast<uint32_t>(max_chunks);
     if (const char* refusal = PoolCore::refusal(shape); refusal != nullptr) {
       report("pool '%s': %s", name_, refusal);
@@ -153,14 +153,15 @@ int Pool::make_memory(const PoolSetup& setup, void* tables) {
     }
     const UnitMemory::Plan plan{layout_, &topology_, shape.max_chunks, PoolCore::storage_bytes(shape)};
     result = memory_.create(*environment_.system, plan, tables);
-    if (result == 0 && !(scarce && max_chunks >= kScarceMinChunks)) break;
-    if (result == 0) {
-      memory_.destroy();
-      scarce = false;
-      max_chunks /= 2;
-    } else {
+    if (result != 0) {
       scarce = true;
+      max_chunks /= 2;
+      continue;
     }
+    if (!scarce || max_chunks <= kScarceMinChunks) break;
+    memory_.destroy();
+    scarce = false;
+    max_chunks = std::max(max_chunks / 4, kScarceMinChunks);
   }
   if (result != 0) return -ENOMEM;
   result = memory_.open_first_chunk();

@@ -7,6 +7,7 @@
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
+#include <exception>
 #include <string>
 #include <vector>
 
@@ -21,6 +22,9 @@ struct ChildEnd {
   int signal = 0;
   std::string standard_error;
 };
+
+// The exit code of a child whose body threw; it says on stderr what.
+inline constexpr int kThrew = 125;
 
 // `body` returns the exit code, or does not return.
 template <class Body>
@@ -37,7 +41,14 @@ ChildEnd run_in_child(Body body) {
     dup2(pipe_ends[1], STDERR_FILENO);
     close(pipe_ends[0]);
     close(pipe_ends[1]);
-    _exit(body());
+    try {
+      _exit(body());
+    } catch (const std::exception& thrown) {
+      dprintf(STDERR_FILENO, "the child's body threw: %s\n", thrown.what());
+    } catch (...) {
+      dprintf(STDERR_FILENO, "the child's body threw\n");
+    }
+    _exit(kThrew);  // it must not go on with the other tests
   }
   close(pipe_ends[1]);
   ChildEnd end;
