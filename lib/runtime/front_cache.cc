@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT
 #include "runtime/front_cache.h"
 
-#include "runtime/unit_memory.h"
 
 namespace percpu {
 
@@ -21,7 +20,7 @@ void FrontCache::open(const percpu_view& view, uintptr_t handle, const uintptr_t
     limit_[c] = static_cast<uint32_t>(affordable < kLimit ? affordable : kLimit);
     const auto at = [&](Kind kind) { return static_cast<uint16_t>(stacks_[kind] + c * kStackBytes - handle); };
     freed_at_[kSizes[c] / 4] = at(kFreed);
-    if (wide || kSizes[c] <= UnitMemory::kSmallBytes) ready_at_[kSizes[c] / 4] = at(kReady);
+    ready_at_[kSizes[c] / 4] = at(kReady);
   }
   static_assert(kHeaderBytes + kNrKinds * kNrClasses * kStackBytes <= UINT16_MAX);
   handle_ = handle;

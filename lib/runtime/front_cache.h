@@ -91,7 +91,7 @@ class FrontCache {
     return true;
   }
   // The same by a size in fragments, of at most kLargest bytes, for the ways that are taken most: frees, and allocations. False
-  // also for other sizes than those of the classes, and where zeroing an area takes more than zero_small() can do.
+  // also for other sizes than those of the classes.
   bool push_fast(size_t fragments, uintptr_t area) const {
 #if PERCPU_HAVE_SEQUENCES
     uintptr_t stack = freed_at_[fragments];  // 0 where this is not open
@@ -188,7 +188,7 @@ class FrontCache {
   uintptr_t handle_ = 0;
   // By fragments: where the stack is, from handle_ on; 0: there is none, or this is not open.
   uint16_t freed_at_[kLargest / 4 + 1] = {};
-  uint16_t ready_at_[kLargest / 4 + 1] = {};  // in a pool that is not wide, of those that zero_small() zeroes
+  uint16_t ready_at_[kLargest / 4 + 1] = {};
   uintptr_t stacks_[kNrKinds] = {};  // handles of the first stack of each kind; in a pool that is not wide, of the same ones
   bool wide_ = false;
   bool stopped_ = false;

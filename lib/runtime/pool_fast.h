@@ -30,6 +30,7 @@ __attribute__((always_inline)) inline void* Pool::allocate_fast(size_t size_byte
   const Spot spot = memory_.spot_of(handle);
   // Live before its memory is zeroed, which only its owner could tell.
   marks_.begin_life(spot.chunk, spot.offset);
+  static_assert(FrontCache::kLargest <= UnitMemory::kSmallBytes);
   if (!front_.wide()) memory_.zero_small(handle, fragments * kFragmentBytes);
   PERCPU_TRACE7(alloc, name_, handle, size_bytes, align_bytes, spot.offset.bytes,
                 fragments * kFragmentBytes * memory_.nr_real_copies(), flags);

@@ -21,23 +21,6 @@ void write_if_different(char* at, const char* image, size_t size_bytes) {
   }
 }
 
-// The same with zeros. Requires: a multiple of 4.
-void zero_if_not(char* at, size_t size_bytes) {
-  constexpr size_t kStep = 64;
-  for (; size_bytes >= kStep; at += kStep, size_bytes -= kStep) {
-    uint64_t words[kStep / sizeof(uint64_t)];
-    std::memcpy(words, at, sizeof words);
-    uint64_t any = 0;
-    for (const uint64_t word : words) any |= word;
-    if (any != 0) std::memset(at, 0, kStep);
-  }
-  for (; size_bytes != 0; at += sizeof(uint32_t), size_bytes -= sizeof(uint32_t)) {
-    uint32_t word;
-    std::memcpy(&word, at, sizeof word);
-    if (word != 0) std::memset(at, 0, sizeof word);
-  }
-}
-
 inline char* copy_at(uintptr_t handle, uintptr_t offset) { return reinterpret_cast<char*>(handle + offset); }
 
 }  // namespace

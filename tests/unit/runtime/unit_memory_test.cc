@@ -339,7 +339,7 @@ TEST_CASE("zeroing writes hot copies, reads cold ones, and backs nothing that is
   REQUIRE(memory.populate(kSecond, {PageIndex{0}, 1}) == 0);
   const uintptr_t handle = memory.handle(kSecond, AreaOffset{12});
   const uint32_t extra = memory.nr_cpu_ids();
-  for (size_t size : {4, 8, 12, 32, 36, 256, 1024}) {
+  for (size_t size : {4, 8, 12, 32, 36, 64, 68, 76, 128, 256, 1024}) {
     CAPTURE(size);
     for (uint32_t copy : {0u, 1u, 3u, extra}) memset(test.at(kSecond, 0, copy), 0x77, 2048);
     memory.zero(handle, size);
@@ -351,6 +351,14 @@ TEST_CASE("zeroing writes hot copies, reads cold ones, and backs nothing that is
       bool zero = true;
       for (size_t i = 0; i < size; i++) zero = zero && unit[12 + i] == 0;
       CHECK(zero);
+      // What is not zero is found wherever it lies.
+      unsigned seen = 0;
+      for (size_t i = 0; i < size; i++) {
+        test.at(kSecond, 0, copy)[12 + i] = 1;
+        memory.zero(handle, size);
+        seen += unit[12 + i];
+      }
+      CHECK(seen == 0);
     }
   }
   const size_t backed_by_reading = has_zero_page() ? 0 : 1;
