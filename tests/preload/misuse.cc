@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "misused.h"
+#include "one_cpu.h"
 
 extern "C" void free_sized(void*, size_t) __attribute__((weak));
 
@@ -48,10 +49,7 @@ struct Twice {
 
 bool is_told(const Twice& how) {
   const percpu::ChildEnd end = percpu::run_in_child([&] {
-    cpu_set_t one;
-    CPU_ZERO(&one);
-    CPU_SET(static_cast<unsigned>(sched_getcpu()), &one);
-    sched_setaffinity(0, sizeof one, &one);  // the thread frees to the same CPU
+    if (!stay_on_this_cpu()) return 9;  // the thread frees to the same CPU
     std::vector<void*> blocks(how.nr_taken);
     for (void*& block : blocks) block = malloc(opaque(how.size_bytes));
     void* const other = malloc(opaque(how.size_bytes));

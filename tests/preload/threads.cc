@@ -25,6 +25,8 @@
 
 #include <atomic>
 
+#include "one_cpu.h"
+
 namespace {
 
 // Allocates, writes, checks and frees. Returns how many blocks were not as they should be. Calls nothing but malloc and free.
@@ -302,10 +304,7 @@ void allocating_handler(int) {
 // With balance:off (meson.build): while another thread has this CPU's caches closed, calls take the slow paths, which have locks.
 TEST_CASE("handlers that allocate interrupt the fast paths anywhere" * doctest::skip()) {
   // The fast paths hold no lock; blocks enough for both sides lie on this CPU's stack, so nothing else is reached.
-  cpu_set_t one;
-  CPU_ZERO(&one);
-  CPU_SET(static_cast<unsigned>(sched_getcpu()), &one);
-  REQUIRE(sched_setaffinity(0, sizeof one, &one) == 0);
+  REQUIRE(stay_on_this_cpu());
   struct sigaction action {};
   action.sa_handler = allocating_handler;
   REQUIRE(sigaction(SIGALRM, &action, nullptr) == 0);

@@ -8,14 +8,12 @@
 #include <stdlib.h>
 
 #include "misused.h"
+#include "one_cpu.h"
 
 TEST_CASE("a small block freed twice in a row is not told: it is handed out twice") {
   const percpu::ChildEnd end = percpu::run_in_child([] {
     // On one CPU, so that one stack is meant.
-    cpu_set_t set;
-    CPU_ZERO(&set);
-    CPU_SET(static_cast<size_t>(sched_getcpu()), &set);
-    if (sched_setaffinity(0, sizeof set, &set) != 0) return 9;
+    if (!stay_on_this_cpu()) return 9;
     // Half of what this CPU's stack of the class has held is taken: it has room. (A full one goes the checked way.)
     void* held[256];
     for (void*& each : held) each = opaque(malloc(100));
