@@ -188,7 +188,7 @@ def sysbench(cluster, allocator):
                   "--pgsql-db=postgres", "--tables=2", "--table-size=10000", "--rand-type=uniform", "--percentile=99", "--rand-seed=7"]
         if not cluster.has("sbtest1"):
             context.run([*common, "prepare"])
-        events = 40 if context.quick else 600
+        events = 40 if context.quick else 3000  # 600 take a quarter of a second, and differ by a tenth from run to run
         client = context.run([*common, "--threads=8", f"--events={events}", "--time=120", "run"], allocator)
         rows = cluster.ask("SELECT (SELECT count(*) FROM sbtest1) + (SELECT count(*) FROM sbtest2)")
         run = server.stop(signal.SIGINT)
