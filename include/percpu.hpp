@@ -18,6 +18,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <cstdlib>
 #include <new>
 #include <type_traits>
 #include <utility>
@@ -133,11 +134,17 @@ template <class T>
 [[nodiscard]] owner<T> make(std::nothrow_t, unsigned flags = 0) noexcept {
   return owner<T>(ptr<T>(static_cast<T*>(percpu_alloc_flags(sizeof(T), alignof(T), flags))));
 }
-// The same; throws std::bad_alloc instead.
+// The same; throws std::bad_alloc instead. (Compiled without exceptions it stops the program, as operator new does there.)
 template <class T>
 [[nodiscard]] owner<T> make(unsigned flags = 0) {
   owner<T> made = make<T>(std::nothrow, flags);
-  if (!made) throw std::bad_alloc();
+  if (!made) {
+#ifdef __cpp_exceptions
+    throw std::bad_alloc();
+#else
+    std::abort();
+#endif
+  }
   return made;
 }
 

@@ -17,6 +17,10 @@
 #ifndef PERCPU_ABI_H
 #define PERCPU_ABI_H
 
+#ifndef __LP64__
+#error "percpu.h needs a 64-bit target: expected x86-64 or arm64 (not -m32, not -mx32)"
+#endif
+
 #include <stddef.h>
 #include <stdint.h>
 

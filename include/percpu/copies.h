@@ -52,25 +52,11 @@ PERCPU_INLINE_ void *percpu_this_copy_(const struct percpu_view *view, const vol
   return percpu_this_copy_slow_(view, handle);
 }
 
-/* The first possible CPU from `cpu` on, or nr_cpu_ids. */
-PERCPU_INLINE_ uint32_t percpu_next_cpu_(const struct percpu_view *view, uint32_t cpu) {
-  view = percpu_view_or_default_(view);
-  while (cpu < view->nr_cpu_ids && view->offset[cpu] == 0) ++cpu;
-  return cpu;
-}
-
-#define PERCPU_FOR_EACH_CPU_(view, cpu)                             \
-  for ((cpu) = (__typeof__(cpu))percpu_next_cpu_(view, 0);          \
-       (uint32_t)(cpu) < percpu_view_or_default_(view)->nr_cpu_ids; \
-       (cpu) = (__typeof__(cpu))percpu_next_cpu_(view, (uint32_t)(cpu) + 1))
-#define percpu_for_each_possible_cpu(cpu) PERCPU_FOR_EACH_CPU_((const struct percpu_view *)0, cpu)
-#define percpu_pool_for_each_possible_cpu(pool, cpu) PERCPU_FOR_EACH_CPU_(percpu_pool_view_(pool), cpu)
-
-/* A walk over all copies of one area. */
+/* A walk over all copies of one area, or over the possible CPUs. */
 struct percpu_walk_ {
   const struct percpu_view *view;
   const volatile void *handle;
-  uint32_t next; /* copy id */
+  uint32_t next; /* copy id, or CPU */
 };
 
 PERCPU_INLINE_ struct percpu_walk_ percpu_walk_begin_(const struct percpu_view *view, const volatile void *handle) {
@@ -90,11 +76,23 @@ PERCPU_INLINE_ void *percpu_walk_next_(struct percpu_walk_ *walk) {
   return NULL;
 }
 
+/* The next possible CPU, or nr_cpu_ids after the last. */
+PERCPU_INLINE_ uint32_t percpu_walk_cpu_(struct percpu_walk_ *walk) {
+  while (walk->next < walk->view->nr_cpu_ids && walk->view->offset[walk->next] == 0) ++walk->next;
+  return walk->next++;
+}
+
 #define PERCPU_WALK_NAME_2_(id) percpu_walk_##id
 #define PERCPU_WALK_NAME_(id) PERCPU_WALK_NAME_2_(id)
 #define PERCPU_FOR_EACH_COPY_(view, c, p, id)                                     \
   for (struct percpu_walk_ PERCPU_WALK_NAME_(id) = percpu_walk_begin_(view, (p)); \
        ((c) = (__typeof__(&*(p)))percpu_walk_next_(&PERCPU_WALK_NAME_(id))) != NULL;)
+#define PERCPU_FOR_EACH_CPU_(of, cpu, id)                                                    \
+  for (struct percpu_walk_ PERCPU_WALK_NAME_(id) = percpu_walk_begin_(of, NULL);             \
+       ((cpu) = (__typeof__(cpu))percpu_walk_cpu_(&PERCPU_WALK_NAME_(id))),                  \
+       PERCPU_WALK_NAME_(id).next <= PERCPU_WALK_NAME_(id).view->nr_cpu_ids;)
+#define percpu_for_each_possible_cpu(cpu) PERCPU_FOR_EACH_CPU_((const struct percpu_view *)0, cpu, __COUNTER__)
+#define percpu_pool_for_each_possible_cpu(pool, cpu) PERCPU_FOR_EACH_CPU_(percpu_pool_view_(pool), cpu, __COUNTER__)
 #define percpu_for_each_copy(c, p) PERCPU_FOR_EACH_COPY_((const struct percpu_view *)0, c, p, __COUNTER__)
 #define percpu_pool_for_each_copy(pool, c, p) PERCPU_FOR_EACH_COPY_(percpu_pool_view_(pool), c, p, __COUNTER__)
 

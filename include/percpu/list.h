@@ -154,9 +154,13 @@ static __attribute__((unused)) int percpu_drain_(const struct percpu_view *view,
   of_cpu = copy < view->nr_cpu_ids;
   if (of_cpu) {
     __atomic_fetch_add(&list->stop, 1, __ATOMIC_SEQ_CST);
+    const int saved_errno = errno;
     if (percpu_fence((int)copy) != 0) {
-      __atomic_fetch_sub(&list->stop, 1, __ATOMIC_SEQ_CST);
-      return -1;
+      if (errno != EINVAL) {
+        __atomic_fetch_sub(&list->stop, 1, __ATOMIC_SEQ_CST);
+        return -1;
+      }
+      errno = saved_errno; /* the pool is laid out for a CPU that this machine cannot have: nothing runs there */
     }
   }
   *chain = __atomic_exchange_n(&list->head, NULL, __ATOMIC_SEQ_CST);

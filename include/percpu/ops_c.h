@@ -14,10 +14,17 @@
 /* The type behind a handle, without const and volatile (the comma makes an rvalue of it). */
 #define PERCPU_TYPE_(p) __typeof__(((void)0, *(p)))
 
-/* What the contract asks of T. __builtin_classify_type: 1 integer, 3 enumeration, 4 bool, 8 floating. */
-#define PERCPU_NEEDS_SIZE_(p)                                                                      \
-  _Static_assert(sizeof(*(p)) == 1 || sizeof(*(p)) == 2 || sizeof(*(p)) == 4 || sizeof(*(p)) == 8, \
-                 "a per-CPU operation needs an element of 1, 2, 4 or 8 bytes")
+/* What the contract asks of T. __builtin_classify_type: 1 integer, 3 enumeration, 4 bool, 5 pointer (and what decays into one),
+ * 8 floating. */
+#define PERCPU_NEEDS_SIZE_(p)                                                                            \
+  _Static_assert(sizeof(*(p)) == 1 || sizeof(*(p)) == 2 || sizeof(*(p)) == 4 || sizeof(*(p)) == 8,       \
+                 "a per-CPU operation needs an element of 1, 2, 4 or 8 bytes");                          \
+  _Static_assert(__builtin_types_compatible_p(__typeof__(*(p)), PERCPU_TYPE_(p)),                        \
+                 "a per-CPU operation takes an element, and the handle points to an array");             \
+  _Static_assert(__builtin_classify_type(*(p)) == 1 || __builtin_classify_type(*(p)) == 3 ||             \
+                     __builtin_classify_type(*(p)) == 4 || __builtin_classify_type(*(p)) == 5 ||         \
+                     __builtin_classify_type(*(p)) == 8,                                                 \
+                 "a per-CPU operation needs an element that is a number, an enumeration or a pointer")
 #define PERCPU_NEEDS_MUTABLE_(p)                                                             \
   PERCPU_NEEDS_SIZE_(p);                                                                     \
   _Static_assert(!__builtin_types_compatible_p(__typeof__(&*(p)), const __typeof__(*(p)) *), \
@@ -144,7 +151,7 @@
 
 /* percpu/copies.h */
 
-#define PERCPU_PTR_(view, p, cpu) ((__typeof__(&*(p)))percpu_copy_of_cpu_(view, (p), (cpu)))
+#define PERCPU_PTR_(view, p, cpu) ((__typeof__(&*(p)))percpu_copy_of_cpu_(view, (p), (size_t)(cpu)))
 #define PERCPU_THIS_PTR_(view, p) ((__typeof__(&*(p)))percpu_this_copy_(view, (p)))
 
 /* An integer type: that of the element, where it is one. */

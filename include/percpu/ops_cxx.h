@@ -28,9 +28,9 @@ constexpr bool kNumber = std::is_arithmetic_v<T> && !std::is_same_v<std::remove_
 /* The type behind a handle, without const and volatile; also keeps a parameter from being deduced. */
 template <class T>
 struct ValueOf {
-  static_assert(std::is_trivially_copyable_v<std::remove_cv_t<T>>,
-                "a per-CPU operation needs an element that can be copied as bytes");
   static_assert(kFits<T>, "a per-CPU operation needs an element of 1, 2, 4 or 8 bytes");
+  static_assert(std::is_arithmetic_v<T> || std::is_enum_v<T> || std::is_pointer_v<T>,
+                "a per-CPU operation needs an element that is a number, an enumeration or a pointer");
   using type = std::remove_cv_t<T>;
 };
 template <class T>
@@ -193,7 +193,7 @@ PERCPU_CXX_(try_cmpxchg, try_cmpxchg, bool, (),
             (, percpu::detail::Value<T> *expected, percpu::detail::Value<T> v), (, expected, v))
 
 /* percpu/copies.h */
-PERCPU_CXX_(ptr, ptr, T *, (), (, size_t cpu), (, cpu))
+PERCPU_CXX_(ptr, ptr, T *, (, class Cpu), (, Cpu cpu), (, static_cast<size_t>(cpu)))
 PERCPU_CXX_(this_ptr, this_ptr, T *, (), (), ())
 PERCPU_CXX_(sum, sum, percpu::detail::Sum<T>, (), (), ())
 PERCPU_CXX_(sum_n, sum_n, void, (), (, size_t n, percpu::detail::Sum<T> *out), (, n, out))

@@ -35,6 +35,7 @@
 #include <stdint.h>
 
 #ifdef __cplusplus
+#include <type_traits>
 extern "C" {
 #endif
 
@@ -83,13 +84,16 @@ static inline void *percpu_static_handle_(void **cell) {
           ".popsection\n\t"                               \
           ".endif")
 
-/* Where pages are larger, so may alignments be; but nobody knows when compiling. */
+/* What the type must be. Where pages are larger, so may alignments be; but nobody knows when compiling. */
 #ifdef __cplusplus
-#define PERCPU_ALIGNED_(type) \
-  static_assert(alignof(type) <= 4096, "a static per-CPU variable is aligned to 4096 bytes at most")
+#define PERCPU_NEEDS_IMAGE_(type)                                                                            \
+  static_assert(alignof(type) <= 4096, "a static per-CPU variable is aligned to 4096 bytes at most");       \
+  static_assert(!std::is_const_v<std::remove_all_extents_t<type>>, "a static per-CPU variable is not const")
 #else
-#define PERCPU_ALIGNED_(type) \
-  _Static_assert(_Alignof(type) <= 4096, "a static per-CPU variable is aligned to 4096 bytes at most")
+#define PERCPU_NEEDS_IMAGE_(type)                                                                            \
+  _Static_assert(_Alignof(type) <= 4096, "a static per-CPU variable is aligned to 4096 bytes at most");     \
+  _Static_assert(!__builtin_types_compatible_p(__typeof__(type) *, const __typeof__(type) *),               \
+                 "a static per-CPU variable is not const")
 #endif
 
 #define PERCPU_IMAGE_ __attribute__((section("percpu_image"), used))
@@ -113,7 +117,7 @@ static inline void *percpu_static_handle_(void **cell) {
  */
 #define PERCPU_DEFINE(type, name)                                                 \
   PERCPU_NOTE_;                                                                   \
-  PERCPU_ALIGNED_(type);                                                          \
+  PERCPU_NEEDS_IMAGE_(type);                                                      \
   extern __typeof__(type) name __attribute__((visibility("hidden")));             \
   extern __typeof__(type) *percpu_cell_##name[2];                                 \
   __typeof__(type) *percpu_cell_##name[2] = {0, &name};                           \
@@ -124,7 +128,7 @@ static inline void *percpu_static_handle_(void **cell) {
 #ifdef __cplusplus
 #define PERCPU_DEFINE_STATIC(type, name)                                          \
   PERCPU_NOTE_;                                                                   \
-  PERCPU_ALIGNED_(type);                                                          \
+  PERCPU_NEEDS_IMAGE_(type);                                                      \
   namespace {                                                                     \
   struct percpu_image_##name {                                                    \
     static __typeof__(type) image;                                                \
@@ -136,7 +140,7 @@ static inline void *percpu_static_handle_(void **cell) {
 #else
 #define PERCPU_DEFINE_STATIC(type, name)                                          \
   PERCPU_NOTE_;                                                                   \
-  PERCPU_ALIGNED_(type);                                                          \
+  PERCPU_NEEDS_IMAGE_(type);                                                      \
   static __typeof__(type) name;                                                   \
   static __typeof__(type) *percpu_cell_##name[2] = {0, &name};                    \
   PERCPU_CLOSE_(name, name)                                                       \

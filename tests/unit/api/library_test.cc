@@ -723,6 +723,32 @@ TEST_CASE("what is no domain, or one without references, stops the program with 
 
 // ---- address space ---------------------------------------------------------------------------------------------------
 
+TEST_CASE("a list in a pool for more CPUs than there are is drained everywhere") {
+  CHECK_FINE(fresh("balance:off", [] {
+    percpu_pool_attr attr{};
+    attr.struct_bytes = sizeof attr;
+    attr.nr_cpus = percpu_nr_cpu_ids() + 62;
+    percpu_pool_t* pool = percpu_pool_create(&attr);
+    EXPECT(pool != nullptr);
+    auto* list = static_cast<percpu_list*>(percpu_pool_alloc(pool, sizeof(percpu_list), alignof(percpu_list), 0));
+    percpu_list_node nodes[3];
+    for (percpu_list_node& node : nodes) percpu_pool_list_push(pool, list, &node);
+    percpu_stats stats;
+    EXPECT_EQ(percpu_pool_stats_read(pool, &stats, sizeof stats), 0);
+    size_t found = 0;
+    for (uint32_t copy = 0; copy < stats.nr_copies; copy++) {
+      percpu_list_node* chain = nullptr;
+      errno = 77;
+      EXPECT_EQ(percpu_pool_list_drain(pool, list, copy, &chain), 0);
+      EXPECT_EQ(errno, 77);
+      for (; chain != nullptr; chain = chain->next) found++;
+    }
+    EXPECT_EQ(found, 3u);
+    percpu_pool_free(pool, list);
+    EXPECT_EQ(percpu_pool_destroy(pool), 0);
+  }));
+}
+
 TEST_CASE("under a limit on address space the library works with less, and leaves the program its share") {
   if (kSanitized) return;  // they need terabytes
   // In steps below 256 MiB: what a pool takes of what it finds depends on how many of its chunks fit.

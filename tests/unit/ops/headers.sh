@@ -45,7 +45,10 @@ refused() {
   tried=$((tried + 1))
   cat >"$work/refused.c" <<END
 #include <percpu/ops.h>
+#include <percpu/static.h>
 struct small { uint64_t a, b, c; };
+struct two { int a, b; };
+union one { int a; long b; };
 void f(uint64_t *word, const uint64_t *constant, struct small *record, int **pointer, double *real, int *number,
        struct percpu_list *list, struct percpu_pool *pool, const struct percpu_pair *constant_pair);
 void f(uint64_t *word, const uint64_t *constant, struct small *record, int **pointer, double *real, int *number,
@@ -65,6 +68,16 @@ END
   fi
 }
 
+# Takes the C++ face where there are no exceptions.
+plain_face() {
+  tried=$((tried + 1))
+  printf '#include <percpu.hpp>\nlong f() { percpu::counter c; auto p = percpu::make<int>(); ++c; return c.value() + p->sum(); }\n' \
+    >"$work/face.cc"
+  "$1" -std=c++17 $warnings -fno-exceptions -fno-rtti -I"$root/include" -fsyntax-only "$work/face.cc" >"$work/log" 2>&1 && return
+  fail "$1 -fno-exceptions does not take percpu.hpp"
+  head -20 "$work/log"
+}
+
 refusals() {
   size='element of 1, 2, 4 or 8 bytes'
   constant='writes, and the handle points to const'
@@ -72,6 +85,13 @@ refusals() {
   refused "$1" "$2" "$size" 'percpu_read(record)'
   refused "$1" "$2" "$size" 'percpu_write(record, *record)'
   refused "$1" "$2" "$size" 'struct small was = percpu_xchg(record, *record)'
+  for call in 'int *v = percpu_read((int(*)[2])word)' 'percpu_read((struct two *)word)' 'percpu_read((union one *)word)' \
+      'percpu_read((float _Complex *)word)' 'struct two t = {1, 2}; percpu_write((struct two *)word, t)' \
+      'struct two t = {1, 2}; percpu_cmpxchg((struct two *)word, t, t)'; do
+    refused "$1" "$2" 'a number, an enumeration or a pointer|points to an array' "$call"
+  done
+  refused "$1" "$2" 'static per-CPU variable is not const' 'PERCPU_NEEDS_IMAGE_(const long)'
+  refused "$1" "$2" 'static per-CPU variable is not const' 'typedef const int row[3]; PERCPU_NEEDS_IMAGE_(row)'
   for call in 'percpu_write(constant, 1)' 'percpu_add(constant, 1)' 'percpu_inc(constant)' 'percpu_or(constant, 1)' \
       'percpu_xchg(constant, 1)' 'percpu_cmpxchg(constant, 0, 1)' 'percpu_pool_add(pool, constant, 1)'; do
     refused "$1" "$2" "$constant" "$call"
@@ -108,6 +128,7 @@ for pair in gcc:g++ clang:clang++; do
   run "$cxx -std=c++20" "$cxx" c++ -std=c++20 -O2 -fno-exceptions -fno-rtti
   refusals "$c" c
   refusals "$cxx" c++
+  plain_face "$cxx"
   turn=c++
 done
 
