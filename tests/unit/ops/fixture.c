@@ -21,8 +21,8 @@ enum { kMaxCpus = 1024, kUnitBytes = 1 << 20 };
 struct arena {
   struct percpu_view view; /* first, as in a percpu_pool_t */
   uintptr_t offset[kMaxCpus + 4];
-  char *window;
-  size_t used;
+  char *base, *window;
+  size_t total, used;
 };
 
 struct percpu_view percpu_default_view_;
@@ -43,6 +43,8 @@ static void lay_out(struct arena *a, size_t gap_bytes) {
   char *base = mmap(NULL, total, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   a->window = mmap(NULL, kUnitBytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (base == MAP_FAILED || a->window == MAP_FAILED) die("fixture: mmap");
+  a->base = base;
+  a->total = total;
   for (unsigned id = 0; id < copies; ++id) {
     size_t place = (copies - id) * stride + (size_t)id * id % 7 * 4096;
     if (id != nr_cpus) a->offset[id] = (uintptr_t)(base + place) - (uintptr_t)a->window;
@@ -76,6 +78,12 @@ struct percpu_pool *fixture_pool(void) {
 }
 void *fixture_pool_alloc(size_t size, size_t align) {
   return take(&arena[1], size, align);
+}
+void fixture_free_all(void) {
+  for (struct arena *a = arena; a < arena + 2; ++a) {
+    if (madvise(a->base, a->total, MADV_DONTNEED) != 0) die("fixture: madvise");
+    a->used = 0;
+  }
 }
 unsigned fixture_nr_cpus(void) {
   return nr_cpus;

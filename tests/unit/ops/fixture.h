@@ -8,7 +8,7 @@
  *              n+1        a possible CPU that never runs
  *              n+2, n+3   the extra copies of two groups: the CPUs with even, and with odd numbers
  *
- * Handles lie in a window that is mapped to no memory. Copies are 1 MiB long; nothing is ever freed.
+ * Handles lie in a window that is mapped to no memory. Copies are 1 MiB long; nothing is freed but all at once.
  */
 #ifndef PERCPU_TESTS_OPS_FIXTURE_H
 #define PERCPU_TESTS_OPS_FIXTURE_H
@@ -27,6 +27,9 @@ void *fixture_alloc(size_t size, size_t align);
 /* A second pool, whose copies are elsewhere, and a handle of it. */
 struct percpu_pool *fixture_pool(void);
 void *fixture_pool_alloc(size_t size, size_t align);
+
+/* Frees all that was allocated from both pools. No other thread may use any of it. */
+void fixture_free_all(void);
 
 /* The machine's CPUs. */
 unsigned fixture_nr_cpus(void);

@@ -33,6 +33,7 @@ void run_all(int cpu, bool leave_rseq) {
   std::thread([=] {
     if (leave_rseq) fixture_leave_rseq();
     fixture_pin(cpu);
+    fixture_free_all();  // the fixture has not enough for dozens of CPUs
     for (const Variant &variant : kVariants) {
       values_result result{};
       variant.run(&result);
