@@ -7,6 +7,7 @@
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
+#include <ctime>
 #include <exception>
 #include <string>
 #include <vector>
@@ -25,6 +26,17 @@ struct ChildEnd {
 
 // The exit code of a child whose body threw; it says on stderr what.
 inline constexpr int kThrew = 125;
+
+// As alarm(), by a signal that cannot be blocked: liburcu blocks all signals before it takes its locks.
+inline void die_after(int seconds) {
+  sigevent event{};
+  event.sigev_notify = SIGEV_SIGNAL;
+  event.sigev_signo = SIGKILL;
+  itimerspec time{};
+  time.it_value.tv_sec = seconds;
+  timer_t timer;
+  if (timer_create(CLOCK_MONOTONIC, &event, &timer) != 0 || timer_settime(timer, 0, &time, nullptr) != 0) abort();
+}
 
 // `body` returns the exit code, or does not return.
 template <class Body>

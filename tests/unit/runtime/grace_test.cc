@@ -207,7 +207,7 @@ TEST_CASE("after a fork while others read and wait, the child can read and wait 
     const pid_t child = fork();
     if (child == 0) {
       grace.fork_child();
-      alarm(20);
+      die_after(20);
       bool good = true;
       for (int j = 0; j < 3; j++) {
         const Grace::Reader section(grace);
@@ -243,7 +243,7 @@ TEST_CASE("a fork inside the program's read section does not wait for the grace 
     if (child == 0) {
       grace.fork_child();
       urcu_bp_read_unlock();
-      alarm(20);
+      die_after(20);
       if (!grace.lost()) _exit(kNotLost);
       const bool good = !grace.wait();
       // Whatever liburcu's locks are in, the library's own readers get through, in new threads too.
@@ -267,7 +267,7 @@ TEST_CASE("a fork inside the program's read section does not wait for the grace 
 
 TEST_CASE("inside the program's read section the library can read while a fork waits for the grace period") {
   const ChildEnd end = run_in_child([] {
-    alarm(20);
+    die_after(20);
     Grace grace;
     std::atomic<bool> reading{false};
     std::atomic<bool> go_on{false};
@@ -297,7 +297,7 @@ TEST_CASE("inside the program's read section the library can read while a fork w
 
 TEST_CASE("a fork between urcu_bp_before_fork() and its twins ends, and its child can use the library") {
   const ChildEnd end = run_in_child([] {
-    alarm(60);
+    die_after(60);
     Grace grace;
     std::atomic<bool> stop{false};
     std::thread waiter([&] {
@@ -316,7 +316,7 @@ TEST_CASE("a fork between urcu_bp_before_fork() and its twins ends, and its chil
       if (child == 0) {
         grace.fork_child();
         urcu_bp_after_fork_child();
-        alarm(20);
+        die_after(20);
         const bool waited = grace.wait() && !grace.lost();
         std::thread other([&] { const Grace::Reader section(grace); });
         other.join();
@@ -337,7 +337,7 @@ TEST_CASE("a fork between urcu_bp_before_fork() and its twins ends, and its chil
 
 TEST_CASE("threads fork at the same time: none is inside liburcu at any of these forks") {
   const ChildEnd end = run_in_child([] {
-    alarm(60);
+    die_after(60);
     Grace grace;
     std::atomic<bool> stop{false};
     std::thread waiter([&] {
@@ -352,7 +352,7 @@ TEST_CASE("threads fork at the same time: none is inside liburcu at any of these
           const pid_t child = fork();
           if (child == 0) {
             grace.fork_child();
-            alarm(20);
+            die_after(20);
             _exit(grace.wait() && !grace.lost() ? 0 : 1);
           }
           grace.fork_parent();
