@@ -308,7 +308,11 @@ void* Heap::allocate_zeroed(size_t size_bytes) {
   }
   bool clean = false;
   void* block = allocate_large(size_bytes, 1, &clean);
-  if (block != nullptr && !clean) memset(block, 0, size_bytes);
+  if (block == nullptr || clean) return block;
+  // Of so much a program often touches little, and what was never touched counts as dirty too: the system zeroes what is needed.
+  const size_t pages_bytes = pages_of(size_bytes) << kPageShift;
+  if (size_bytes >= kFreshBytes && depopulate(window_.system(), {reinterpret_cast<uintptr_t>(block), pages_bytes}) == 0) return block;
+  memset(block, 0, size_bytes);
   return block;
 }
 

@@ -84,6 +84,7 @@ class Heap {
 
  private:
   static constexpr size_t kMaxBytes = PTRDIFF_MAX;
+  static constexpr size_t kFreshBytes = kHugeBytes;  // zeroed blocks of so much get fresh pages rather than a memset
   static uint64_t pages_of(size_t size_bytes) { return (size_bytes + kPageBytes - 1) >> kPageShift; }
   // One that the dynamic linker allocated before any library was there; it may call free() on it later.
   static bool is_linkers(const void* block);

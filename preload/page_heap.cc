@@ -149,9 +149,9 @@ uint32_t PageHeap::cut_front(uint32_t number, uint64_t start) {
 bool PageHeap::grow(uint64_t nr_pages) {
   const uint64_t left = end_ - frontier_;
   if (nr_pages > left) return false;
-  uint64_t step = round_up(nr_pages, kStepPages);
   const uint64_t ahead = round_up((frontier_ - begin_) / 8, kStepPages);
-  if (step < ahead) step = ahead < 32 * kStepPages ? ahead : 32 * kStepPages;
+  uint64_t step = ahead < kMostAheadPages ? ahead : kMostAheadPages;
+  if (step < nr_pages) step = round_up(nr_pages, kStepPages);
   if (step > left) step = left;
   const uint32_t number = window_->take_span();
   if (number == 0) return false;
@@ -210,7 +210,8 @@ uint32_t PageHeap::allocate(uint64_t nr_pages, uint64_t align_pages, Purpose pur
 void PageHeap::release(uint32_t number, bool clean) {
   HeapGuard guard(lock_);
   Span& span = window_->span(number);
-  window_->clear_entries(span.first_page, span.nr_pages);
+  // Blocks have an entry at each page, a large one at its first.
+  window_->clear_entries(span.first_page, span.state == SpanState::kSmall ? span.nr_pages : 1);
   span.clean = clean;
   span.freed_tick = tick_;
   if (clean) (void)set_huge(span.first_page, span.nr_pages, false);

@@ -87,6 +87,7 @@ class PageHeap {
   static constexpr uint32_t kExactBins = 128;
   static constexpr uint32_t kNrBins = kExactBins + 8 * 26;
   static constexpr uint64_t kStepPages = (uint64_t{2} << 20) >> kPageShift;
+  static constexpr uint64_t kMostAheadPages = 32 * kStepPages;
   static constexpr int kMaxLooks = 16;  // at runs of a bin whose runs may be too short
   // A heap with less in use has no huge pages: of one that has, they add a sixteenth at most.
   static constexpr uint64_t kHugeFromPages = (uint64_t{32} << 20) >> kPageShift;

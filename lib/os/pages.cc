@@ -132,7 +132,10 @@ int bind_and_move(const System& system, PageRange range, NodeId node) {
 
 int open_range(const System& system, PageRange range) {
   static_cast<void>(system.munlock(range.start, range.size_bytes));
-  return system.mprotect(range.start, range.size_bytes, PROT_READ | PROT_WRITE);
+  const int result = system.mprotect(range.start, range.size_bytes, PROT_READ | PROT_WRITE);
+  // What is used belongs into a core dump (which leaves out pages that were never touched).
+  if (result == 0) static_cast<void>(system.madvise(range.start, range.size_bytes, MADV_DODUMP));
+  return result;
 }
 
 int populate(const System& system, PageRange range) {

@@ -60,7 +60,7 @@ inline constexpr NodeId kNoNode{};
 // The same, and pages that are there already are moved to the node (each if it can be).
 [[nodiscard]] int bind_and_move(const System& system, PageRange range, NodeId node);
 
-// Makes the range readable and writable; it is zero, and backed by nothing yet. Unlocks it first: mlockall(MCL_CURRENT)
+// Makes the range readable and writable, and part of core dumps; it is zero, and backed by nothing yet. Unlocks it first: mlockall(MCL_CURRENT)
 // may have locked the reservation meanwhile, and then this would back all of it.
 // Errors: -ENOMEM (commit charge, RLIMIT_DATA, VMAs): then the range is as before.
 [[nodiscard]] int open_range(const System& system, PageRange range);
