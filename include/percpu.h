@@ -27,13 +27,14 @@
  * interrupted; where it makes the default pool, only once there is one. "Fork-safe": the child of a fork() may use it, even
  * where other threads of the parent were inside it. (fork() itself is not for a signal handler that interrupted this library;
  * posix_spawn() and _Fork() are.) A child made by vfork() shares the parent's memory but not its rseq registration, and must
- * call nothing of this library. What makes the default pool, where there is none yet, may fail with ENOMEM and then says so.
+ * call nothing of this library. A promise that a comment does not name does not hold: a function that does not say
+ * "signal-safe" is not. What makes the default pool, where there is none yet, may fail with ENOMEM and then says so.
  *
  * Core dumps, gcore's too, leave the copies out, as they do what is reserved for them.
  *
- * Configuration: the environment variable PERCPU_CONF holds "key:value,key:value". It is read once, when the first pool
- * is made; an unknown key or a bad value is reported once on stderr, with the list of keys, and the default is used.
- * The keys are in docs/configuration.md; PERCPU_CONF=help:1 prints them.
+ * Configuration: the environment variable PERCPU_CONF holds "key:value,key:value". It is read once, by the first call that
+ * looks at the machine: one that makes a pool, or percpu_fence(). An unknown key or a bad value is then reported on stderr,
+ * with the list of keys, and the default is used. The keys are in docs/configuration.md; PERCPU_CONF=help:yes prints them.
  */
 #ifndef PERCPU_H
 #define PERCPU_H
@@ -69,7 +70,8 @@ enum {
   PERCPU_RESERVED = 1u << 1,
   /* Charge the allocation to the thread's current accounting domain (percpu_domain_set()). */
   PERCPU_ACCOUNT = 1u << 2,
-  /* Do not log a failure. */
+  /* Do not log a failure. Else one line on stderr tells of it: of an illegal request (EINVAL) each time, of others the
+     first ten, over all pools (PERCPU_CONF=warnings:N). */
   PERCPU_NOWARN = 1u << 3,
 };
 
@@ -82,11 +84,13 @@ enum {
  *
  * Returns the handle, or NULL with errno
  *   EINVAL  size 0 or above the largest allocation, align not a power of two or above the page size, unknown flags
- *   ENOMEM  no memory, or no address space, or a limit of the pool or of the accounting domain
+ *   ENOMEM  no memory, or no address space, or a limit of the pool or of the accounting domain; or there is no default pool,
+ *           and none can be made
  *   EAGAIN  PERCPU_ATOMIC only: a lock was held, by the code that the calling signal handler interrupted or for too
  *           long by another thread; or there is no pool yet
  *
  * percpu_alloc(size, align) is percpu_alloc_flags(size, align, 0).
+ * Makes the default pool if there is none, before it looks at size and align; with PERCPU_ATOMIC it does not.
  * Thread-safe. Fork-safe. Signal-safe only with PERCPU_ATOMIC. A cancellation point: no.
  */
 void *percpu_alloc(size_t size, size_t align) __attribute__((warn_unused_result));
@@ -103,8 +107,9 @@ void percpu_free(void *handle);
  * Frees an area once every reader that is inside rcu_read_lock() of liburcu's bp flavour now has left it. Returns at
  * once; the balance thread waits, whatever the balance mode, and is started by the call where it does not run yet. The
  * handle is invalid for others as soon as readers cannot reach it any more, and is checked at the call as percpu_free()
- * does. May be called inside a read section. Preserves errno. Thread- and fork-safe (areas that wait when a process forks
- * are freed in both); not signal-safe.
+ * does. From the call on the area is not live: percpu_alloc_size() says 0, and the statistics count it as freed (nr_frees,
+ * nr_live); its bytes (live_bytes) and its charge to a domain end when its memory is given back. May be called inside a read
+ * section. Preserves errno. Thread- and fork-safe (areas that wait when a process forks are freed in both); not signal-safe.
  */
 void percpu_free_rcu(void *handle);
 
@@ -160,11 +165,14 @@ int percpu_fence(int cpu);
  * operations serve the default pool, which is made at first use from PERCPU_CONF. Handles of one pool mean nothing to
  * another: use percpu_pool_free(), percpu_pool_add(), ... with them.
  *
- * A pool takes about 90 GiB of address space, as long as there is so much: a process has room for some 1,400 of them, and for
- * more where max_bytes, or PERCPU_CONF=window:..., makes them smaller. On two CPUs it begins with about 100 KiB of memory.
+ * A pool that a program creates takes 64 to 90 GiB of address space, the more the fewer CPUs there are, as long as there is so
+ * much: a process has room for some 1,400 of them, and for more where max_bytes, or PERCPU_CONF=window:..., makes them smaller
+ * (docs/configuration.md; the default pool takes more). On two CPUs it begins with about 100 KiB of memory. No pool holds more
+ * than 16 GiB a CPU: 2^32 times 4 bytes.
  *
  * Where a function below gets NULL for a pool it fails with EINVAL; percpu_pool_free() and percpu_pool_free_rcu() of a handle
- * then stop the program with one line that names it, and the inlined operations must not be given NULL.
+ * then stop the program with one line that names it, and the inlined operations must not be given NULL. What happens with
+ * anything else that is no pool, or is one that was destroyed, is undefined: percpu_pool_destroy() alone finds out.
  */
 typedef struct percpu_pool percpu_pool_t;
 
@@ -180,22 +188,25 @@ enum percpu_balance_mode {
 enum percpu_first_chunk {
   PERCPU_FIRST_DEFAULT = 0, /* as PERCPU_CONF says */
   PERCPU_FIRST_AUTO,        /* embed where huge pages can be had and would be half used, else page */
-  PERCPU_FIRST_EMBED,       /* the units of a group share huge pages */
+  PERCPU_FIRST_EMBED,       /* the units of a group share huge pages (of 2 MiB, or what the system says) */
   PERCPU_FIRST_PAGE,        /* page by page */
 };
 
 /* What a pool is made of. Zero means the default, which PERCPU_CONF may change. Set struct_bytes to sizeof. */
 struct percpu_pool_attr {
-  size_t struct_bytes;    /* sizeof(struct percpu_pool_attr): says which members the caller knows */
+  size_t struct_bytes;    /* sizeof(struct percpu_pool_attr): says which members the caller knows. A longer struct, of a later
+                             version, is taken if all that this version does not know is zero, else it is EINVAL */
   const char *name;       /* for reports, at most 31 bytes, control characters becoming "?"; NULL: "pool" */
-  size_t unit_size;       /* bytes a CPU in one chunk: 32 KiB .. 1 GiB, rounded up to pages (or huge pages' parts) */
-  size_t reserved_size;   /* the reserved part of the first chunk, bytes; none by default */
-  size_t dynamic_size;    /* the dynamic part of the first chunk, bytes, at least 20 KiB */
-  size_t max_alloc;       /* the largest allocation, bytes, 4 .. unit_size; the unit size by default */
+  size_t unit_size;       /* bytes a CPU in one chunk: 32 KiB .. 1 GiB, rounded up to whole pages. Larger where the parts of
+                             the first chunk need more; and with embed, so that units of the same size fill whole huge pages */
+  size_t reserved_size;   /* the reserved part of the first chunk, bytes, a multiple of 4, at most 256 MiB; none by default */
+  size_t dynamic_size;    /* the dynamic part of the first chunk, bytes, 20 KiB .. 256 MiB. A large one makes the units larger,
+                             and with them the default of max_alloc */
+  size_t max_alloc;       /* the largest allocation, bytes, 4 .. unit_size; by default a unit, as large as it became */
   size_t max_bytes;       /* the most that the pool's chunks may hold, bytes a CPU, at least unit_size; the first chunk is
                              made in any case, and where it takes all of it, is all; no limit by default */
-  unsigned nr_cpus;       /* lay out for this many CPUs, 0 .. nr_cpus-1, where that is more than the machine has (the
-                             others' copies cost address space, and memory only where written): for tests and benchmarks */
+  unsigned nr_cpus;       /* lay out for this many CPUs, 0 .. nr_cpus-1, at most 8192, where that is more than the machine has
+                             (the others' copies cost address space, and memory only where written): for tests, benchmarks */
   enum percpu_balance_mode balance;
   enum percpu_first_chunk first_chunk;
 };
@@ -208,8 +219,8 @@ percpu_pool_t *percpu_pool_create(const struct percpu_pool_attr *attr) __attribu
 
 /*
  * Destroys a pool that has no live areas left. Returns 0, or -1 with errno, and then nothing happened: EBUSY where it has some,
- * or is the default pool; EDEADLK inside rcu_read_lock(), since it waits for a grace period. What is no pool, or one no more, stops
- * the program with one line. The caller makes sure that nobody else uses the pool. Thread-, fork-safe.
+ * or is the default pool; EDEADLK inside rcu_read_lock(), since it waits for a grace period. What is no pool, or one no more,
+ * stops the program with one line. The caller makes sure that nobody else uses the pool. Thread-, fork-safe.
  */
 int percpu_pool_destroy(percpu_pool_t *pool);
 
@@ -226,7 +237,8 @@ size_t percpu_pool_max_alloc(percpu_pool_t *pool);
 
 /*
  * Does one round of balance work now, in the calling thread: gives wholly free chunks and empty pages back, and tops up
- * the pages kept ready for PERCPU_ATOMIC. Returns 0, also where memory was short; or -1 with errno where there is no pool.
+ * the pages kept ready for PERCPU_ATOMIC. Returns 0, also where memory was short; or -1 with errno EINVAL where the pool is
+ * NULL. percpu_balance() does it for the default pool, which it makes if there is none; -1 with errno ENOMEM where that fails.
  * May take milliseconds. Thread-, fork-safe.
  */
 int percpu_pool_balance(percpu_pool_t *pool);
@@ -236,13 +248,21 @@ int percpu_balance(void);
 
 /*
  * An accounting domain has a name, a limit, and perhaps a parent. An allocation with PERCPU_ACCOUNT is charged to the
- * thread's current domain and all its ancestors, before anything is taken: size * number of copies + the area's metadata.
- * Above a limit it fails with ENOMEM and nothing changed. Freeing uncharges the domain that was charged, whichever
- * thread frees; in a pool of more than eight CPUs not at once, but when the area's copies have been zeroed in the
- * background, and before a charge would fail. Areas in the first chunk carry no charge.
+ * thread's current domain and all its ancestors, before anything is taken. With size in bytes, rounded up to a multiple of 4:
  *
- * What is handed to the functions below as a domain and is none, or has no reference left, stops the program with one line that
- * names it.
+ *   charge = size * copies + 2 * size + size * 3 / 32, rounded up        the copies, the records, three maps
+ *
+ * where copies is struct percpu_stats.nr_copies: all possible CPUs, one that never ran too, and the extra copies. On a machine
+ * of two CPUs and one node (three copies) 100,000 bytes are charged 509,375. Above a limit the allocation fails with ENOMEM and
+ * nothing changed.
+ *
+ * Freeing uncharges the domain that was charged, whichever thread frees. What percpu_free_rcu() frees stays charged until the
+ * grace period has ended and the area is given back. In a pool of more than eight CPUs an area of up to 256 bytes stays charged
+ * until its copies have been zeroed in the background, but is uncharged before a charge would fail. Areas in the first chunk
+ * carry no charge.
+ *
+ * What is handed to the functions below as a domain and is none, or has no reference left of any kind, stops the program with
+ * one line that names it.
  */
 typedef struct percpu_domain percpu_domain_t;
 
@@ -259,7 +279,9 @@ percpu_domain_t *percpu_domain_create(const char *name, size_t limit_bytes, perc
     __attribute__((warn_unused_result));
 
 /*
- * Takes, and drops, a reference; NULL is fine. A domain lives as long as it has references, live areas, or children.
+ * Takes, and drops, a reference; NULL is fine. A domain lives as long as it has references, charged areas, or children: each
+ * of those holds a reference of its own. So putting one that you do not hold takes theirs while there are any, which harms: the
+ * domain ends under them, and its place may become another domain's. Only once none is left is it found, and stops the program.
  * Thread-, signal- and fork-safe.
  */
 percpu_domain_t *percpu_domain_get(percpu_domain_t *domain);
@@ -327,11 +349,12 @@ int percpu_page_node(const void *address);
 /* ---------------------------------------------------------------------------------------------------- statistics ---- */
 
 struct percpu_stats {
-  uint64_t nr_allocs, nr_frees, nr_live; /* areas */
+  uint64_t nr_allocs, nr_frees, nr_live; /* areas; one that percpu_free_rcu() was given is freed at once */
   uint64_t nr_peak_live;                 /* the most areas at once; those in front caches count, too */
   uint64_t nr_cached;                    /* areas that wait in front caches to be allocated */
   uint64_t nr_failed;                                  /* allocations refused, illegal ones not counted */
-  uint64_t live_bytes;                                 /* bytes of live areas, in one copy */
+  uint64_t live_bytes;                                 /* bytes of live areas, and of those that wait for a grace period, in
+                                                          one copy */
   uint64_t min_request, max_request;                   /* bytes; 0 before the first allocation */
   uint64_t nr_chunks, nr_peak_chunks;
   uint64_t populated_pages;       /* page offsets backed in the copies of all CPUs that may run us */
@@ -344,7 +367,7 @@ struct percpu_stats {
 };
 
 struct percpu_chunk_stats {
-  uint64_t chunk; /* its number; the first chunk is 0, its reserved part is listed as its own row */
+  uint64_t chunk; /* its number; the first chunk is 0, and so is its reserved part, a row of its own (PERCPU_CHUNK_RESERVED) */
   uint64_t nr_live, live_bytes, largest_live, median_live, smallest_live;
   uint64_t populated_pages, empty_populated_pages;
   uint64_t first_free;    /* byte offset of the first free fragment */
@@ -362,15 +385,18 @@ enum {
 };
 
 /*
- * Reads a pool's statistics, one consistent snapshot. `struct_bytes` is sizeof *out: says which members the caller knows.
- * Returns 0, or -1 with errno where there is no pool. Thread-, fork-safe.
+ * Reads a pool's statistics, one consistent snapshot. `struct_bytes` is sizeof *out: says which members the caller knows; bytes
+ * behind those that this version knows become 0. Returns 0, or -1 with errno EINVAL where the pool is NULL. percpu_stats_read()
+ * is for the default pool, which it makes if there is none; -1 with errno ENOMEM where that fails. Thread-, fork-safe.
  */
 int percpu_pool_stats_read(percpu_pool_t *pool, struct percpu_stats *out, size_t struct_bytes);
 int percpu_stats_read(struct percpu_stats *out, size_t struct_bytes);
 
 /*
- * Reads the statistics of up to `max` chunks into `out`, whose elements are `struct_bytes` long. Returns how many chunks
- * there are, which may be more than `max`; 0 with errno where there is no pool. Thread-, fork-safe.
+ * Reads the statistics of the chunks into `out`, up to `max` rows of `struct_bytes` each (bytes behind those that this version
+ * knows become 0): a row for the first chunk's reserved part, where it has one, then a row for each chunk. Returns how many
+ * rows there are, which may be more than `max`: nr_chunks, or one more. 0 with errno EINVAL where the pool is NULL.
+ * Thread-, fork-safe.
  */
 size_t percpu_pool_chunks(percpu_pool_t *pool, struct percpu_chunk_stats *out, size_t max, size_t struct_bytes);
 
@@ -383,8 +409,9 @@ enum percpu_report_kind {
 /*
  * Writes a report into `buffer`, as snprintf does: at most `bytes` bytes with the final NUL; returns the length that the
  * whole report has. Each call tells of its own moment: a second one, into a buffer of the length that the first said, may
- * need a few bytes more. 0 with errno, and an empty text, where there is no pool, or no such kind (EINVAL). Allocates nothing.
- * Thread-, fork-safe.
+ * need a few bytes more. 0 with errno EINVAL, and an empty text, where the pool is NULL or there is no such kind.
+ * percpu_report() tells of the default pool, which it makes if there is none (0 with errno ENOMEM where that fails); nothing
+ * else is allocated. Thread-, fork-safe.
  */
 size_t percpu_pool_report(percpu_pool_t *pool, enum percpu_report_kind what, char *buffer, size_t bytes);
 size_t percpu_report(enum percpu_report_kind what, char *buffer, size_t bytes);
