@@ -187,8 +187,20 @@ PERCPU_INLINE_ struct percpu_list_node *percpu_pool_list_pop(const struct percpu
 }
 
 /*
- * Takes all nodes of one copy, whatever its CPU does: *chain is the first, linked by next, the last pushed first. To
- * empty a list everywhere, drain each copy id from 0 to nr_copies-1 (percpu/abi.h).
+ * Takes all nodes of one copy, whatever its CPU does: *chain is the first, linked by next, the last pushed first. Copy ids
+ * are the CPU numbers and, behind them, the extra copies; the first that there is not is refused with EINVAL. So, to empty a
+ * list everywhere:
+ *
+ *   struct percpu_list_node *node, *next;
+ *   uint32_t copy;
+ *   for (copy = 0; percpu_list_drain(list, copy, &node) == 0; copy++)
+ *     for (; node != NULL; node = next) {
+ *       next = node->next;
+ *       free(node);
+ *     }
+ *   if (errno != EINVAL) ...                percpu_fence() failed: what the copies from `copy` on hold is still there
+ *
+ * (struct percpu_stats.nr_copies does not count holes in the CPU numbers, and may be less than what copy ends at.)
  *
  * Returns: 0, *chain being NULL where the list was empty or the copy does not exist.
  * Errors: -1 with *chain NULL and errno EINVAL (no such copy id) or what percpu_fence() says.
