@@ -10,8 +10,20 @@
 //   percpu::counter requests;
 //   ++requests;  requests += 3;  std::int64_t n = requests.value();  requests.reset();
 //
-// A percpu::ptr<T> is as large as a pointer, trivially copyable, and made of a handle of the default pool. Each function
-// is the operation of percpu/ops.h of that name, with its results and promises: thread-, signal- and fork-safe.
+// A percpu::ptr<T> is as large as a pointer, trivially copyable, and made of a handle of the default pool. Each function of it
+// is the operation of percpu/ops.h of that name, with its results and promises: thread-, signal- and fork-safe. So is all that
+// frees (~owner, reset()), as percpu_free() is; but reset_after_grace(), as percpu_free_rcu(), is not signal-safe.
+//
+// A T begins as zero bytes: no constructor runs, and default member initialisers (struct stats { long limit = 7; }) do nothing.
+//
+// Elements of arrays: an owner has no [], its ptr has:
+//   percpu::owner<long[8]> table = percpu::make<long[8]>();
+//   table.get()[3].add(1);
+//
+// An owner moves and does not copy. A counter does neither: it can be a member or in a std::array or std::deque, but not in a
+// std::vector that grows (std::vector<std::unique_ptr<percpu::counter>> does).
+//
+// Other pools and accounting domains have no C++ face: their functions in percpu.h take p.handle().
 #ifndef PERCPU_HPP
 #define PERCPU_HPP
 
@@ -32,7 +44,7 @@ template <class T>
 inline constexpr bool is_copyable_by_bytes =
     std::is_trivially_copyable_v<T> && std::is_trivially_destructible_v<T> && alignof(T) <= 4096;  // a page at least
 
-// A handle: names one T on each CPU. An array has no operations, its elements have: table[3].add(1).
+// A handle: names one T on each CPU. An array has no operations, its elements have: table[3].add(1) for a ptr<long[8]> table.
 template <class T>
 class ptr {
   struct no_value {};  // what the operations of an array would take: there are none
@@ -121,7 +133,7 @@ class owner {
   explicit operator bool() const noexcept { return static_cast<bool>(area_); }
   [[nodiscard]] ptr<T> release() noexcept { return std::exchange(area_, ptr<T>()); }
   void reset(ptr<T> area = {}) noexcept { percpu_free(std::exchange(area_, area).handle()); }
-  // Frees it once no reader inside rcu_read_lock() (liburcu's bp flavour) can hold it any more.
+  // Frees it once no reader inside rcu_read_lock() (liburcu's bp flavour) can hold it any more. Not signal-safe.
   void reset_after_grace() noexcept { percpu_free_rcu(release().handle()); }
 
  private:
@@ -152,7 +164,7 @@ template <class T>
 //
 // value() adds the copies up: events that are counted meanwhile are in it or not. reset() makes value() begin at zero and
 // loses no event and counts none twice, also while others count: it remembers what the sum was. Making one throws
-// std::bad_alloc; all else is thread-, signal- and fork-safe.
+// std::bad_alloc; all else is thread-, signal- and fork-safe. Neither moves nor copies.
 class counter {
  public:
   counter() : cells_(make<std::int64_t>()) {}

@@ -21,6 +21,11 @@
  *   bool percpu_cmpxchg16(p, e, v)   the same for T = struct percpu_pair, 16 bytes aligned to 16; v is a struct
  *   struct percpu_pair percpu_read16(p)
  *
+ * p is the handle of a live area of that pool, or points into one (&stats->bytes, table + 3), at an element of type T that
+ * lies in it whole and is aligned to its size. What happens with anything else is undefined: with a handle that was freed, one
+ * of another pool, NULL. Mostly it is a fault at once, but not always: a freed area's memory may still be there, or be
+ * another's by now. (percpu_ptr(NULL, cpu) is not NULL either: a handle is moved by the distance to the copy, whatever it is.)
+ *
  * The same with a pool first, percpu_pool_add(pool, p, v) and so on, for a handle of that pool; the plain ones are for
  * handles of the default pool. Lists: percpu/list.h. Addresses, sums and iteration: percpu/copies.h.
  *

@@ -2,6 +2,9 @@
 /*
  * percpu/stack.h - a bounded stack of 8-byte values on each CPU
  *
+ * Internal: the library's front caches and the preload are made of it. percpu.h does not include it, push and pop want a view
+ * and not a pool, and any of it may change. Programs take percpu/list.h.
+ *
  * What a cache of objects is made of: free objects of one kind, those of this CPU only, last in, first out. A stack is
  * an array inside the CPU's copy, so what happens to the objects cannot harm it.
  *
