@@ -32,11 +32,20 @@ static const char usage[] =
     "Runs a program with malloc and thread placement by libpercpu.\n"
     "\n"
     "  --pin POLICY        where its threads run: none, auto, compact, scatter, node, list:0,2-5\n"
-    "  --stats WHEN        print what the heap holds: exit, json (at exit, as JSON), signal (on SIGUSR2)\n"
-    "  --check WHAT        full: find double frees, writes behind blocks and after free; slow\n"
-    "  --conf KEY:VALUE,.. anything else that PERCPU_CONF takes (percpu-run --conf help true lists it)\n"
-    "  --library PATH      the preload library to use\n"
-    "  --help, --version\n";
+    "  --stats WHEN        print what the heap holds: exit, json (at exit, as JSON), signal (on SIGUSR2), none\n"
+    "  --check WHAT        full: find double frees, writes behind blocks and after free; slow. usual, off: free() trusts\n"
+    "  --conf KEY:VALUE,.. anything else that PERCPU_CONF takes (percpu-run --conf help:yes true lists it)\n"
+    "  --library PATH      the preload library to use, instead of the one that came with percpu-run\n"
+    "  --help, --version\n"
+    "\n"
+    "PERCPU_CONF     configuration for the preload; options win over it\n"
+    "PERCPU_PRELOAD  the preload library to use, where --library names none\n"
+    "\n"
+    "A value that --pin, --stats, --check or --conf cannot take is told on stderr, and the default is used. A list of --pin\n"
+    "with a CPU that the program may not use ends it with status 1.\n"
+    "\n"
+    "Exit status: 2 wrong usage, 125 percpu-run failed (no such library), 126 the program cannot be run, 127 it was not\n"
+    "found; else the program's own.\n";
 
 /* "percpu-run: ..." and the end. */
 static void __attribute__((noreturn, format(printf, 2, 3))) fail(int status, const char *format, ...) {
