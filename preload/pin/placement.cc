@@ -10,6 +10,7 @@
 #include <cstring>
 
 #include "base/check.h"
+#include "preload/heap.h"  // in_vfork_word
 #include "preload/pin/places.h"
 
 namespace percpu::heap {
@@ -116,6 +117,7 @@ bool Placement::make_ready() {
   places_ = reinterpret_cast<CpuPlace*>(order_.ids + capacity);
   read_cpu_places(os(), initial_, places_);
   order_slots(policy_, initial_, places_, list_, &order_);
+  process_ = getpid();
   // Several processes on one machine begin at different cores.
   first_slot_ = policy_ == PinPolicy::kAuto ? static_cast<size_t>(getpid()) % order_.nr_cores : 0;
   looked_ns_ = now_ns();
@@ -307,20 +309,27 @@ void Placement::hide(pid_t tid, pthread_t thread, size_t size_bytes, void* mask)
   memcpy(mask, initial_.words, bytes);
 }
 
-bool Placement::leave() {
+// A child of _Fork(), or of the system call: no handler has begun anew for it, so the lock may be that of a thread which is not there.
+// (A child of vfork shares the lock with the threads of its parent, which are.)
+bool Placement::is_bare_child() const { return in_vfork_word == 0 && getpid() != process_; }
+
+bool Placement::leave() PERCPU_NO_THREAD_SAFETY_ANALYSIS {
+  if (is_bare_child()) return stands_at(0, own_place()) && go_free(0) == 0;
   PlacementGuard guard(lock_);
   if (!stands_at(0, own_place())) return false;
   return go_free(0) == 0;
 }
 
 // Only if the place is still the thread's: meanwhile it may have been set free, or given a mask by the program.
-void Placement::come_back() {
+void Placement::come_back() PERCPU_NO_THREAD_SAFETY_ANALYSIS {
+  if (is_bare_child()) return;  // it has no place to come back to, as a child of fork() has none
   PlacementGuard guard(lock_);
   if (t_place.record != nullptr && t_place.record->place != kNoPlace) (void)go_to(0, t_place.record->place);
 }
 // The process has this thread only; the lock may be a thread's that is gone, and what it guards half changed.
 void Placement::fork_child() PERCPU_NO_THREAD_SAFETY_ANALYSIS {
   lock_.reset_after_fork_in_child();
+  process_ = getpid();
   if (stands_at(0, own_place())) (void)go_free(0);
   t_place = {};
   records_.reset_after_fork_in_child();

@@ -91,6 +91,7 @@ class Placement {
   int ask(pid_t tid, pthread_t thread, size_t size_bytes, void* mask, Call call) PERCPU_EXCLUDES(lock_);
 
   // The calling thread leaves its place, and takes it again. Returns: whether it had one.
+  // Context: async-signal-safe in a process of one thread, and in a child of _Fork() (is_bare_child()).
   bool leave() PERCPU_EXCLUDES(lock_);
   void come_back() PERCPU_EXCLUDES(lock_);
 
@@ -123,6 +124,7 @@ class Placement {
   bool stands_at(pid_t tid, int32_t place) PERCPU_REQUIRES(lock_);
   int go_to(pid_t tid, int32_t place) PERCPU_REQUIRES(lock_);
   int go_free(pid_t tid) const;
+  bool is_bare_child() const;
 
   bool active_ = false;
   bool verbose_ = false;
@@ -139,6 +141,7 @@ class Placement {
   SlotOrder order_;
   uint32_t* users_ = nullptr;
   uint64_t* shared_until_ns_ = nullptr;
+  pid_t process_ = 0;      // that the lock and the records are of
   size_t first_slot_ = 0;  // where pin:auto begins among the cores
 
   CpuMask scratch_ PERCPU_GUARDED_BY(lock_);  // stacks may be small

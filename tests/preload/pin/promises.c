@@ -481,6 +481,38 @@ static void exec_fails(void) {
   end(&worker);
 }
 
+/* _Fork() and execve() are for signal handlers, and so for the child of a process with threads, whatever these hold. */
+static void *ask_always(void *stop) {
+  cpu_set_t mask;
+  while (!__atomic_load_n((int *)stop, __ATOMIC_RELAXED)) pthread_getaffinity_np(pthread_self(), sizeof mask, &mask);
+  return NULL;
+}
+
+static void fork_bare_and_exec(struct worker *worker) {
+  (void)worker;
+  EXPECT(cpu_of(0) >= 0);
+  for (int i = 0; i < 200; i++) {
+    pid_t child = _Fork();
+    if (child == 0) {
+      alarm(120); /* bounds a hang */
+      execve(child_argv[0], child_argv, environ);
+      _exit(98);
+    }
+    EXPECT(status_of(child) == 0);
+  }
+}
+
+static void exec_in_bare_child(void) {
+  int stop = 0;
+  pthread_t asker;
+  EXPECT(pthread_create(&asker, NULL, ask_always, &stop) == 0);
+  struct worker worker = {.first = fork_bare_and_exec};
+  begin(&worker);
+  end(&worker);
+  __atomic_store_n(&stop, 1, __ATOMIC_RELAXED);
+  pthread_join(asker, NULL);
+}
+
 /* A child of fork begins anew: all CPUs for its own threads, whoever forked. */
 static void fork_and_place(struct worker *worker) {
   (void)worker;
@@ -708,6 +740,7 @@ static const struct {
     {"children", children},
     {"exec", exec},
     {"exec_fails", exec_fails},
+    {"exec_in_bare_child", exec_in_bare_child},
     {"forked_threads", forked_threads},
     {"late_destructor", late_destructor},
     {"shared_cpu", shared_cpu},
