@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT
 //
 // When the preload begins, forks and ends. malloc() itself needs none of it: it works from its first call.
+#include <dlfcn.h>
 #include <errno.h>
 #include <percpu/abi.h>
-#include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
 
@@ -49,6 +49,21 @@ void at_fork_child() {
   percpu::heap::pin_fork_child();
 }
 
+// Handlers of fork prepare in the opposite order in which they were installed. Others may hold locks of their own around malloc, and
+// wait for them in their handlers: so ours prepare last but for the library's, whose locks are taken under ours. Constructors that
+// run before our own install handlers too, so it is not they that decide when: the first handler of anybody comes by here.
+using RegisterFork = int (*)(void (*)(), void (*)(), void (*)(), void*);
+extern "C" {
+extern void* __dso_handle __attribute__((visibility("hidden")));
+}
+bool watches_forks = false;
+
+int register_fork(void (*prepare)(), void (*parent)(), void (*child)(), void* module) {
+  static const auto next = reinterpret_cast<RegisterFork>(dlsym(RTLD_NEXT, "__register_atfork"));
+  return next != nullptr ? next(prepare, parent, child, module) : ENOSYS;
+}
+int register_ours() { return register_fork(at_fork_prepare, at_fork_parent, at_fork_child, &__dso_handle); }
+
 // ---- statistics --------------------------------------------------------------------------------------------------------
 
 void print(bool json) {
@@ -91,12 +106,11 @@ int background(void*) {
   return heap.tick() || placed ? 1 : 0;
 }
 
-// libpercpu's constructors have run, as it is a dependency. Handlers installed this early prepare last, when those of the
-// program have allocated what they need.
+// libpercpu's constructors have run, as it is a dependency.
 __attribute__((constructor(102))) void start() {
   heap.start();
   percpu::heap::pin_start(heap.config());
-  if (pthread_atfork(at_fork_prepare, at_fork_parent, at_fork_child) != 0)
+  if (!watches_forks && register_ours() != 0)
     percpu::report("fork handlers cannot be installed: a fork while other threads allocate may hang");
   percpu_balance_job_(background, nullptr);
   if (heap.config().stats == HeapStats::kSignal) listen();
@@ -108,3 +122,14 @@ __attribute__((destructor)) void finish() {
 }
 
 }  // namespace
+
+// What pthread_atfork() calls.
+extern "C" __attribute__((visibility("default"))) int __register_atfork(void (*prepare)(), void (*parent)(), void (*child)(),
+                                                                        void* module) {
+  if (watches_forks) return register_fork(prepare, parent, child, module);
+  watches_forks = true;
+  const bool librarys_own = percpu_watch_forks_() == 0;
+  const int result = librarys_own ? register_fork(prepare, parent, child, module) : 0;
+  if (register_ours() != 0) percpu::report("fork handlers cannot be installed: a fork while other threads allocate may hang");
+  return librarys_own ? result : register_fork(prepare, parent, child, module);
+}

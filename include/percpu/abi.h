@@ -95,6 +95,12 @@ int percpu_balance_start_(void);
 /* Whether the address lies in the library's own code: what its threads begin with. */
 int percpu_own_code_(const void *address);
 
+/*
+ * For the preload, when anybody installs fork handlers. Installs the library's, if they are not there. Returns 1; 0 where it is the
+ * library that is just installing them, or where they cannot be installed.
+ */
+int percpu_watch_forks_(void);
+
 /* Wakes the balance thread, if it runs. Async-signal-safe. */
 void percpu_balance_wake_(void);
 

@@ -417,11 +417,15 @@ __attribute__((constructor(101))) void watch_forks_early() { (void)library.watch
 // Two threads that come here at the same time may both install the handlers, and so may the child of a fork in between;
 // fork_depth makes one of them.
 int Library::watch_forks() {
-  if (watches_forks_.load(std::memory_order_acquire)) return 0;
+  if (watches_forks_.load(std::memory_order_acquire) == Watch::kYes) return 0;
+  watches_forks_.store(Watch::kBegun, std::memory_order_relaxed);
   const int error = pthread_atfork(at_fork_prepare, at_fork_parent, at_fork_child);
-  if (error != 0) return -error;
-  watches_forks_.store(true, std::memory_order_release);
-  return 0;
+  watches_forks_.store(error == 0 ? Watch::kYes : Watch::kNo, std::memory_order_release);
+  return -error;
+}
+
+bool Library::begin_watching_forks() {
+  return watches_forks_.load(std::memory_order_acquire) != Watch::kBegun && watch_forks() == 0;
 }
 
 void Library::fork_prepare() PERCPU_NO_THREAD_SAFETY_ANALYSIS {  // released in fork_parent() or fork_child()

@@ -43,6 +43,8 @@ class Library {
   [[nodiscard]] int prepare();
   // Sees to it that forks respect our locks: before the first of them is taken. 0 or -errno.
   [[nodiscard]] int watch_forks();
+  // As percpu_watch_forks_().
+  bool begin_watching_forks();
 
   // As percpu_pool_create() and percpu_pool_destroy(); -errno.
   [[nodiscard]] int create_pool(const percpu_pool_attr& attr, Pool** pool);
@@ -101,7 +103,8 @@ class Library {
   OnceFlag default_made_;
   std::atomic<Pool*> default_pool_{nullptr};
   std::atomic<bool> exiting_{false};
-  std::atomic<bool> watches_forks_{false};
+  enum class Watch : uint8_t { kNo, kBegun, kYes };
+  std::atomic<Watch> watches_forks_{Watch::kNo};
   bool watches_exit_ = false;  // under prepared_
   Config config_{};
   Topology topology_{};

@@ -47,7 +47,7 @@ missing += [name for name in exported(path_of("libstdc++.so.6")) if re.match(r"_
 assert not missing, sorted(set(missing))
 
 # The rest is jemalloc's interface and the placement of threads.
-allowed = set(required) | set("""vfork clone mallocx rallocx xallocx sallocx dallocx sdallocx nallocx mallctl mallctlnametomib
+allowed = set(required) | set("""vfork clone __register_atfork mallocx rallocx xallocx sallocx dallocx sdallocx nallocx mallctl mallctlnametomib
     mallctlbymib malloc_stats_print pthread_create thrd_create pthread_setname_np sched_setaffinity sched_getaffinity
     pthread_setaffinity_np pthread_getaffinity_np pthread_getattr_np system popen posix_spawn posix_spawnp execve execv execvpe
     execvp fexecve execveat execl execle execlp""".split())
