@@ -30,7 +30,7 @@
  * call nothing of this library. A promise that a comment does not name does not hold: a function that does not say
  * "signal-safe" is not. What makes the default pool, where there is none yet, may fail with ENOMEM and then says so.
  *
- * Core dumps, gcore's too, leave the copies out, as they do what is reserved for them.
+ * Core dumps, gcore's too, have the copies in them; what is only reserved they leave out.
  *
  * Configuration: the environment variable PERCPU_CONF holds "key:value,key:value". It is read once, by the first call that
  * looks at the machine: one that makes a pool, or percpu_fence(). An unknown key or a bad value is then reported on stderr,

@@ -2,7 +2,7 @@
 /*
  * percpu/stack.h - a bounded stack of 8-byte values on each CPU
  *
- * Internal: the library's front caches and the preload are made of it. percpu.h does not include it, push and pop want a view
+ * Internal: the library's front caches are made of it. percpu.h does not include it, push and pop want a view
  * and not a pool, and any of it may change. Programs take percpu/list.h.
  *
  * What a cache of objects is made of: free objects of one kind, those of this CPU only, last in, first out. A stack is
@@ -19,8 +19,8 @@
  * (Unsigned: 0 - 1 is large. 65535 is 65536 - 1: one commit changes both.)
  *
  * Another CPU's stack is emptied by who stops it first: limit = 0; percpu_fence(cpu); now no sequence changes it, since
- * those that had read the old limit were aborted and begin by reading the new one; take the values, count = 0 (nr_pops stays), and
- * set the limit again. Only one at a time may do so: limits are the business of the stack's owner.
+ * those that had read the old limit were aborted and begin by reading the new one; take the values, count = 0 (nr_pops stays),
+ * and set the limit again. Only one at a time may do so: limits are the business of the stack's owner.
  *
  * nr_pops begins anew after 2^48 pops: a quarter of a year of nothing else, on one CPU, from one stack.
  *
