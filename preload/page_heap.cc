@@ -397,8 +397,8 @@ uint64_t PageHeap::begin_anew() {
   dirty_ = {};
   clean_ = {};
   dirty_pages_ = clean_pages_ = least_dirty_ = 0;
-  // Neighbours are not joined across this line: the last page before it is nobody's.
-  if (frontier_ > begin_) window_->set_entry(frontier_ - 1, 0, kKindNone);
+  // Neighbours are not joined across this line: a free run before it is nobody's from now on. (What a block lies on there stays.)
+  if (frontier_ > begin_ && window_->entry(frontier_ - 1).kind() == kKindFree) window_->set_entry(frontier_ - 1, 0, kKindNone);
   return frontier_;
 }
 

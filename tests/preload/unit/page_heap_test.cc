@@ -214,6 +214,24 @@ struct LargeFixture : Fixture {
   uintptr_t address(uint32_t number) { return reinterpret_cast<uintptr_t>(window.address_of(first(number))); }
 };
 
+TEST_CASE("begun anew, it forgets what is free before the line, and leaves the block there that ends at it") {
+  for (const bool block_at_the_line : {true, false}) {
+    Fixture at;
+    at.pages.release(at.take(1), true);
+    const PageStats opened = at.pages.stats();
+    const uint32_t all = at.take(opened.open_pages);
+    const uint64_t last = at.first(all) + opened.open_pages - 1;
+    for (uint64_t page = at.first(all); page <= last; ++page) at.window.set_entry(page, all, kKindLane);
+    if (!block_at_the_line) at.pages.release(all);
+    CHECK(at.pages.begin_anew() == last + 1);
+    CHECK(at.window.entry(last).kind() == (block_at_the_line ? kKindLane : kKindNone));
+    const uint32_t next = at.take(3);
+    CHECK(at.first(next) == last + 1);
+    at.pages.release(next, true);  // nor joined to what is before the line
+    CHECK(at.first(at.take(at.pages.stats().clean_pages)) == last + 1);
+  }
+}
+
 TEST_CASE("nothing is huge in a small heap, nor where it is not wanted") {
   Fixture at;
   at.pages.set_huge_use(HugeUse::kAll);
