@@ -147,9 +147,11 @@ class Heap {
   uint64_t give_all();
   // Requires: decay_lock_.
   void look_at_limit();
+  MemoryLimit::Room read_room();
   void keep_within(MemoryLimit::Room room);
   void choose_huge_use();
   uint64_t backed_pages() const;
+  uint64_t held_pages();
   uint64_t dirty_pages() const;
   static void sink_to_lists(void* heap, uint32_t lane, const uint64_t* blocks, uint32_t count);
   CentralList& list_of(uint32_t lane) { return lists_[node_of_lane(lane)][class_of_lane(lane)]; }
@@ -164,7 +166,10 @@ class Heap {
   static constexpr uint64_t kFirstLookPages = (uint64_t{4} << 20) >> kPageShift;
   MemoryLimit limit_;
   MemoryLimit::Room room_;
-  uint64_t limit_found_ms_ = 0;  // when the groups were looked for; 0: never
+  uint64_t limit_found_ms_ = 0;  // when the groups were looked for; 0: never, or in vain so far
+  bool room_seen_ = false;         // what follows is known: what was left when it was last read, and what the heap held then
+  MemoryLimit::Room seen_room_;
+  uint64_t seen_held_pages_ = 0;
   uint64_t look_at_pages_ = kFirstLookPages;  // look again when so many pages have been backed
   uint64_t most_dirty_pages_ = UINT64_MAX;
   bool near_limit_ = false;

@@ -11,7 +11,8 @@
 // back at every look, the shelves hold little, and nothing becomes huge. A heap that never had 4 MiB never looks.
 //
 // Nobody tells a process that its room shrinks for other reasons (its own mappings, its neighbours in the group): this is
-// seen at the next tick, or at the next quarter.
+// seen at the next tick, or at the next quarter. Nor can a process look that has no file descriptor left: then it reckons, and
+// where it never could look, the limit counts as near.
 #include <errno.h>
 #include <sys/prctl.h>
 #include <time.h>
@@ -53,6 +54,14 @@ uint64_t Heap::backed_pages() const {
   return sum;
 }
 
+// Of those, what was not given back since.
+uint64_t Heap::held_pages() {
+  uint64_t purged = 0;
+  for (uint32_t node = 0; node < window_.nr_nodes(); ++node) purged += pages_[node].stats().purged_pages;
+  const uint64_t backed = backed_pages();
+  return backed > purged ? backed - purged : 0;
+}
+
 uint64_t Heap::dirty_pages() const {
   uint64_t sum = 0;
   for (uint32_t node = 0; node < window_.nr_nodes(); ++node) sum += pages_[node].dirty_pages();
@@ -79,10 +88,28 @@ void Heap::look_at_limit() {
   const uint64_t now = coarse_ms();
   const bool first = limit_found_ms_ == 0;
   if (first) choose_huge_use();
-  if (config_.limit == HeapLimit::kAuto && (first || now - limit_found_ms_ >= kFindMs)) limit_.find(window_.system());
-  if (first || now - limit_found_ms_ >= kFindMs) limit_found_ms_ = now | 1;
-  keep_within(limit_.any() ? limit_.look(window_.system()) : MemoryLimit::Room{});
+  const bool due = first || now - limit_found_ms_ >= kFindMs;
+  if (due && (config_.limit != HeapLimit::kAuto || limit_.find(window_.system()))) limit_found_ms_ = now | 1;
+  keep_within(read_room());
   errno = saved_errno;
+}
+
+// What is left now. Without a file descriptor to look by: what was left when it could be seen, less what the heap took since;
+// where it never could, nothing.
+MemoryLimit::Room Heap::read_room() {
+  MemoryLimit::Room room;
+  if (limit_found_ms_ != 0 && !limit_.any()) return room;
+  const uint64_t held = held_pages();
+  if (limit_found_ms_ != 0 && limit_.look(window_.system(), &room)) {
+    room_seen_ = true;
+    seen_room_ = room;
+    seen_held_pages_ = held;
+    return room;
+  }
+  if (!room_seen_) return {kFirstLookPages << kPageShift, 0};
+  if (seen_room_.limit_bytes == kNoLimit) return room;
+  const uint64_t taken = held > seen_held_pages_ ? (held - seen_held_pages_) << kPageShift : 0;
+  return {seen_room_.limit_bytes, seen_room_.left_bytes > taken ? seen_room_.left_bytes - taken : 0};
 }
 
 void Heap::keep_within(MemoryLimit::Room room) {

@@ -13,7 +13,10 @@ namespace {
 // A file, line by line. What is longer than the buffer is passed over: no line that matters here is.
 class Lines {
  public:
-  Lines(const System& system, const char* path) : system_(system), file_(system.open(path)) {}
+  // *blind becomes true where there is no descriptor left, in the process or the system, or no memory for an open file.
+  Lines(const System& system, const char* path, bool* blind) : system_(system), file_(system.open(path)) {
+    if (file_ == -EMFILE || file_ == -ENFILE || file_ == -ENOMEM) *blind = true;
+  }
   ~Lines() {
     if (file_ >= 0) static_cast<void>(system_.close(file_));
   }
@@ -97,10 +100,10 @@ bool is_limit(uint64_t bytes) { return bytes < uint64_t{1} << 60; }
 
 // Where the group is mounted: the mount's root stands for a part of the group's path, which is cut off. (In a container the
 // file may name a path that is not visible inside it; the mount's root is its group then.)
-bool MemoryLimit::find_directory(const System& system, size_t* mount_bytes) {
+bool MemoryLimit::find_directory(const System& system, size_t* mount_bytes, bool* blind) {
   char group[kPathBytes] = {};
   bool found = false;
-  Lines groups(system, "/proc/self/cgroup");
+  Lines groups(system, "/proc/self/cgroup", blind);
   while (char* line = groups.next()) {
     cut(&line, ':');
     char* const controllers = cut(&line, ':');
@@ -115,7 +118,7 @@ bool MemoryLimit::find_directory(const System& system, size_t* mount_bytes) {
   if (!found) return false;
 
   // "36 35 98:0 ROOT POINT options [tags] - TYPE source SUPER-OPTIONS"
-  Lines mounts(system, "/proc/self/mountinfo");
+  Lines mounts(system, "/proc/self/mountinfo", blind);
   while (char* line = mounts.next()) {
     for (int i = 0; i < 3; ++i) cut(&line, ' ');
     const char* root = cut(&line, ' ');
@@ -141,27 +144,35 @@ bool MemoryLimit::find_directory(const System& system, size_t* mount_bytes) {
   return false;
 }
 
-uint64_t MemoryLimit::number_in(const System& system, uint32_t path_bytes, const char* file) const {
+uint64_t MemoryLimit::number_in(const System& system, uint32_t path_bytes, const char* file, bool* blind) const {
   char path[kPathBytes + 64];
   Text text(path);
   text.put(directory_, path_bytes).put('/').put(file);
-  Lines lines(system, path);
+  Lines lines(system, path, blind);
   return to_number(lines.next());
 }
 
-void MemoryLimit::find(const System& system) {
-  nr_levels_ = 0;
+bool MemoryLimit::find(const System& system) {
+  MemoryLimit now;
+  bool blind = false;
+  now.find_levels(system, &blind);
+  if (blind) return false;
+  *this = now;
+  return true;
+}
+
+void MemoryLimit::find_levels(const System& system, bool* blind) {
   size_t mount_bytes = 0;
-  if (!find_directory(system, &mount_bytes)) {
+  if (!find_directory(system, &mount_bytes, blind)) {
     directory_[0] = 0;
     return;
   }
   for (size_t end = strlen(directory_); nr_levels_ < kMaxLevels;) {
     const uint32_t bytes = static_cast<uint32_t>(end);
-    uint64_t limit = number_in(system, bytes, version_1_ ? "memory.limit_in_bytes" : "memory.max");
+    uint64_t limit = number_in(system, bytes, version_1_ ? "memory.limit_in_bytes" : "memory.max", blind);
     if (!version_1_) {
       // Above this a group is slowed down without an end: as good as a limit.
-      const uint64_t high = number_in(system, bytes, "memory.high");
+      const uint64_t high = number_in(system, bytes, "memory.high", blind);
       if (high < limit) limit = high;
     }
     if (is_limit(limit)) levels_[nr_levels_++] = {bytes, limit};
@@ -171,12 +182,12 @@ void MemoryLimit::find(const System& system) {
   }
 }
 
-uint64_t MemoryLimit::page_cache(const System& system, uint32_t path_bytes) const {
+uint64_t MemoryLimit::page_cache(const System& system, uint32_t path_bytes, bool* blind) const {
   char path[kPathBytes + 64];
   Text text(path);
   text.put(directory_, path_bytes).put("/memory.stat");
   uint64_t sum = 0;
-  Lines lines(system, path);
+  Lines lines(system, path, blind);
   while (char* line = lines.next()) {
     // Version 1 has the group's own numbers, and those with its descendants'.
     const char* name = cut(&line, ' ');
@@ -192,18 +203,22 @@ uint64_t MemoryLimit::page_cache(const System& system, uint32_t path_bytes) cons
   return sum;
 }
 
-MemoryLimit::Room MemoryLimit::look(const System& system) const {
+bool MemoryLimit::look(const System& system, Room* room) const {
   Room least;
+  bool blind = false;
   for (uint32_t i = 0; i < nr_levels_; ++i) {
     const Level& level = levels_[i];
-    const uint64_t used = number_in(system, level.path_bytes, version_1_ ? "memory.usage_in_bytes" : "memory.current");
+    const uint64_t used =
+        number_in(system, level.path_bytes, version_1_ ? "memory.usage_in_bytes" : "memory.current", &blind);
     if (used == kNoLimit) continue;
     uint64_t left = used < level.limit_bytes ? level.limit_bytes - used : 0;
-    if (left < level.limit_bytes / 4) left += page_cache(system, level.path_bytes);
+    if (left < level.limit_bytes / 4) left += page_cache(system, level.path_bytes, &blind);
     if (left > level.limit_bytes) left = level.limit_bytes;
     if (left < least.left_bytes) least = {level.limit_bytes, left};
   }
-  return least;
+  if (blind) return false;
+  *room = least;
+  return true;
 }
 
 }  // namespace percpu::heap

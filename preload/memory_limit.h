@@ -7,7 +7,8 @@
 // What a group uses includes its page cache, which the kernel drops before it fails anybody. So where little seems to be
 // left, the inactive part of that, and half of the active one, count as left.
 //
-// Everything is read by plain system calls, into buffers on the stack: no file stays open, nothing is allocated.
+// Everything is read by plain system calls, into buffers on the stack: no file stays open, nothing is allocated. A process that
+// has no file descriptor left cannot look: that says nothing of its limit, and is told apart from a file that is not there.
 // Locking: none; its owner sees to it that one thread uses it at a time.
 #ifndef PERCPU_PRELOAD_MEMORY_LIMIT_H
 #define PERCPU_PRELOAD_MEMORY_LIMIT_H
@@ -26,7 +27,8 @@ class MemoryLimit {
   constexpr MemoryLimit() = default;
 
   // Finds the groups that the process is in now, and their limits. Without any (or where they cannot be read) there is none.
-  void find(const System& system);
+  // False: no file could be opened just now; what was found before stays.
+  [[nodiscard]] bool find(const System& system);
   bool any() const { return nr_levels_ != 0; }
 
   // The level that leaves least.
@@ -34,8 +36,9 @@ class MemoryLimit {
     uint64_t limit_bytes = kNoLimit;
     uint64_t left_bytes = kNoLimit;
   };
-  // Reads what the groups use now. Where that cannot be read, nothing is known of a limit.
-  Room look(const System& system) const;
+  // Reads what the groups use now. Where that cannot be read, nothing is known of a limit. False: no file could be opened just
+  // now.
+  [[nodiscard]] bool look(const System& system, Room* room) const;
 
   // The groups' directory, for reports; "" without one.
   const char* directory() const { return directory_; }
@@ -50,9 +53,11 @@ class MemoryLimit {
     uint64_t limit_bytes = kNoLimit;
   };
 
-  bool find_directory(const System& system, size_t* mount_bytes);
-  uint64_t number_in(const System& system, uint32_t path_bytes, const char* file) const;
-  uint64_t page_cache(const System& system, uint32_t path_bytes) const;
+  // *blind becomes true where a file could not be opened for lack of a descriptor.
+  void find_levels(const System& system, bool* blind);
+  bool find_directory(const System& system, size_t* mount_bytes, bool* blind);
+  uint64_t number_in(const System& system, uint32_t path_bytes, const char* file, bool* blind) const;
+  uint64_t page_cache(const System& system, uint32_t path_bytes, bool* blind) const;
 
   bool version_1_ = false;
   uint32_t nr_levels_ = 0;

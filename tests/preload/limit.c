@@ -6,12 +6,15 @@
  *   limit PATTERN MEBIBYTES
  */
 #define _GNU_SOURCE
+#include <fcntl.h>
 #include <pthread.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
+#include <time.h>
 
 static size_t total;
 
@@ -67,6 +70,39 @@ static void large_then_mapping(void) {
     memset(mapping, 1, total);
     munmap(mapping, total);
   }
+}
+
+/* The same of blocks, where no file descriptor is left to look at the limit by: from the beginning, or since it was known,
+ * and for longer than it is believed. */
+static void use_all_descriptors(void) {
+  struct rlimit few = {64, 64};
+  if (setrlimit(RLIMIT_NOFILE, &few) != 0) abort();
+  while (open("/dev/null", O_RDONLY) >= 0) continue;
+}
+
+static void blocks_then_mapping(void) {
+  for (int i = 0; i < 4; i++) {
+    size_t count = 0;
+    for (size_t sum = 0; sum < total; sum += 65536) blocks[count++] = take(65536 - 64);
+    while (count > 0) free(blocks[--count]);
+    char *mapping = mmap(NULL, total, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (mapping == MAP_FAILED) abort();
+    memset(mapping, 1, total);
+    munmap(mapping, total);
+  }
+}
+
+static void no_descriptors(void) {
+  use_all_descriptors();
+  blocks_then_mapping();
+}
+
+static void no_descriptors_later(void) {
+  free(take(total / 2));
+  use_all_descriptors();
+  const struct timespec pause = {6, 0};
+  nanosleep(&pause, NULL);
+  blocks_then_mapping();
 }
 
 /* A block that grows. */
@@ -163,6 +199,8 @@ static const struct {
     {"small_then_mapping", small_then_mapping},
     {"large", large},
     {"large_then_mapping", large_then_mapping},
+    {"no_descriptors", no_descriptors},
+    {"no_descriptors_later", no_descriptors_later},
     {"growing", growing},
     {"growing_together", growing_together},
     {"churn", churn},

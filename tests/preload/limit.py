@@ -13,7 +13,8 @@ library, program = sys.argv[1:3]
 MIB = 1 << 20
 SIZE = 24  # MiB that a pattern is told
 # The limit for each, in MiB: what the pattern needs at once, and what an allocator may add.
-LIMITS = {"small_then_mapping": 56, "large": 30, "large_then_mapping": 30, "growing": 30, "growing_together": 40, "churn": 42,
+LIMITS = {"small_then_mapping": 56, "large": 30, "large_then_mapping": 30, "no_descriptors": 32,
+          "no_descriptors_later": 32, "growing": 30, "growing_together": 40, "churn": 42,
           "phases": 42, "sparse": 30, "threads": 64}
 
 

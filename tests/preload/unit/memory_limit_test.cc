@@ -21,10 +21,14 @@ constexpr uint64_t kMega = 1 << 20;
 std::map<std::string, std::string> files;
 std::vector<std::string> open_files;
 size_t piece = 4096;  // what a read gives at most
+int opens_left = -1;   // so many more find a descriptor; negative: all
+int no_descriptor = -EMFILE;
 
 const System& fake_system() {
   static System fake = real_system();
   fake.open = [](const char* path) {
+    if (opens_left == 0) return no_descriptor;
+    if (opens_left > 0) opens_left--;
     const auto found = files.find(path);
     if (found == files.end()) return -ENOENT;
     open_files.push_back(found->second);
@@ -44,8 +48,14 @@ const System& fake_system() {
 
 MemoryLimit found() {
   MemoryLimit limit;
-  limit.find(fake_system());
+  REQUIRE(limit.find(fake_system()));
   return limit;
+}
+
+MemoryLimit::Room look(const MemoryLimit& limit) {
+  MemoryLimit::Room room{1, 1};
+  REQUIRE(limit.look(fake_system(), &room));
+  return room;
 }
 
 TEST_CASE("version 2: the tightest of all levels, high before max") {
@@ -64,11 +74,11 @@ TEST_CASE("version 2: the tightest of all levels, high before max") {
     REQUIRE(limit.any());
     CHECK(std::string(limit.directory()) == "/sys/fs/cgroup/a/b");
     files["/sys/fs/cgroup/a/memory.current"] = "157286400\n";
-    MemoryLimit::Room room = limit.look(fake_system());
+    MemoryLimit::Room room = look(limit);
     CHECK(room.limit_bytes == 200 * kMega);
     CHECK(room.left_bytes == 50 * kMega);
     files["/sys/fs/cgroup/a/memory.current"] = "10485760\n";
-    room = limit.look(fake_system());
+    room = look(limit);
     CHECK(room.limit_bytes == 100 * kMega);
     CHECK(room.left_bytes == 90 * kMega);
   }
@@ -84,11 +94,11 @@ TEST_CASE("page cache counts as left: all of the inactive, half of the active") 
       {"/sys/fs/cgroup/memory.stat", "anon 5\nfile 31457280\ninactive_file 20971520\nactive_file 10485760\n"},
   };
   const MemoryLimit limit = found();
-  CHECK(limit.look(fake_system()).left_bytes == 25 * kMega);
+  CHECK(look(limit).left_bytes == 25 * kMega);
   files["/sys/fs/cgroup/memory.stat"] = "inactive_file 999999999999\n";
-  CHECK(limit.look(fake_system()).left_bytes == 100 * kMega);
+  CHECK(look(limit).left_bytes == 100 * kMega);
   files.erase("/sys/fs/cgroup/memory.stat");
-  CHECK(limit.look(fake_system()).left_bytes == 0);
+  CHECK(look(limit).left_bytes == 0);
 }
 
 TEST_CASE("version 1, beside a version 2 without the controller; its word for no limit") {
@@ -104,7 +114,7 @@ TEST_CASE("version 1, beside a version 2 without the controller; its word for no
   };
   const MemoryLimit limit = found();
   REQUIRE(limit.any());
-  const MemoryLimit::Room room = limit.look(fake_system());
+  const MemoryLimit::Room room = look(limit);
   CHECK(room.limit_bytes == 64 * kMega);
   CHECK(room.left_bytes == 5 * kMega);
   files["/cg/mem/job/memory.limit_in_bytes"] = "9223372036854771712\n";
@@ -119,7 +129,7 @@ TEST_CASE("in a container the mount shows a part of the tree, or the path lies o
       {"/sys/fs/cgroup/job/memory.current", "0\n"},
   };
   CHECK(std::string(found().directory()) == "/sys/fs/cgroup/job");
-  CHECK(found().look(fake_system()).limit_bytes == kMega);
+  CHECK(look(found()).limit_bytes == kMega);
   for (const char* outside : {"0::/../other\n", "0::/docker/abcd\n", "0::/docker/abc\n"}) {
     files["/proc/self/cgroup"] = outside;
     CHECK(std::string(found().directory()) == "/sys/fs/cgroup");
@@ -129,14 +139,47 @@ TEST_CASE("in a container the mount shows a part of the tree, or the path lies o
 TEST_CASE("where nothing can be read, there is no limit") {
   files = {};
   CHECK_FALSE(found().any());
-  CHECK(found().look(fake_system()).limit_bytes == kNoLimit);
+  CHECK(look(found()).limit_bytes == kNoLimit);
   files = {{"/proc/self/cgroup", "0::/\n"}};
   CHECK_FALSE(found().any());
   files["/proc/self/mountinfo"] = "30 22 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n";
   CHECK_FALSE(found().any());
   files["/sys/fs/cgroup/memory.max"] = "104857600\n";
   CHECK(found().any());
-  CHECK(found().look(fake_system()).limit_bytes == kNoLimit);  // what is used is not told
+  CHECK(look(found()).limit_bytes == kNoLimit);  // what is used is not told
+}
+
+TEST_CASE("without a descriptor nothing is known: neither that there is no limit, nor how much is left") {
+  files = {
+      {"/proc/self/cgroup", "0::/a\n"},
+      {"/proc/self/mountinfo", "30 22 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n"},
+      {"/sys/fs/cgroup/a/memory.max", "104857600\n"},
+      {"/sys/fs/cgroup/a/memory.current", "83886080\n"},
+      {"/sys/fs/cgroup/a/memory.stat", "inactive_file 1048576\n"},
+  };
+  for (const int error : {-EMFILE, -ENFILE, -ENOMEM}) {
+    no_descriptor = error;
+    MemoryLimit limit = found();
+    for (opens_left = 0; opens_left < 6;) {  // two, and two files of each of two levels
+      const int before = opens_left;
+      CAPTURE(before);
+      CHECK_FALSE(limit.find(fake_system()));
+      CHECK(limit.any());
+      CHECK(std::string(limit.directory()) == "/sys/fs/cgroup/a");
+      opens_left = before + 1;
+    }
+    CHECK(limit.find(fake_system()));
+    MemoryLimit::Room room{7, 7};
+    for (opens_left = 0; opens_left < 2;) {
+      const int before = opens_left;
+      CHECK_FALSE(limit.look(fake_system(), &room));
+      CHECK(room.left_bytes == 7);
+      opens_left = before + 1;
+    }
+    CHECK(limit.look(fake_system(), &room));
+    CHECK(room.left_bytes == 21 * kMega);
+    opens_left = -1;
+  }
 }
 
 TEST_CASE("lines that are too long are passed over, files that are no such files too") {
