@@ -290,14 +290,19 @@ void* Heap::allocate_aligned(size_t align_bytes, size_t size_bytes) {
   return checker_.on() ? allocate_checked(align_bytes, size_bytes) : take_aligned(align_bytes, size_bytes);
 }
 
-void* Heap::take_aligned(size_t align_bytes, size_t size_bytes) {
-  if (align_bytes <= kPageBytes && size_bytes <= kMaxSmallBytes) {
-    // Spans begin at pages: the blocks of a class whose size is a multiple of the alignment are aligned.
-    for (uint32_t i = class_of(size_bytes < align_bytes ? align_bytes : size_bytes); i < kNrClasses; ++i) {
-      if (kClasses.info[i].size_bytes % align_bytes == 0) return take_block(kClasses.info[i].size_bytes);
-    }
+// 0: none is so large, or so well aligned.
+size_t Heap::small_aligned(size_t align_bytes, size_t size_bytes) {
+  if (align_bytes > kPageBytes || size_bytes > kMaxSmallBytes) return 0;
+  // Spans begin at pages: the blocks of a class whose size is a multiple of the alignment are aligned.
+  for (uint32_t i = class_of(size_bytes < align_bytes ? align_bytes : size_bytes); i < kNrClasses; ++i) {
+    if (kClasses.info[i].size_bytes % align_bytes == 0) return kClasses.info[i].size_bytes;
   }
-  return allocate_large(size_bytes, align_bytes, nullptr);
+  return 0;
+}
+
+void* Heap::take_aligned(size_t align_bytes, size_t size_bytes) {
+  const size_t small_bytes = small_aligned(align_bytes, size_bytes);
+  return small_bytes != 0 ? take_block(small_bytes) : allocate_large(size_bytes, align_bytes, nullptr);
 }
 
 void* Heap::allocate_zeroed(size_t size_bytes) {
@@ -333,13 +338,22 @@ size_t Heap::size_for(size_t size_bytes) {
   return size_bytes > kMaxBytes ? 0 : pages_of(size_bytes) << kPageShift;
 }
 
-void Heap::release_sized(void* block, size_t size_bytes) {
+size_t Heap::usable_for(size_t align_bytes, size_t size_bytes) const {
+  if (size_bytes > kMaxBytes || checker_.on()) return size_bytes > kMaxBytes ? 0 : size_bytes;
+  if (align_bytes <= 8) return size_for(size_bytes);
+  const size_t small_bytes = small_aligned(align_bytes, size_bytes);
+  return small_bytes != 0 ? small_bytes : pages_of(size_bytes == 0 ? 1 : size_bytes) << kPageShift;
+}
+
+void Heap::release_sized(void* block, size_t size_bytes, bool aligned) {
   if (block == nullptr) return;
   const size_t bytes = block_bytes(block, "free_sized");
   if (bytes == 0) return;
   const bool checked = is_checked(block, "free_sized");
   const size_t usable = checked ? checker_.size_of(block, bytes, "free_sized") : bytes;
-  if (checked ? size_bytes != usable : size_for(size_bytes) > bytes)
+  const size_t fitting = size_for(size_bytes);
+  const bool may_be_larger = aligned || (bytes > kMaxSmallBytes && fitting > kMaxSmallBytes && load_relaxed(&kept_longer_));
+  if (checked ? size_bytes != usable : fitting == 0 || fitting > bytes || (fitting != bytes && !may_be_larger))
     fatal("free_sized(%p, %zu): the block has %zu bytes", block, size_bytes, usable);
   release(block);
 }
@@ -357,7 +371,10 @@ void* Heap::reallocate(void* block, size_t size_bytes) {
     if (size_bytes > kMaxSmallBytes) {
       if (nr_pages == span.nr_pages) return block;
       if (pages_[window_.node_of_page(span.first_page)].resize(number, nr_pages)) return block;
-      if (nr_pages < span.nr_pages) return block;
+      if (nr_pages < span.nr_pages) {
+        store_relaxed(&kept_longer_, true);
+        return block;
+      }
       if (old_bytes >= kMoveBytes) return grow_elsewhere(number, old_bytes, size_bytes);
     }
   } else if (kind != kKindNone) {

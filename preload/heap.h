@@ -56,11 +56,14 @@ class Heap {
   void release(void* block);
   // What most calls need, to be inlined: false means only that release() must be asked.
   PRELOAD_HOT bool try_release(void* block);
-  // As release(), told the size that was asked for: a size of another class stops the program.
-  void release_sized(void* block, size_t size_bytes);
+  // As release(), told the size that was asked for: a size of another class, or of another number of pages, stops the program.
+  // aligned: an alignment was asked for, so that the block may be larger.
+  void release_sized(void* block, size_t size_bytes, bool aligned);
   size_t usable_bytes(const void* block);
   // How many bytes a block for so many has; 0: none is so large.
   static size_t size_for(size_t size_bytes);
+  // What usable_bytes() will say of a block for so many with that alignment (a power of two); 0: none is so large.
+  size_t usable_for(size_t align_bytes, size_t size_bytes) const;
 
   // ---- the whole
   // Reads the configuration and opens the caches: once, from the constructor.
@@ -85,6 +88,8 @@ class Heap {
  private:
   static constexpr size_t kMaxBytes = PTRDIFF_MAX;
   static constexpr size_t kFreshBytes = kHugeBytes;  // zeroed blocks of so much get fresh pages rather than a memset
+  // Of the class whose blocks serve so many with that alignment.
+  static size_t small_aligned(size_t align_bytes, size_t size_bytes);
   static uint64_t pages_of(size_t size_bytes) { return (size_bytes + kPageBytes - 1) >> kPageShift; }
   // One that the dynamic linker allocated before any library was there; it may call free() on it later.
   static bool is_linkers(const void* block);
@@ -177,6 +182,7 @@ class Heap {
 
   uint64_t last_tick_ms_ = 0;
   uint32_t nr_ticks_ = 0;
+  bool kept_longer_ = false;    // realloc could not give the end of a large block back: some have more pages than was asked for
   bool threads_begun_ = false;  // the balance thread was asked to tick, in this process
   uint32_t keep_ = 0;    // of idle dirty pages, a tick, in 1/256; 256: all
   Config config_{};

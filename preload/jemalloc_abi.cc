@@ -34,7 +34,8 @@ size_t align_of(int flags) { return size_t{1} << (flags & kAlignMask); }
 
 void* take(size_t size, int flags) {
   if ((flags & kAlignMask) > 30) return nullptr;
-  if ((flags & kAlignMask) <= 4) return (flags & kZero) != 0 ? heap.allocate_zeroed(size) : heap.allocate(size);
+  // Every block lies at a multiple of 8; those of 8 bytes at no larger one.
+  if ((flags & kAlignMask) <= 3) return (flags & kZero) != 0 ? heap.allocate_zeroed(size) : heap.allocate(size);
   void* block = heap.allocate_aligned(align_of(flags), size);
   if (block != nullptr && (flags & kZero) != 0) memset(block, 0, size);
   return block;
@@ -138,7 +139,7 @@ int control(Name id, void* out, size_t* out_bytes, const void* in) {
 PRELOAD_EXPORT void* mallocx(size_t size, int flags) { return take(size, flags); }
 
 PRELOAD_EXPORT void* rallocx(void* block, size_t size, int flags) {
-  if ((flags & (kAlignMask | kZero)) == 0) return heap.reallocate(block, size);
+  if ((flags & kAlignMask) <= 3 && (flags & kZero) == 0) return heap.reallocate(block, size);
   const size_t old_bytes = heap.usable_bytes(block);
   void* other = take(size, flags);
   if (other == nullptr) return nullptr;
@@ -153,9 +154,7 @@ PRELOAD_EXPORT size_t sallocx(const void* block, int) { return heap.usable_bytes
 PRELOAD_EXPORT void dallocx(void* block, int) { heap.release(block); }
 PRELOAD_EXPORT void sdallocx(void* block, size_t, int) { heap.release(block); }
 PRELOAD_EXPORT size_t nallocx(size_t size, int flags) {
-  const size_t align = align_of(flags);
-  const size_t bytes = (size + align - 1) & ~(align - 1);
-  return (flags & kAlignMask) > 30 || bytes < size ? 0 : percpu::heap::Heap::size_for(bytes);
+  return (flags & kAlignMask) > 30 ? 0 : heap.usable_for(align_of(flags), size);
 }
 
 PRELOAD_EXPORT int mallctl(const char* name, void* out, size_t* out_bytes, void* in, size_t) {

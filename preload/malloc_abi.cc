@@ -58,8 +58,8 @@ PRELOAD_EXPORT __attribute__((aligned(64))) void* malloc(size_t size) {
 PRELOAD_EXPORT __attribute__((aligned(64))) void free(void* block) {
   if (__builtin_expect(!heap.try_release(block), 0)) free_slow(block);
 }
-PRELOAD_EXPORT void free_sized(void* block, size_t size) { heap.release_sized(block, size); }
-PRELOAD_EXPORT void free_aligned_sized(void* block, size_t, size_t size) { heap.release_sized(block, size); }
+PRELOAD_EXPORT void free_sized(void* block, size_t size) { heap.release_sized(block, size, false); }
+PRELOAD_EXPORT void free_aligned_sized(void* block, size_t, size_t size) { heap.release_sized(block, size, true); }
 
 PRELOAD_EXPORT void* calloc(size_t count, size_t size) {
   size_t bytes = 0;

@@ -31,6 +31,11 @@ void* __libc_realloc(void*, size_t);
 void free_sized(void*, size_t) __attribute__((weak));
 void free_aligned_sized(void*, size_t, size_t) __attribute__((weak));
 void cfree(void*) __attribute__((weak));
+void* mallocx(size_t, int) __attribute__((weak));
+void* rallocx(void*, size_t, int) __attribute__((weak));
+size_t sallocx(const void*, int) __attribute__((weak));
+size_t nallocx(size_t, int) __attribute__((weak));
+void sdallocx(void*, size_t, int) __attribute__((weak));
 }
 
 namespace {
@@ -214,12 +219,48 @@ TEST_CASE("realloc keeps the content on every way from size to size") {
 TEST_CASE("free_sized and free_aligned_sized free what was asked for with that size") {
   REQUIRE(free_sized != nullptr);
   REQUIRE(free_aligned_sized != nullptr);
-  for (size_t size : {size_t{0}, size_t{1}, size_t{100}, size_t{40000}, size_t{3000000}}) {
+  std::vector<size_t> sizes = {0, 3000000};
+  for (size_t size = 1; size < 100000; size += 1 + size / 50) sizes.push_back(size);
+  for (const size_t size : sizes) {
     free_sized(malloc(opaque(size)), size);
-    free_aligned_sized(aligned_alloc(256, size), 256, size);
+    free_sized(calloc(1, opaque(size)), size);
+    for (size_t align = 1; align <= 65536; align *= 4) free_aligned_sized(aligned_alloc(align, size), align, size);
+    // What realloc left in its place, or moved: larger, smaller, from a small block, from an aligned one.
+    for (const size_t other : {size_t{1}, size / 2 + 1, size + 8, size + size / 8 + 1, 2 * size + 5000, size_t{700000}}) {
+      free_sized(realloc(malloc(opaque(other)), opaque(size + 1)), size + 1);
+      free_sized(realloc(aligned_alloc(256, opaque(other)), opaque(size + 1)), size + 1);
+    }
   }
   free_sized(nullptr, 10);
   free_aligned_sized(nullptr, 16, 10);
+}
+
+TEST_CASE("sized operator delete believes the program: one that replaces operator new may get other blocks than it asks for") {
+  ::operator delete(malloc(100 + 32), opaque(size_t{100}));
+}
+
+TEST_CASE("jemalloc's functions: alignment, and that nallocx says what sallocx will") {
+  REQUIRE(mallocx != nullptr);
+  for (int lg_align = 0; lg_align <= 16; ++lg_align) {
+    for (const size_t size : {1, 8, 9, 16, 24, 100, 1000, 5000, 32768, 32769, 100000}) {
+      CAPTURE(lg_align);
+      CAPTURE(size);
+      void* blocks[10];
+      for (void*& block : blocks) {
+        block = mallocx(size, lg_align);
+        CHECK(aligned_to(block, size_t{1} << lg_align));
+        CHECK(sallocx(block, lg_align) == nallocx(size, lg_align));
+      }
+      for (void*& block : blocks) {
+        block = rallocx(block, size + 20, lg_align);
+        CHECK(aligned_to(block, size_t{1} << lg_align));
+        block = rallocx(block, size, lg_align);
+        CHECK(aligned_to(block, size_t{1} << lg_align));
+        CHECK(sallocx(block, lg_align) == nallocx(size, lg_align));
+      }
+      for (void* block : blocks) sdallocx(block, size, lg_align);
+    }
+  }
 }
 
 TEST_CASE("what a new thread frees first is not what it gets next: another may use the rest of the line") {

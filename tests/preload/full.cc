@@ -17,6 +17,7 @@
 #include "misused.h"
 
 extern "C" void free_sized(void*, size_t) __attribute__((weak));
+extern "C" size_t nallocx(size_t, int) __attribute__((weak));
 
 TEST_CASE("a block freed twice, with others in between") {
   const std::string text = stopped_by([] {
@@ -92,6 +93,7 @@ TEST_CASE("what is right goes on: sizes, zeroes, alignment, content") {
     char* block = static_cast<char*>(malloc(size));
     REQUIRE(block != nullptr);
     CHECK(malloc_usable_size(block) == size);
+    CHECK(nallocx(size, 0) == size);
     memset(block, 7, size);
     block = static_cast<char*>(realloc(block, size + 1000));
     for (size_t i = 0; i < size; ++i) REQUIRE(block[i] == 7);

@@ -21,6 +21,7 @@
 #include "one_cpu.h"
 
 extern "C" void free_sized(void*, size_t) __attribute__((weak));
+extern "C" void free_aligned_sized(void*, size_t, size_t) __attribute__((weak));
 
 TEST_CASE("a pointer to the stack") {
   int local = 0;
@@ -199,7 +200,23 @@ TEST_CASE("two threads free the same large block: one of them is stopped") {
   }), "free("));
 }
 
-TEST_CASE("free_sized with a size of another class") {
+TEST_CASE("free_sized with a size of another class, or of another number of pages, larger or smaller") {
   REQUIRE(free_sized != nullptr);
-  CHECK(says(stopped_by([] { free_sized(malloc(100), 500); }), "the block has 112 bytes"));
+  const struct {
+    size_t had, told, block;
+  } cases[] = {{100, 500, 112},       {500, 100, 512},       {30000, 8, 30720},     {100, 40000, 112},
+               {40000, 0, 40960},     {40000, 32768, 40960}, {40000, 41000, 40960}, {40960, 36864, 40960},
+               {1000000, 8, 1003520}, {100, SIZE_MAX, 112},  {40000, SIZE_MAX, 40960}};
+  for (const auto& one : cases) {
+    CAPTURE(one.had);
+    CAPTURE(one.told);
+    const std::string text = stopped_by([&] { free_sized(malloc(opaque(one.had)), opaque(one.told)); });
+    CHECK(says(text, ("the block has " + std::to_string(one.block) + " bytes").c_str()));
+  }
+}
+
+TEST_CASE("free_aligned_sized with more than the block has") {
+  REQUIRE(free_aligned_sized != nullptr);
+  CHECK(says(stopped_by([] { free_aligned_sized(aligned_alloc(64, 128), 64, 200); }), "the block has 128 bytes"));
+  CHECK(says(stopped_by([] { free_aligned_sized(aligned_alloc(4096, 40000), 4096, 41000); }), "the block has 40960 bytes"));
 }
