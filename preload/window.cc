@@ -82,7 +82,7 @@ int Window::open_pages(uint64_t page, uint64_t nr_pages) {
   const uint64_t nr_regions = (page + nr_pages - 1) / kRegionPages - region + 1;
   if (const int result = open_table(huge_, sizeof *huge_, region, nr_regions); result != 0) return result;
   __atomic_fetch_add(&metadata_bytes_, nr_pages * (sizeof *map_ + sizeof *page_spans_), __ATOMIC_RELAXED);
-  return open_range(*system_, range(page, nr_pages));
+  return open_dumped(*system_, range(page, nr_pages));
 }
 
 uint32_t Window::take_span() {

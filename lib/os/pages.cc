@@ -132,8 +132,11 @@ int bind_and_move(const System& system, PageRange range, NodeId node) {
 
 int open_range(const System& system, PageRange range) {
   static_cast<void>(system.munlock(range.start, range.size_bytes));
-  const int result = system.mprotect(range.start, range.size_bytes, PROT_READ | PROT_WRITE);
-  // What is used belongs into a core dump (which leaves out pages that were never touched).
+  return system.mprotect(range.start, range.size_bytes, PROT_READ | PROT_WRITE);
+}
+
+int open_dumped(const System& system, PageRange range) {
+  const int result = open_range(system, range);
   if (result == 0) static_cast<void>(system.madvise(range.start, range.size_bytes, MADV_DODUMP));
   return result;
 }

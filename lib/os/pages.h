@@ -60,10 +60,12 @@ inline constexpr NodeId kNoNode{};
 // The same, and pages that are there already are moved to the node (each if it can be).
 [[nodiscard]] int bind_and_move(const System& system, PageRange range, NodeId node);
 
-// Makes the range readable and writable, and part of core dumps; it is zero, and backed by nothing yet. Unlocks it first: mlockall(MCL_CURRENT)
+// Makes the range readable and writable; it is zero, and backed by nothing yet. Unlocks it first: mlockall(MCL_CURRENT)
 // may have locked the reservation meanwhile, and then this would back all of it.
 // Errors: -ENOMEM (commit charge, RLIMIT_DATA, VMAs): then the range is as before.
 [[nodiscard]] int open_range(const System& system, PageRange range);
+// The same for what belongs to the program: it is in core dumps from now on, until it is retired.
+[[nodiscard]] int open_dumped(const System& system, PageRange range);
 
 // Backs every page of the range, and keeps the content of those that are backed already, also while others write to them.
 // Uses MADV_POPULATE_WRITE; where the kernel has none (before 5.14), touches page after page by a system call that

@@ -174,7 +174,7 @@ PageRange UnitMemory::run_in_copy(ChunkId chunk, PageRun run, uintptr_t copy_off
 int UnitMemory::open_chunk(ChunkId chunk) {
   int result = open_range(*system_, record_range(chunk));
   for (uint32_t g = 0; g < nr_groups_ && result == 0; g++) {
-    result = open_range(*system_, group_range(g, chunk));
+    result = open_dumped(*system_, group_range(g, chunk));
   }
   if (result != 0) {
     (void)retire_chunk(chunk);  // nothing was written there yet
