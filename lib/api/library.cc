@@ -7,6 +7,8 @@
 #include <cstring>
 #include <pthread.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include "base/check.h"
 #include "os/env.h"
@@ -407,6 +409,15 @@ int Library::page_node(const void* address) {
 }
 
 // ---- fork and exit ---------------------------------------------------------------------------------------------------
+
+// A value of the main thread's own, whose destructor runs when that thread calls pthread_exit(), and not when the program ends otherwise.
+namespace {
+__attribute__((constructor)) void watch_main_thread() {
+  static pthread_key_t key;
+  if (syscall(SYS_gettid) != getpid()) return;  // opened by another thread
+  if (pthread_key_create(&key, [](void*) { library.main_thread_ends(); }) == 0) (void)pthread_setspecific(key, &key);
+}
+}  // namespace
 
 // As early as can be: handlers that are installed later prepare before ours and resume after them. So their locks may be held
 // around calls of the library, and they may call it themselves.

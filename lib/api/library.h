@@ -54,6 +54,8 @@ class Library {
   // it. Context: any.
   int refuse_without_pool(size_t size_bytes, size_t align_bytes, unsigned flags);
 
+  void main_thread_ends() { balancer_.main_thread_ends(); }
+
   // As the functions of the ABI of those names.
   int attach_thread();
   void* shared_copy(const percpu_view* view, const void* handle);

@@ -2,6 +2,8 @@
 #include "runtime/balancer.h"
 
 #include <cerrno>
+#include <cstdlib>
+#include <cstring>
 #include <ctime>
 
 #include "base/check.h"
@@ -14,6 +16,9 @@ constexpr char kThreadName[] = "percpu-balance";
 
 // While the job that is no pool's wants it, the thread looks after it this often.
 constexpr uint32_t kJobMs = 200;
+
+// How often it looks whether it is the last thread, once the main thread has ended.
+constexpr uint32_t kLastMs = 100;
 
 constexpr timespec milliseconds(uint32_t ms) { return {ms / 1000, long{ms % 1000} * 1000 * 1000}; }
 
@@ -86,6 +91,11 @@ void Balancer::start() {
   start_wanted_.store(true, std::memory_order_relaxed);
 }
 
+void Balancer::main_thread_ends() {
+  main_ended_.store(true, std::memory_order_release);
+  if (running()) bell_.ring(*system_);
+}
+
 void Balancer::stop() {
   if (stopping_.exchange(true, std::memory_order_seq_cst) || !running()) return;
   bell_.ring(*system_);
@@ -122,13 +132,20 @@ void Balancer::run() {
   uint32_t front_caches_ms = 0;  // how long to sleep on behalf of each; 0: until somebody rings
   uint32_t job_ms = 0;
   while (!stopping_.load(std::memory_order_seq_cst)) {
-    const uint32_t wait_ms = front_caches_ms == 0 || (job_ms != 0 && job_ms < front_caches_ms) ? job_ms : front_caches_ms;
+    uint32_t wait_ms = front_caches_ms == 0 || (job_ms != 0 && job_ms < front_caches_ms) ? job_ms : front_caches_ms;
+    if (main_ended_.load(std::memory_order_acquire)) {
+      if (is_last_thread()) {
+        state_.store(kEnded, std::memory_order_release);  // what runs at exit is not to wait for us
+        exit(0);
+      }
+      if (wait_ms == 0 || wait_ms > kLastMs) wait_ms = kLastMs;
+    }
     const timespec timeout = milliseconds(wait_ms);
     const bool rung = bell_.wait(*system_, wait_ms != 0 ? &timeout : nullptr);
     front_caches_ms = look_after_front_caches();
     if (rung || (job_ms != 0 && job_ms <= wait_ms)) {
       job_ms = do_job() ? kJobMs : 0;
-    } else {
+    } else if (job_ms != 0) {
       job_ms -= wait_ms;
     }
     run_rounds();
@@ -141,6 +158,23 @@ void Balancer::run() {
   }
   state_.store(kEnded, std::memory_order_release);
   futex_wake(state_, 1);
+}
+
+// The kernel says of the process how its main thread is, and how many threads there are, that one included until all have ended.
+bool Balancer::is_last_thread() const {
+  char text[512];
+  const int file = system_->open("/proc/self/stat");
+  if (file < 0) return false;
+  const ssize_t length = system_->read(file, text, sizeof text - 1);
+  (void)system_->close(file);
+  if (length <= 0) return false;
+  text[length] = 0;
+  const char* at = strrchr(text, ')');  // behind the program's name, which may hold anything
+  if (at == nullptr || at[1] != ' ' || at[2] != 'Z') return false;
+  at += 2;
+  constexpr int kFromStateToThreads = 17;
+  for (int field = 0; field < kFromStateToThreads && at != nullptr; field++) at = strchr(at + 1, ' ');
+  return at != nullptr && strncmp(at, " 2 ", 3) == 0;
 }
 
 // True while there is more to do.

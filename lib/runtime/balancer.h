@@ -76,6 +76,11 @@ class Balancer {
   // holds no lock of ours.
   void free_after_grace() PERCPU_EXCLUDES(grace_lock_, rounds_lock_);
 
+  // The main thread has called pthread_exit(): the process is to end with the last of its threads. libc counts ours among them, so
+  // it looks from now on, ten times a second, whether it is the only one left, and calls exit(0) then, as libc does in the last.
+  // Context: any; async-signal-safe.
+  void main_thread_ends();
+
   // Ends the thread, without waiting longer than it takes to notice. Called when the process exits; only the first call does it.
   void stop();
 
@@ -90,6 +95,7 @@ class Balancer {
   void start();
   void run();
   void run_rounds() PERCPU_EXCLUDES(rounds_lock_);
+  bool is_last_thread() const;
   uint32_t look_after_front_caches() PERCPU_EXCLUDES(rounds_lock_);
   bool do_job();
   bool any_grace_waiting() PERCPU_EXCLUDES(rounds_lock_);
@@ -105,6 +111,7 @@ class Balancer {
   void* job_context_ = nullptr;
   std::atomic<bool> start_wanted_{false};
   std::atomic<bool> stopping_{false};
+  std::atomic<bool> main_ended_{false};
   std::atomic<bool> in_grace_{false};  // the thread may be held up by the program's readers
   bool said_unstartable_ = false;      // written by who moved state_ to kStarting
   pthread_t thread_{};
