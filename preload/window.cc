@@ -3,6 +3,7 @@
 
 #include <sys/resource.h>
 
+#include <algorithm>
 #include <cstring>
 
 namespace percpu::heap {
@@ -10,16 +11,32 @@ namespace {
 
 constexpr size_t kLargestWindow = size_t{16} << 40;
 constexpr size_t kSmallestWindow = size_t{4} << 20;
+constexpr size_t kLeastForOthers = size_t{128} << 20;
 // Pieces in which the tables are opened.
 constexpr size_t kMapPiece = 64 * 1024;
 constexpr size_t kSpanPiece = 64 * 1024;  // of the records
 
-// Under a limit of the address space (ulimit -v), three quarters of it: stacks, libraries and the program's own mappings
-// need the rest.
-size_t wanted_window() {
+// How much address space the process has taken already; 0 where that cannot be told.
+size_t taken_bytes(const System& system) {
+  const int file = system.open("/proc/self/statm");
+  if (file < 0) return 0;
+  char text[32] = {};
+  const ssize_t length = system.read(file, text, sizeof text - 1);
+  (void)system.close(file);
+  size_t pages = 0;
+  for (ssize_t i = 0; i < length && text[i] >= '0' && text[i] <= '9'; ++i) pages = pages * 10 + static_cast<size_t>(text[i] - '0');
+  return pages << kPageShift;
+}
+
+// Under a limit of the address space (ulimit -v), three quarters of what is left of it: stacks, libraries and the program's own
+// mappings need the rest. Where that is little they need more than a quarter: as much as the window, up to 128 MiB.
+size_t wanted_window(const System& system) {
   rlimit limit{};
   if (getrlimit(RLIMIT_AS, &limit) != 0 || limit.rlim_cur >= kLargestWindow) return kLargestWindow;
-  return limit.rlim_cur / 4 * 3;
+  const size_t taken = taken_bytes(system);
+  const size_t left = limit.rlim_cur > taken ? limit.rlim_cur - taken : 0;
+  const size_t half = left / 2;
+  return left - std::max(left / 4, std::min(half, kLeastForOthers));
 }
 
 }  // namespace
@@ -32,7 +49,7 @@ int Window::reserve_all(const System& system, uint32_t nr_nodes) {
   PageRange page_spans{};
   PageRange spans{};
   PageRange huge{};
-  size_t size = wanted_window() & ~(kHugeBytes * nr_nodes - 1);
+  size_t size = wanted_window(system) & ~(kHugeBytes * nr_nodes - 1);
   if (nr_nodes > 1) size = size / (kHugeBytes * nr_nodes) * (kHugeBytes * nr_nodes);
   for (; size >= kSmallestWindow; size = size / 2 / (kHugeBytes * nr_nodes) * (kHugeBytes * nr_nodes)) {
     if (reserve(system, size, kHugeBytes, &window) != 0) continue;

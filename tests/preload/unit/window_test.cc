@@ -6,6 +6,9 @@
 #include <doctest/doctest.h>
 #include <sys/mman.h>
 
+#include <sys/resource.h>
+
+#include "../../unit/child.h"
 #include "small_system.h"
 
 namespace percpu::heap {
@@ -42,6 +45,25 @@ TEST_CASE("an address is in the window or not, and the page map can be read for 
   CHECK_FALSE(in(window.base() + window.size_bytes()));
   CHECK_FALSE(in(~uintptr_t{0}));
   munmap(reinterpret_cast<void*>(window.base()), window.size_bytes());
+}
+
+TEST_CASE("under a limit of the address space others have their share of what is left") {
+  for (const size_t left : {size_t{64} << 20, size_t{200} << 20, size_t{2} << 30}) {
+    CAPTURE(left);
+    const ChildEnd end = run_in_child([&] {
+      size_t pages = 0;
+      FILE* statm = fopen("/proc/self/statm", "r");
+      if (statm == nullptr || fscanf(statm, "%zu", &pages) != 1) return 1;
+      const rlimit limit = {pages * kPageBytes + left, RLIM_INFINITY};
+      if (setrlimit(RLIMIT_AS, &limit) != 0) return 2;
+      Window window;
+      if (window.reserve_all(real_system(), 1) != 0) return 3;
+      if (window.size_bytes() < left / 4) return 4;
+      const size_t share = std::max(left / 4, std::min(left / 2, size_t{128} << 20));  // of which the tables take some
+      return mmap(nullptr, share / 4 * 3, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) != MAP_FAILED ? 0 : 5;
+    });
+    CHECK(end.exit_code == 0);
+  }
 }
 
 TEST_CASE("the window is as large as the system grants; with less than the least there is none") {
