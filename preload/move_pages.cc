@@ -41,13 +41,39 @@ bool moves_leave_addresses_open() {
   return found == kYes;
 }
 
+// How many mappings the process has; UINT32_MAX where that cannot be told.
+uint32_t count_mappings(const System& system) {
+  const int file = system.open("/proc/self/maps");
+  if (file < 0) return UINT32_MAX;
+  char text[4096];
+  uint32_t count = 0;
+  ssize_t length = 0;
+  while ((length = system.read(file, text, sizeof text)) > 0) {
+    for (ssize_t i = 0; i < length; ++i) count += text[i] == '\n';
+  }
+  (void)system.close(file);
+  return length < 0 ? UINT32_MAX : count;
+}
+
+// Whether a move may make mappings: what is moved merges with its neighbours no more, also when it is freed, and a process has 65,530
+// (vm.max_map_count). Looks again after so many moves, wished or done, each of which makes two at most; half of all is the program's.
+bool may_make_mappings(const System& system) {
+  constexpr uint32_t kMovesBetweenLooks = 4096;
+  constexpr uint32_t kMostMappings = 24 * 1024;
+  static uint32_t moves = 0;
+  static bool allowed = true;
+  if (__atomic_add_fetch(&moves, 1, __ATOMIC_RELAXED) % kMovesBetweenLooks == 0)
+    __atomic_store_n(&allowed, count_mappings(system) < kMostMappings, __ATOMIC_RELAXED);
+  return __atomic_load_n(&allowed, __ATOMIC_RELAXED);
+}
+
 // Moves pages whose addresses are one mapping to addresses that the kernel chooses, and those to `to`; the old ones stay open,
 // empty. In two steps, since mremap takes away what lies at fixed addresses first, and then finds that it cannot move: other
 // threads' mmap might get the hole before we could close it. The first step leaves everything as it is where it fails, and
 // what the second is given is one mapping.
 // False: nothing was done.
-bool move_mapping(uintptr_t from, uintptr_t to, size_t bytes) {
-  if (!moves_leave_addresses_open()) return false;
+bool move_mapping(const System& system, uintptr_t from, uintptr_t to, size_t bytes) {
+  if (!may_make_mappings(system) || !moves_leave_addresses_open()) return false;
   void* const between = mremap(reinterpret_cast<void*>(from), bytes, bytes, MREMAP_MAYMOVE | MREMAP_DONTUNMAP, nullptr);
   if (between == MAP_FAILED) return false;
   void* const target = reinterpret_cast<void*>(to);
@@ -66,7 +92,7 @@ bool move_mapping(uintptr_t from, uintptr_t to, size_t bytes) {
 
 bool move_pages(const System& system, uintptr_t from, uintptr_t to, size_t bytes) {
   const int saved_errno = errno;
-  const bool moved = move_mapping(from, to, bytes);
+  const bool moved = move_mapping(system, from, to, bytes);
   errno = saved_errno;
   if (moved) return true;
   if (bytes > kCopyBytes) {

@@ -15,6 +15,7 @@ namespace percpu::heap {
 // mremap refuses a range of several mappings (blocks consist of several when they were moved before, or partly have huge pages):
 // then the halves are tried, and what is small is copied, and given back at once. Keeps errno. Returns false where the old
 // addresses are not empty; the bytes are at `to` all the same.
+// In a process that has tens of thousands of mappings already, all is copied.
 bool move_pages(const System& system, uintptr_t from, uintptr_t to, size_t bytes);
 
 }  // namespace percpu::heap
