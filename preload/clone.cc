@@ -3,7 +3,7 @@
 // clone(), for children that share the caller's memory and its thread-local words too (CLONE_VM without CLONE_SETTLS). The
 // kernel has registered no rseq for such a child, as for that of a vfork (vfork.S): it must stay away from the CPUs' caches.
 // With CLONE_VFORK the caller sleeps meanwhile, and takes its caches back; without, both go on with the same words, so the
-// caller stays away from them too, from now on.
+// caller stays away from them too, from now on. To every lock the two are one thread then: only one of them may allocate at a time.
 #include <percpu/abi.h>
 #include <sched.h>
 #include <stdarg.h>
