@@ -304,9 +304,9 @@ int Library::destroy_pool(Pool* pool) {
 }
 
 int Library::refuse_without_pool(size_t size_bytes, size_t align_bytes, unsigned flags) {
-  const char* reason = Pool::refusal(size_bytes, align_bytes, flags, kMaxUnitSizeBytes, page_size_bytes());
-  if (reason == nullptr) return EAGAIN;
-  if ((flags & PERCPU_NOWARN) == 0) warnings_.illegal({size_bytes, align_bytes, flags, reason}, false);
+  const Pool::Refusal refused = Pool::refusal(size_bytes, align_bytes, flags, kMaxUnitSizeBytes, page_size_bytes());
+  if (refused.reason == nullptr) return EAGAIN;
+  if ((flags & PERCPU_NOWARN) == 0) warnings_.illegal({size_bytes, align_bytes, flags, refused.reason, refused.most}, false);
   return EINVAL;
 }
 

@@ -75,14 +75,13 @@ void Pool::drain_pending() {
 
 // ---- allocation ----------------------------------------------------------------------------------------------------
 
-const char* Pool::refusal(size_t size_bytes, size_t align_bytes, unsigned flags, size_t max_alloc_bytes,
-                          size_t page_bytes) {
-  if (size_bytes == 0) return "size is 0";
-  if (size_bytes > max_alloc_bytes) return "size is above the largest allocation";
-  if ((align_bytes & (align_bytes - 1)) != 0 || align_bytes == 0) return "alignment is not a power of two";
-  if (align_bytes > page_bytes) return "alignment is above the page size";
-  if ((flags & ~kAllFlags) != 0) return "unknown flags";
-  return nullptr;
+Pool::Refusal Pool::refusal(size_t size_bytes, size_t align_bytes, unsigned flags, size_t max_alloc_bytes, size_t page_bytes) {
+  if (size_bytes == 0) return {"size is 0", 0};
+  if (size_bytes > max_alloc_bytes) return {"size is above the largest allocation", max_alloc_bytes};
+  if ((align_bytes & (align_bytes - 1)) != 0 || align_bytes == 0) return {"alignment is not a power of two", 0};
+  if (align_bytes > page_bytes) return {"alignment is above the page size", page_bytes};
+  if ((flags & ~kAllFlags) != 0) return {"unknown flags", 0};
+  return {nullptr, 0};
 }
 
 // The units' bytes, and the area's share of the bitmaps and records.
@@ -123,10 +122,10 @@ bool Pool::charge(DomainId domain, size_t bytes, bool atomic) {
 
 void* Pool::allocate_slow(size_t size_bytes, size_t align_bytes, unsigned flags, DomainId domain, int* error) {
   const bool atomic = (flags & PERCPU_ATOMIC) != 0;
-  if (const char* reason = refusal(size_bytes, align_bytes, flags, max_alloc_bytes_, page_bytes()); reason != nullptr)
+  if (const Refusal refused = refusal(size_bytes, align_bytes, flags, max_alloc_bytes_, page_bytes()); refused.reason != nullptr)
       [[unlikely]] {
     if ((flags & PERCPU_NOWARN) == 0) {
-      environment_.warnings->illegal({size_bytes, align_bytes, flags, reason}, !atomic);
+      environment_.warnings->illegal({size_bytes, align_bytes, flags, refused.reason, refused.most}, !atomic);
       if (atomic) this->request(kSay);
     }
     *error = EINVAL;

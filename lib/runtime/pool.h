@@ -95,9 +95,12 @@ class Pool {
 
   // ---- areas ----------------------------------------------------------------------------------------------------
 
-  // What is illegal about a request, as a literal; null where nothing is.
-  static const char* refusal(size_t size_bytes, size_t align_bytes, unsigned flags, size_t max_alloc_bytes,
-                             size_t page_bytes);
+  // What is illegal about a request, as a literal, and how much it might have asked for where that is it; null where nothing is.
+  struct Refusal {
+    const char* reason;
+    size_t most;
+  };
+  static Refusal refusal(size_t size_bytes, size_t align_bytes, unsigned flags, size_t max_alloc_bytes, size_t page_bytes);
   // As percpu_alloc_flags(); `domain` is what to charge. Returns null and -errno in *error. Most calls of the next two need
   // no more than the front cache, and are served inline (pool_fast.h).
   void* allocate(size_t size_bytes, size_t align_bytes, unsigned flags, DomainId domain, int* error);

@@ -13,6 +13,11 @@ const char* context_name(unsigned flags) {
 }
 
 void write_illegal(const FailedAllocation& failed) {
+  if (failed.most != 0) {
+    report("illegal allocation: %s (size %zu, align %zu, flags 0x%x; expected at most %zu)", failed.reason, failed.size_bytes,
+           failed.align_bytes, failed.flags, failed.most);
+    return;
+  }
   report("illegal allocation: %s (size %zu, align %zu, flags 0x%x)", failed.reason, failed.size_bytes,
          failed.align_bytes, failed.flags);
 }

@@ -24,6 +24,7 @@ struct FailedAllocation {
   size_t align_bytes;
   unsigned flags;
   const char* reason;  // a literal
+  size_t most = 0;     // what would have been allowed, where the reason is that it was more
 };
 
 class Warnings {

@@ -58,6 +58,7 @@ TEST_CASE("an illegal request is EINVAL, is logged each time with its reason, an
       CHECK(pool.error == EINVAL);
       CHECK(count_lines(captured.text()) == 1);
       CHECK(contains(captured.text(), request.reason));
+      CHECK(contains(captured.text(), "expected at most") == contains(request.reason, "above"));
     }
     CapturedStderr silent;
     CHECK(pool.alloc(request.size_bytes, request.align_bytes, request.flags | PERCPU_NOWARN) == nullptr);
