@@ -35,7 +35,8 @@ static const char usage[] =
     "  --stats WHEN        print what the heap holds: exit, json (at exit, as JSON), signal (on SIGUSR2), none\n"
     "  --check WHAT        full: find double frees, writes behind blocks and after free; slow. usual, off: free() trusts\n"
     "  --conf KEY:VALUE,.. anything else that PERCPU_CONF takes (percpu-run --conf help:yes true lists it)\n"
-    "  --library PATH      the preload library to use, instead of the one that came with percpu-run\n"
+    "  --library PATH      the preload library to use, instead of the one that came with percpu-run (a name without a\n"
+    "                      slash is looked for as in LD_PRELOAD)\n"
     "  --help, --version\n"
     "\n"
     "PERCPU_CONF     configuration for the preload; options win over it\n"
@@ -153,7 +154,12 @@ int main(int argc, char **argv) {
   }
   if (optind >= argc) fail(kUsage, "expected a program to run, found none (see --help)");
   if (library == NULL) library = find_library();
-  if (access(library, R_OK) != 0) fail(kFailed, "the preload library %s: %s", library, strerror(errno));
+  /* A path holds for children that change their directory, too; a bare name is the dynamic linker's to find, as in LD_PRELOAD. */
+  if (strchr(library, '/') != NULL) {
+    char *real = realpath(library, NULL);
+    if (real == NULL || access(real, R_OK) != 0) fail(kFailed, "the preload library %s: %s", library, strerror(errno));
+    library = real;
+  }
   if (strpbrk(library, ": ") != NULL)
     fail(kFailed, "the preload library %s: expected a path without colons and spaces, which LD_PRELOAD cannot hold", library);
   const char *others = getenv("LD_PRELOAD");

@@ -5,6 +5,7 @@
 run_test.py PERCPU_RUN LIBRARY
 """
 import json, os, subprocess, sys, tempfile
+import shutil
 
 tool, library = sys.argv[1:]
 clean = {key: value for key, value in os.environ.items() if key not in ("LD_PRELOAD", "PERCPU_CONF", "PERCPU_PRELOAD")}
@@ -35,6 +36,10 @@ expect(run("--library", library, "--pin", "list:0", "--conf", "decay:5,cache:1M"
        0, f"{library} pin:list:0,decay:5,cache:1M,check:usual\n")
 expect(run("--library", library, "--pin", "none", python, "-c", SHOW, PERCPU_CONF="decay:9"), 0, f"{library} decay:9,pin:none\n")
 expect(run(python, "-c", SHOW, PERCPU_PRELOAD=library), 0, f"{library} None\n")
+# A relative path becomes an absolute one; a bare name stays what it is.
+expect(run("--library", os.path.relpath(library), python, "-c", SHOW), 0, f"{os.path.realpath(library)} None\n")
+expect(run("--library", os.path.basename(library), python, "-c", SHOW, LD_LIBRARY_PATH=os.path.dirname(library)), 0,
+       f"{os.path.basename(library)} None\n")
 # Other preloads stay, behind ours.
 done = run("--library", library, python, "-c", SHOW, LD_PRELOAD="libm.so.6")
 assert done.returncode == 0 and done.stdout == f"{library}:libm.so.6 None\n", done
@@ -59,7 +64,7 @@ expect(run("/"), 126, "", "/: Permission denied")
 expect(run("--library", "/nowhere/lib.so", "true"), 125, "", "the preload library /nowhere/lib.so: No such file")
 with tempfile.TemporaryDirectory(prefix="a b") as directory:
     spaced = os.path.join(directory, "lib.so")
-    os.symlink(library, spaced)
+    shutil.copy(library, spaced)
     expect(run("--library", spaced, "true"), 125, "", "expected a path without colons and spaces")
 
 # A static program is told apart.
