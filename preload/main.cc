@@ -3,9 +3,13 @@
 // When the preload begins, forks and ends. malloc() itself needs none of it: it works from its first call.
 #include <dlfcn.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <percpu/abi.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "base/check.h"
 #include "base/text.h"
@@ -66,7 +70,41 @@ int register_ours() { return register_fork(at_fork_prepare, at_fork_parent, at_f
 
 // ---- statistics --------------------------------------------------------------------------------------------------------
 
+// They go to stderr as it was when the program began. Programs close theirs before they end (coreutils do, to see whether all was
+// written), and then descriptor 2 may be a file of the program's own. So while statistics are asked for, and only then, a
+// duplicate is kept, high up, where it takes no number that the program counts on; and what is written to is looked at first.
+constexpr rlim_t kHighFile = 500;
+
+struct {
+  bool known;
+  int duplicate;  // negative: there is none
+  dev_t device;
+  ino_t inode;
+} first_stderr;
+
+void keep_stderr() {
+  struct stat seen;
+  if (fstat(STDERR_FILENO, &seen) != 0) return;
+  rlimit most{};
+  const bool low = getrlimit(RLIMIT_NOFILE, &most) == 0 && most.rlim_cur <= kHighFile;
+  const int from = static_cast<int>(low ? most.rlim_cur / 2 : kHighFile);
+  first_stderr = {true, fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, from), seen.st_dev, seen.st_ino};
+}
+
+// Negative: it is no longer open.
+int find_stderr() {
+  if (!first_stderr.known) return -1;
+  for (const int file : {first_stderr.duplicate, STDERR_FILENO}) {
+    struct stat seen;
+    if (file < 0 || fstat(file, &seen) != 0) continue;
+    if (seen.st_dev == first_stderr.device && seen.st_ino == first_stderr.inode) return file;
+  }
+  return -1;
+}
+
 void print(bool json) {
+  const int file = find_stderr();
+  if (file < 0) return;
   static char buffer[64 * 1024];  // of one printer at a time: the end of the process, or the balance thread
   percpu::Text text(buffer);
   if (json) {
@@ -74,7 +112,7 @@ void print(bool json) {
   } else {
     heap.print_stats(text);
   }
-  percpu::report_raw(buffer, text.length_bytes());
+  percpu::report_raw_to(file, buffer, text.length_bytes());
 }
 
 volatile sig_atomic_t asked = 0;
@@ -86,6 +124,18 @@ void on_signal(int) {
   errno = saved_errno;
 }
 
+// The balance thread prints. A signal that came before it ran is not forgotten.
+void begin_printer() {
+  heap.begin_threads();
+  if (asked != 0) percpu_balance_wake_();
+}
+
+// A forked child has a handler, but no thread that prints.
+void at_fork_child_begin_printer() {
+  struct sigaction now {};
+  if (sigaction(SIGUSR2, nullptr, &now) == 0 && now.sa_handler == on_signal) begin_printer();
+}
+
 // SIGUSR2, if the program has not taken it before its libraries began (it may later).
 void listen() {
   struct sigaction now {};
@@ -93,7 +143,10 @@ void listen() {
   now.sa_handler = on_signal;
   now.sa_flags = SA_RESTART;
   (void)sigaction(SIGUSR2, &now, nullptr);
-  heap.begin_threads();
+  begin_printer();
+  // Behind our own handler, and the library's: in the child they have been through when the thread is made.
+  if (register_fork(nullptr, nullptr, at_fork_child_begin_printer, &__dso_handle) != 0)
+    percpu::report("fork handlers cannot be installed: with stats:signal forked children print nothing");
 }
 
 // What the balance thread does for the preload. Returns whether it is to look again soon.
@@ -113,6 +166,7 @@ __attribute__((constructor(102))) void start() {
   if (!watches_forks && register_ours() != 0)
     percpu::report("fork handlers cannot be installed: a fork while other threads allocate may hang");
   percpu_balance_job_(background, nullptr);
+  if (heap.config().stats != HeapStats::kNone) keep_stderr();
   if (heap.config().stats == HeapStats::kSignal) listen();
 }
 

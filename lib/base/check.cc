@@ -15,10 +15,10 @@ namespace {
 
 // write(2) without libc's cancellation point: a thread may be cancelled here neither half way through a line nor with one
 // of our locks held.
-void write_all(const char* chars, size_t len_bytes) {
+void write_all(int file, const char* chars, size_t len_bytes) {
   int saved_errno = errno;
   while (len_bytes > 0) {
-    long written = syscall(SYS_write, STDERR_FILENO, chars, len_bytes);
+    long written = syscall(SYS_write, file, chars, len_bytes);
     if (written < 0 && errno == EINTR) continue;
     if (written <= 0) break;  // nowhere to complain to
     chars += written;
@@ -37,7 +37,7 @@ class Line {
     size_t len = text_.length_bytes();
     if (text_.truncated()) memcpy(buffer_ + len - 3, "...", 3);
     buffer_[len] = '\n';  // takes the place of the terminator
-    write_all(buffer_, len + 1);
+    write_all(STDERR_FILENO, buffer_, len + 1);
   }
 
  private:
@@ -61,7 +61,8 @@ void report(const char* format, ...) {
   line.write();
 }
 
-void report_raw(const char* chars, size_t len_bytes) { write_all(chars, len_bytes); }
+void report_raw(const char* chars, size_t len_bytes) { write_all(STDERR_FILENO, chars, len_bytes); }
+void report_raw_to(int file, const char* chars, size_t len_bytes) { write_all(file, chars, len_bytes); }
 
 void fatal(const char* format, ...) {
   Line line;

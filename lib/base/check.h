@@ -22,6 +22,8 @@ void report(const char* format, ...) PERCPU_PRINTF_(1, 2);
 
 // Writes the text as it is to stderr, whole, in as many writes as it takes (a dump of several lines).
 void report_raw(const char* chars, size_t len_bytes);
+// The same to another file.
+void report_raw_to(int file, const char* chars, size_t len_bytes);
 
 // Writes "libpercpu: <message>\n" to stderr and aborts.
 [[noreturn]] void fatal(const char* format, ...) PERCPU_PRINTF_(1, 2);

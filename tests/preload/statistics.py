@@ -4,7 +4,7 @@
 
 statistics.py LIBRARY
 """
-import ctypes, json, os, subprocess, sys
+import ctypes, json, os, resource, subprocess, sys, tempfile
 
 # A thread that allocates and ends, then signals to itself until the statistics have come, or for ever.
 WORK = """
@@ -67,6 +67,73 @@ while b"class " not in text:
 assert text.startswith(b"percpu malloc: "), text
 child.stdin.close()
 assert child.wait() == 0
+
+# A forked child prints too, also one of a child, while its parent says nothing; and one that became another program.
+FORKS = """
+import os, sys
+for _ in range(2):
+    child = os.fork()
+    if child:
+        os.waitpid(child, 0); os._exit(0)
+if sys.argv[1] == "exec":
+    os.execv(sys.executable, [sys.executable, "-c", "import os, sys; print(os.getpid(), flush=True); sys.stdin.read()"])
+print(os.getpid(), flush=True); sys.stdin.read(); os._exit(0)
+"""
+for then in "stay", "exec":
+    reader, writer = os.pipe()
+    child = subprocess.Popen([sys.executable, "-c", FORKS, then], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                             stderr=writer)
+    os.close(writer)
+    os.kill(int(child.stdout.readline()), 12)
+    text = b""
+    while b"class " not in text:
+        piece = os.read(reader, 4096)
+        assert piece, text
+        text += piece
+    assert text.startswith(b"percpu malloc: "), text
+    child.stdin.close()
+    assert child.wait() == 0
+    os.close(reader)
+
+# Programs that close stderr before they end; and the user's own file at its number.
+environment["PERCPU_CONF"] = "stats:exit"
+for argv in ["ls", "/"], ["cat", "/dev/null"], ["sort", "/dev/null"], ["grep", "x", "/dev/null"]:
+    done = subprocess.run(argv, env=environment, capture_output=True, text=True)
+    assert done.stderr.startswith("percpu malloc: "), (argv, done)
+FILES = """
+import os, resource, sys
+how, path = sys.argv[1:]
+high = [int(name) for name in os.listdir("/proc/self/fd") if int(name) > 9]
+if how == "few":  # half of 16 is below 9
+    assert high == [], high
+else:
+    assert len(high) == 1 and high[0] >= 500, high
+if how in ("own", "few"):
+    os.close(2)
+if how == "gone":
+    os.closerange(2, 1024)
+if how == "above":
+    os.closerange(3, 1024)
+if how in ("own", "few", "gone"):
+    assert os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600) == 2
+    os.write(2, b"DATA")
+"""
+with tempfile.TemporaryDirectory() as directory:
+    path = directory + "/own"
+    for how, printed in ("own", True), ("few", True), ("above", True), ("gone", False):
+        few = (lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (16, 16))) if how == "few" else None
+        done = subprocess.run([sys.executable, "-c", FILES, how, path], env=environment, capture_output=True, text=True,
+                              preexec_fn=few)
+        assert done.returncode == 0, (how, done)
+        assert done.stderr.startswith("percpu malloc: ") if printed else done.stderr == "", (how, done)
+        assert how == "above" or open(path).read() == "DATA", how
+# Without statistics there is no such file, and stderr that is closed from the start stays so.
+NONE = "import os; assert all(int(name) < 9 for name in os.listdir('/proc/self/fd'))"
+done = run("", NONE)
+assert done.returncode == 0 and done.stderr == "", done
+done = subprocess.run(["sh", "-c", 'exec "$0" -c "$1" 2>&-', sys.executable, NONE], env=environment, capture_output=True,
+                      text=True)
+assert done.returncode == 0 and done.stderr == done.stdout == "", done
 
 done = run("", MALLCTL)
 assert done.returncode == 0 and done.stdout == "right\n", done

@@ -46,13 +46,14 @@ TEST_CASE("a report goes on, and keeps errno, even with stderr closed") {
     errno = EXDEV;
     report("%d pages", 3);
     report_raw("a\nb\n", 4);
+    report_raw_to(dup(STDERR_FILENO), "c\n", 2);
     if (errno != EXDEV) return 1;
     close(STDERR_FILENO);
     report("into nothing");
     return errno == EXDEV ? 0 : 2;
   });
   CHECK(end.exit_code == 0);
-  CHECK(end.standard_error == "libpercpu: 3 pages\na\nb\n");
+  CHECK(end.standard_error == "libpercpu: 3 pages\na\nb\nc\n");
 }
 
 TEST_CASE("a line that is too long is cut, marked, and still one line") {
