@@ -72,7 +72,16 @@ void Gate::open() {
   if (before < 2 * kShut) futex_wake(word_, INT_MAX);
 }
 
-bool Grace::inside_section() const { return !lost() && urcu_bp_read_ongoing() != 0; }
+// Asking makes this thread known to liburcu, under a lock of liburcu's: inside a gate, for another thread may fork meanwhile. Not
+// inside the waiters': who has that shut may wait for a grace period that waits for our section.
+bool Grace::in_programs_section() {
+  readers_.enter();
+  const bool inside = urcu_bp_read_ongoing() != 0;
+  readers_.leave();
+  return inside;
+}
+
+bool Grace::inside_section() { return !lost() && in_programs_section(); }
 
 bool Grace::wait() {
   if (lost_.load(std::memory_order_relaxed)) return false;
@@ -95,14 +104,13 @@ Grace::Reader::~Reader() {
   grace_.readers_.leave();
 }
 
-// Asking whether we are inside a read section makes this thread known to liburcu, which needs a lock that
-// urcu_bp_before_fork() may have taken.
+// After urcu_bp_before_fork() we must not ask whether we are inside a read section: it has taken the lock for that.
 bool Grace::waiters_left() {
   if (all_signals_blocked()) {
     (void)waiters_.wait_empty(kBracketedPatienceMs);
     return true;
   }
-  if (urcu_bp_read_ongoing() != 0) return false;
+  if (in_programs_section()) return false;
   return waiters_.wait_empty(kForkPatienceMs);
 }
 

@@ -52,7 +52,7 @@ class Grace {
   bool lost() const { return lost_.load(std::memory_order_relaxed); }
 
   // Whether the calling thread is inside a read section: waiting for a grace period would be for ever. Context: as wait().
-  bool inside_section() const;
+  bool inside_section();
 
   // Waits for a grace period. False when the process's liburcu may be locked for ever (see fork_child()): then nothing
   // may be freed on the strength of it. Context: not inside a read section.
@@ -79,6 +79,7 @@ class Grace {
   void fork_child();
 
  private:
+  bool in_programs_section();
   bool waiters_left();
 
   Gate readers_;
