@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 //
-// C++'s operators new and delete, in every form. When there is no memory the new-handler is called until there is, or until
+// C++'s operators new and delete. When there is no memory the new-handler is called until there is, or until
 // there is no handler; then std::bad_alloc is thrown, or null returned. Handler and exception belong to the caller's own C++
 // runtime, which is found when it is needed: this library brings none, and C programs have none. A program in C may have one all
 // the same, in no global scope: that of its plug-ins (python3's modules), opened with RTLD_LOCAL. So every operator hands down
@@ -14,12 +14,9 @@
 
 #include "base/check.h"
 #include "preload/heap.h"
+#include "preload/new_delete.h"
 
 using percpu::heap::heap;
-
-#define PRELOAD_OPERATOR __attribute__((visibility("default")))
-// In an operator itself: where it returns to.
-#define PRELOAD_CALLER __builtin_return_address(0)
 
 namespace {
 
@@ -108,32 +105,32 @@ PRELOAD_HOT void drop(void* block) {
 
 }  // namespace
 
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wsized-deallocation"  // those are in new_forms.cc
+#pragma GCC diagnostic ignored "-Wmissing-attributes"  // second names need not repeat what the first promises
+#endif
+
+// The four that the other forms go by (new_forms.cc).
 PRELOAD_OPERATOR void* operator new(size_t size) { return make(size, false); }
-PRELOAD_OPERATOR void* operator new[](size_t size) { return make(size, false); }
-PRELOAD_OPERATOR void* operator new(size_t size, const std::nothrow_t&) noexcept { return make(size, true); }
-PRELOAD_OPERATOR void* operator new[](size_t size, const std::nothrow_t&) noexcept { return make(size, true); }
 PRELOAD_OPERATOR void* operator new(size_t size, std::align_val_t align) {
   return make_aligned(size, align, false, PRELOAD_CALLER);
 }
-PRELOAD_OPERATOR void* operator new[](size_t size, std::align_val_t align) {
-  return make_aligned(size, align, false, PRELOAD_CALLER);
-}
-PRELOAD_OPERATOR void* operator new(size_t size, std::align_val_t align, const std::nothrow_t&) noexcept {
-  return make_aligned(size, align, true, PRELOAD_CALLER);
-}
-PRELOAD_OPERATOR void* operator new[](size_t size, std::align_val_t align, const std::nothrow_t&) noexcept {
-  return make_aligned(size, align, true, PRELOAD_CALLER);
+PRELOAD_OPERATOR void operator delete(void* block) noexcept { drop(block); }
+PRELOAD_OPERATOR void operator delete(void* block, std::align_val_t) noexcept { drop(block); }
+
+extern "C" {
+void* percpu_own_new(size_t) __attribute__((alias("_Znwm"), visibility("hidden")));
+void* percpu_own_new_aligned(size_t, std::align_val_t) __attribute__((alias("_ZnwmSt11align_val_t"), visibility("hidden")));
 }
 
-PRELOAD_OPERATOR void operator delete(void* block) noexcept { drop(block); }
-PRELOAD_OPERATOR void operator delete[](void* block) noexcept { drop(block); }
-PRELOAD_OPERATOR void operator delete(void* block, const std::nothrow_t&) noexcept { drop(block); }
-PRELOAD_OPERATOR void operator delete[](void* block, const std::nothrow_t&) noexcept { drop(block); }
-PRELOAD_OPERATOR void operator delete(void* block, size_t) noexcept { drop(block); }
-PRELOAD_OPERATOR void operator delete[](void* block, size_t) noexcept { drop(block); }
-PRELOAD_OPERATOR void operator delete(void* block, std::align_val_t) noexcept { drop(block); }
-PRELOAD_OPERATOR void operator delete[](void* block, std::align_val_t) noexcept { drop(block); }
-PRELOAD_OPERATOR void operator delete(void* block, size_t, std::align_val_t) noexcept { drop(block); }
-PRELOAD_OPERATOR void operator delete[](void* block, size_t, std::align_val_t) noexcept { drop(block); }
-PRELOAD_OPERATOR void operator delete(void* block, std::align_val_t, const std::nothrow_t&) noexcept { drop(block); }
-PRELOAD_OPERATOR void operator delete[](void* block, std::align_val_t, const std::nothrow_t&) noexcept { drop(block); }
+namespace percpu::heap {
+
+void* new_nothrow(size_t size, const void* caller) {
+  void* block = heap.try_allocate(size);
+  return block != nullptr ? block : make_slow(size, true, caller);
+}
+void* new_aligned_nothrow(size_t size, std::align_val_t align, const void* caller) {
+  return make_aligned(size, align, true, caller);
+}
+
+}  // namespace percpu::heap
