@@ -56,6 +56,8 @@ class Heap {
   void release(void* block);
   // What most calls need, to be inlined: false means only that release() must be asked.
   PRELOAD_HOT bool try_release(void* block);
+  // The same with where the window begins; an address that no block is behind refuses every block.
+  PRELOAD_HOT bool try_release(void* block, uintptr_t window);
   // As release(), told the size that was asked for: a size of another class, or of another number of pages, stops the program.
   // aligned: an alignment was asked for, so that the block may be larger.
   void release_sized(void* block, size_t size_bytes, bool aligned);
@@ -201,8 +203,10 @@ PRELOAD_HOT void* Heap::try_allocate(size_t size_bytes) {
 // check:off has its way here, not functions of its own: what a program's calls are bound to is decided before anything can
 // be read (the resolvers of other libraries' IFUNCs may call malloc before the preload is relocated), and a jump through a
 // pointer would cost everybody. So a thread's limits decide; the other way costs nothing but to those who asked for it.
-PRELOAD_HOT bool Heap::try_release(void* block) {
-  const uintptr_t offset = reinterpret_cast<uintptr_t>(block) - cache_places.window;
+PRELOAD_HOT bool Heap::try_release(void* block) { return try_release(block, cache_places.window); }
+
+PRELOAD_HOT bool Heap::try_release(void* block, uintptr_t window) {
+  const uintptr_t offset = reinterpret_cast<uintptr_t>(block) - window;
   if (__builtin_expect(offset < thread_caches.free_limit, 1)) {
     const CacheTable* const table = cache_places.table;
     uintptr_t head = 0;

@@ -15,6 +15,7 @@
 #include "base/text.h"
 #include "os/fork_depth.h"
 #include "preload/heap.h"
+#include "preload/new_delete.h"
 #include "preload/pin/pin.h"
 
 // The lock of stdio's list of files, recursive; exported by glibc, and in none of its headers.
@@ -162,6 +163,7 @@ int background(void*) {
 // libpercpu's constructors have run, as it is a dependency.
 __attribute__((constructor(102))) void start() {
   heap.start();
+  percpu::heap::begin_forms();
   percpu::heap::pin_start(heap.config());
   if (!watches_forks && register_ours() != 0)
     percpu::report("fork handlers cannot be installed: a fork while other threads allocate may hang");

@@ -78,17 +78,6 @@ __attribute__((noinline, cold)) void* try_again(size_t align, size_t size, bool 
   }
 }
 
-__attribute__((noinline)) void* make_slow(size_t size, bool nothrow, const void* caller) {
-  void* block = heap.allocate(size);
-  return __builtin_expect(block != nullptr, 1) ? block : try_again(0, size, nothrow, caller);
-}
-
-// Inlined: whom it returns to is whom the operator does; not asked for on the fast path.
-PRELOAD_HOT void* make(size_t size, bool nothrow) {
-  void* block = heap.try_allocate(size);
-  return __builtin_expect(block != nullptr, 1) ? block : make_slow(size, nothrow, PRELOAD_CALLER);
-}
-
 void* make_aligned(size_t size, std::align_val_t align, bool nothrow, const void* caller) {
   const size_t bytes = static_cast<size_t>(align);
   void* block = std::has_single_bit(bytes) ? heap.allocate_aligned(bytes, size) : nullptr;
@@ -97,13 +86,23 @@ void* make_aligned(size_t size, std::align_val_t align, bool nothrow, const void
   return nothrow ? nullptr : (throw_bad_alloc(size, caller), nullptr);
 }
 
-__attribute__((noinline)) void drop_slow(void* block) { heap.release(block); }
-
-PRELOAD_HOT void drop(void* block) {
-  if (__builtin_expect(!heap.try_release(block), 0)) drop_slow(block);
-}
-
 }  // namespace
+
+namespace percpu::heap {
+
+void* new_slow(size_t size, bool nothrow, const void* caller) {
+  void* block = heap.allocate(size);
+  return __builtin_expect(block != nullptr, 1) ? block : try_again(0, size, nothrow, caller);
+}
+void* new_aligned_nothrow(size_t size, std::align_val_t align, const void* caller) {
+  return make_aligned(size, align, true, caller);
+}
+void delete_slow(void* block) { heap.release(block); }
+
+}  // namespace percpu::heap
+
+using percpu::heap::drop;
+using percpu::heap::make;
 
 #if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC diagnostic ignored "-Wsized-deallocation"  // those are in new_forms.cc
@@ -120,17 +119,6 @@ PRELOAD_OPERATOR void operator delete(void* block, std::align_val_t) noexcept { 
 
 extern "C" {
 void* percpu_own_new(size_t) __attribute__((alias("_Znwm"), visibility("hidden")));
+void percpu_own_delete(void*) noexcept __attribute__((alias("_ZdlPv"), visibility("hidden")));
 void* percpu_own_new_aligned(size_t, std::align_val_t) __attribute__((alias("_ZnwmSt11align_val_t"), visibility("hidden")));
 }
-
-namespace percpu::heap {
-
-void* new_nothrow(size_t size, const void* caller) {
-  void* block = heap.try_allocate(size);
-  return block != nullptr ? block : make_slow(size, true, caller);
-}
-void* new_aligned_nothrow(size_t size, std::align_val_t align, const void* caller) {
-  return make_aligned(size, align, true, caller);
-}
-
-}  // namespace percpu::heap
