@@ -17,6 +17,7 @@
 #include <sys/prctl.h>
 #include <time.h>
 
+#include <algorithm>
 #include <cstring>
 
 #include "preload/heap.h"
@@ -28,6 +29,7 @@ constexpr char kThpFile[] = "/sys/kernel/mm/transparent_hugepage/enabled";
 constexpr uint64_t kFindMs = 5000;         // how long what was found is believed
 constexpr uint64_t kLookStepPages = 16384;  // without a limit
 constexpr uint64_t kLeastStepPages = 64;
+constexpr uint64_t kQuietDirtyPages = (uint64_t{256} << 20) >> kPageShift;  // of a program without threads
 constexpr size_t kLeastBudget = 32 * 1024;
 
 uint64_t coarse_ms() {
@@ -121,7 +123,15 @@ void Heap::keep_within(MemoryLimit::Room room) {
   const uint64_t left_pages = room.left_bytes >> kPageShift;
   const uint64_t step = !limited ? kLookStepPages : left_pages / 4 < kLeastStepPages ? kLeastStepPages : left_pages / 4;
   store_relaxed(&look_at_pages_, backed_pages() + step);
-  store_relaxed(&most_dirty_pages_, limited ? left_pages / 16 : UINT64_MAX);
+  uint64_t most = limited ? left_pages / 16 : UINT64_MAX;
+  // Where no balance thread ticks, a program that freed much and then only sleeps would keep all of it.
+  if (!load_relaxed(&threads_begun_) && keep_ < 256) {
+    const uint64_t held = held_pages();
+    const uint64_t dirty = dirty_pages();
+    const uint64_t used = held > dirty ? held - dirty : 0;
+    most = std::min(most, std::max(kQuietDirtyPages, used / 4));
+  }
+  store_relaxed(&most_dirty_pages_, most);
   if (cache_.nr_cpus() != 0) {
     const uint64_t budget = limited ? room.left_bytes / 16 / cache_.nr_cpus() : kNoLimit;
     cache_.set_budget(budget < kLeastBudget ? kLeastBudget : budget);

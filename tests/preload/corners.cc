@@ -435,6 +435,22 @@ TEST_CASE("what was never written to costs nothing: not when it is freed, nor wh
   CHECK(resident_kib() - before < 50 * 1000);
 }
 
+TEST_CASE("a program without threads keeps a bounded part of what it freed, though nobody gives pages back while it sleeps") {
+  const percpu::ChildEnd end = percpu::run_in_child([] {
+    constexpr size_t kMega = size_t{1} << 20;
+    const int before = resident_kib();
+    std::vector<void*> blocks(700);
+    for (void*& block : blocks) {
+      block = malloc(kMega);
+      if (block == nullptr) return 1;
+      memset(opaque(block), 1, kMega);
+    }
+    for (void* block : blocks) free(block);
+    return resident_kib() - before < 300 * 1024 ? 0 : 2;
+  });
+  CHECK(end.exit_code == 0);
+}
+
 TEST_CASE("blocks are in core dumps") {
   for (size_t size : {100, 1 << 20}) {
     void* block = malloc(size);
