@@ -15,6 +15,9 @@
 #include "os/fork_depth.h"
 
 namespace percpu {
+namespace {
+void watch_main_thread();
+}  // namespace
 
 constinit Library library;
 
@@ -322,6 +325,7 @@ bool Library::thread_has_rseq() {
 int Library::attach_thread() {
   const bool registered = thread_has_rseq();
   if (registered) percpu_thread_.offset = default_offsets;
+  watch_main_thread();
   return registered ? 1 : 0;
 }
 
@@ -412,10 +416,18 @@ int Library::page_node(const void* address) {
 
 // A value of the main thread's own, whose destructor runs when that thread calls pthread_exit(), and not when the program ends otherwise.
 namespace {
-__attribute__((constructor)) void watch_main_thread() {
-  static pthread_key_t key;
-  if (syscall(SYS_gettid) != getpid()) return;  // opened by another thread
-  if (pthread_key_create(&key, [](void*) { library.main_thread_ends(); }) == 0) (void)pthread_setspecific(key, &key);
+pthread_key_t main_key;
+bool has_main_key = false;
+
+// If the calling thread is the main one: when the library is loaded, in the child of a fork, and when a thread uses it first (another
+// thread may have opened it).
+void watch_main_thread() {
+  if (has_main_key && syscall(SYS_gettid) == getpid()) (void)pthread_setspecific(main_key, &main_key);
+}
+
+__attribute__((constructor)) void make_main_key() {
+  has_main_key = pthread_key_create(&main_key, [](void*) { library.main_thread_ends(); }) == 0;
+  watch_main_thread();
 }
 }  // namespace
 
@@ -472,6 +484,7 @@ void Library::fork_child() PERCPU_NO_THREAD_SAFETY_ANALYSIS {  // taken in fork_
     pool->fork_child();
   }
   balancer_.fork_child();
+  watch_main_thread();
   statics_.unlock_after_fork();
   prepared_.reset_after_fork_in_child();
   default_made_.reset_after_fork_in_child();

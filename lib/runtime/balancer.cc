@@ -92,8 +92,9 @@ void Balancer::start() {
 }
 
 void Balancer::main_thread_ends() {
+  (void)pthread_sigmask(SIG_SETMASK, nullptr, &mask_of_main_);
   main_ended_.store(true, std::memory_order_release);
-  if (running()) bell_.ring(*system_);
+  if (system_ != nullptr) bell_.ring(*system_);  // a thread that is just starting hears of it, too
 }
 
 void Balancer::stop() {
@@ -106,6 +107,7 @@ void Balancer::stop() {
 }
 
 void Balancer::fork_child() {
+  main_ended_.store(false, std::memory_order_relaxed);
   state_.store(kNone, std::memory_order_relaxed);
   in_grace_.store(false, std::memory_order_relaxed);
   bell_.reset_after_fork_in_child();
@@ -126,6 +128,11 @@ void* Balancer::thread_main(void* self) {
   return nullptr;
 }
 
+void* Balancer::end_process(void* self) {
+  (void)pthread_sigmask(SIG_SETMASK, &static_cast<Balancer*>(self)->mask_of_main_, nullptr);
+  exit(0);
+}
+
 void Balancer::run() {
   uint32_t expected = kStarting;
   state_.compare_exchange_strong(expected, kRunning, std::memory_order_release);
@@ -136,7 +143,9 @@ void Balancer::run() {
     if (main_ended_.load(std::memory_order_acquire)) {
       if (is_last_thread()) {
         state_.store(kEnded, std::memory_order_release);  // what runs at exit is not to wait for us
-        exit(0);
+        pthread_t last;
+        if (pthread_create(&last, nullptr, end_process, this) != 0) (void)end_process(this);
+        return;
       }
       if (wait_ms == 0 || wait_ms > kLastMs) wait_ms = kLastMs;
     }

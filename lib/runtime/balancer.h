@@ -14,6 +14,7 @@
 #define PERCPU_RUNTIME_BALANCER_H
 
 #include <pthread.h>
+#include <signal.h>
 
 #include <atomic>
 #include <cstdint>
@@ -77,8 +78,9 @@ class Balancer {
   void free_after_grace() PERCPU_EXCLUDES(grace_lock_, rounds_lock_);
 
   // The main thread has called pthread_exit(): the process is to end with the last of its threads. libc counts ours among them, so
-  // it looks from now on, ten times a second, whether it is the only one left, and calls exit(0) then, as libc does in the last.
-  // Context: any; async-signal-safe.
+  // it looks from now on, ten times a second, whether it is the only one left, and has exit(0) called then, as libc does in the
+  // last: in a thread that is as the program's are, since handlers and destructors of the program run there.
+  // Context: in the main thread.
   void main_thread_ends();
 
   // Ends the thread, without waiting longer than it takes to notice. Called when the process exits; only the first call does it.
@@ -92,6 +94,7 @@ class Balancer {
   enum State : uint32_t { kNone = 0, kStarting = 1, kRunning = 2, kEnded = 3 };
 
   static void* thread_main(void* self);
+  static void* end_process(void* self);
   void start();
   void run();
   void run_rounds() PERCPU_EXCLUDES(rounds_lock_);
@@ -112,6 +115,7 @@ class Balancer {
   std::atomic<bool> start_wanted_{false};
   std::atomic<bool> stopping_{false};
   std::atomic<bool> main_ended_{false};
+  sigset_t mask_of_main_{};  // written before main_ended_
   std::atomic<bool> in_grace_{false};  // the thread may be held up by the program's readers
   bool said_unstartable_ = false;      // written by who moved state_ to kStarting
   pthread_t thread_{};

@@ -6,19 +6,49 @@
 #include <percpu.h>
 
 #include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
 static int worked;
 
-static void say(void) { printf("at exit: %s\n", worked ? "the last thread has worked" : "too early"); }
+/* It runs as in a thread of the program's: with signals as the main thread had them, and room on the stack. */
+static void say(void) {
+  sigset_t blocked;
+  volatile char room[1 << 20];
+  for (size_t i = 0; i < sizeof room; i += 4096) room[i] = 1;
+  if (pthread_sigmask(SIG_SETMASK, NULL, &blocked) != 0 || sigismember(&blocked, SIGTERM) != 0 || !worked) _exit(2);
+  printf("at exit: the last thread has worked\n");
+}
+
+/* In the child of a thread that is not the main one, that thread is. */
+static void *child_ends(void *unused) {
+  nanosleep(&(struct timespec){.tv_nsec = 50000000}, NULL);
+  return unused;
+}
+static void fork_and_end(void) {
+  const pid_t child = fork();
+  if (child == 0) {
+    alarm(120);
+    worked = 1;
+    percpu_free(percpu_alloc(8, 8));
+    percpu_free(percpu_alloc(8, 8));
+    pthread_t thread;
+    if (pthread_create(&thread, NULL, child_ends, NULL) != 0) _exit(3);
+    pthread_exit(NULL);
+  }
+  int status = -1;
+  if (waitpid(child, &status, 0) != child || status != 0) _exit(4);
+}
 
 static void *work(void *counter) {
   nanosleep(&(struct timespec){.tv_nsec = 300000000}, NULL); /* the main thread has ended long since */
   percpu_inc((long *)counter);
   percpu_free(counter);
+  fork_and_end();
   worked = 1;
   return NULL;
 }
