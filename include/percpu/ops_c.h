@@ -19,7 +19,8 @@
 #define PERCPU_NEEDS_SIZE_(p)                                                                            \
   _Static_assert(sizeof(*(p)) == 1 || sizeof(*(p)) == 2 || sizeof(*(p)) == 4 || sizeof(*(p)) == 8,       \
                  "a per-CPU operation needs an element of 1, 2, 4 or 8 bytes");                          \
-  _Static_assert(__builtin_types_compatible_p(__typeof__(*(p)), PERCPU_TYPE_(p)),                        \
+  _Static_assert(__builtin_classify_type(*(p)) != 5 ||                                                   \
+                     __builtin_types_compatible_p(__typeof__(*(p)), PERCPU_TYPE_(p)),                    \
                  "a per-CPU operation takes an element, and the handle points to an array");             \
   _Static_assert(__builtin_classify_type(*(p)) == 1 || __builtin_classify_type(*(p)) == 3 ||             \
                      __builtin_classify_type(*(p)) == 4 || __builtin_classify_type(*(p)) == 5 ||         \
@@ -151,7 +152,7 @@
 
 /* percpu/copies.h */
 
-#define PERCPU_PTR_(view, p, cpu) ((__typeof__(&*(p)))percpu_copy_of_cpu_(view, (p), (size_t)(cpu)))
+#define PERCPU_PTR_(view, p, cpu) ((__typeof__(&*(p)))percpu_copy_of_cpu_(view, (p), (size_t)(+(cpu))))
 #define PERCPU_THIS_PTR_(view, p) ((__typeof__(&*(p)))percpu_this_copy_(view, (p)))
 
 /* An integer type: that of the element, where it is one. */

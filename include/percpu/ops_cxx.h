@@ -193,7 +193,9 @@ PERCPU_CXX_(try_cmpxchg, try_cmpxchg, bool, (),
             (, percpu::detail::Value<T> *expected, percpu::detail::Value<T> v), (, expected, v))
 
 /* percpu/copies.h */
-PERCPU_CXX_(ptr, ptr, T *, (, class Cpu), (, Cpu cpu), (, static_cast<size_t>(cpu)))
+PERCPU_CXX_(ptr, ptr, T *, (), (, size_t cpu), (, cpu))
+/* For numbers of any integer type, so that an int is no reason to warn. */
+PERCPU_CXX_(ptr, ptr, T *, (, class Cpu, class = std::enable_if_t<std::is_integral_v<Cpu>>), (, Cpu cpu), (, static_cast<size_t>(cpu)))
 PERCPU_CXX_(this_ptr, this_ptr, T *, (), (), ())
 PERCPU_CXX_(sum, sum, percpu::detail::Sum<T>, (), (), ())
 PERCPU_CXX_(sum_n, sum_n, void, (), (, size_t n, percpu::detail::Sum<T> *out), (, n, out))
