@@ -5,6 +5,8 @@
 #include <sys/auxv.h>
 #include <time.h>
 
+#include <sys/mman.h>
+
 #include <cstring>
 
 #include "base/check.h"
@@ -316,7 +318,9 @@ void* Heap::allocate_zeroed(size_t size_bytes) {
   if (block == nullptr || clean) return block;
   // Of so much a program often touches little, and what was never touched counts as dirty too: the system zeroes what is needed.
   const size_t pages_bytes = pages_of(size_bytes) << kPageShift;
-  if (size_bytes >= kFreshBytes && depopulate(window_.system(), {reinterpret_cast<uintptr_t>(block), pages_bytes}) == 0) return block;
+  // (Refused where the program has locked them, as it may have meant to.)
+  if (size_bytes >= kFreshBytes && window_.system().madvise(reinterpret_cast<uintptr_t>(block), pages_bytes, MADV_DONTNEED) == 0)
+    return block;
   memset(block, 0, size_bytes);
   return block;
 }

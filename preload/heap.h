@@ -89,7 +89,8 @@ class Heap {
 
  private:
   static constexpr size_t kMaxBytes = PTRDIFF_MAX;
-  static constexpr size_t kFreshBytes = kHugeBytes;  // zeroed blocks of so much get fresh pages rather than a memset
+  // Zeroed blocks of so much get fresh pages rather than a memset, which is faster if all of it is used: from where glibc's may, too.
+  static constexpr size_t kFreshBytes = size_t{32} << 20;
   // Of the class whose blocks serve so many with that alignment.
   static size_t small_aligned(size_t align_bytes, size_t size_bytes);
   static uint64_t pages_of(size_t size_bytes) { return (size_bytes + kPageBytes - 1) >> kPageShift; }

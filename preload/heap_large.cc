@@ -57,7 +57,8 @@ void* Heap::grow_elsewhere(uint32_t number, size_t old_bytes, size_t size_bytes)
   if (other == nullptr) return nullptr;
   void* const block = window_.address_of(window_.span(number).first_page);
   const bool emptied =
-      move_pages(window_.system(), reinterpret_cast<uintptr_t>(block), reinterpret_cast<uintptr_t>(other), old_bytes);
+      move_pages(window_.system(), reinterpret_cast<uintptr_t>(block), reinterpret_cast<uintptr_t>(other), old_bytes,
+                 config_.limit == HeapLimit::kAuto);
   const uint32_t moved = large_span(other, "realloc");
   pages_[window_.node_of_page(window_.span(moved).first_page)].moved_to(moved);
   release_large(block, emptied);

@@ -57,13 +57,16 @@ uint32_t count_mappings(const System& system) {
 
 // Whether a move may make mappings: what is moved merges with its neighbours no more, also when it is freed, and a process has 65,530
 // (vm.max_map_count). Looks again after so many moves, wished or done, each of which makes two at most; half of all is the program's.
-bool may_make_mappings(const System& system) {
+bool may_make_mappings(const System& system, bool may_look) {
   constexpr uint32_t kMovesBetweenLooks = 4096;
   constexpr uint32_t kMostMappings = 24 * 1024;
   static uint32_t moves = 0;
   static bool allowed = true;
-  if (__atomic_add_fetch(&moves, 1, __ATOMIC_RELAXED) % kMovesBetweenLooks == 0)
-    __atomic_store_n(&allowed, count_mappings(system) < kMostMappings, __ATOMIC_RELAXED);
+  const uint32_t moved = __atomic_add_fetch(&moves, 1, __ATOMIC_RELAXED);
+  if (moved % kMovesBetweenLooks == 0) {
+    const bool few = may_look ? count_mappings(system) < kMostMappings : moved < 3 * kMovesBetweenLooks;
+    __atomic_store_n(&allowed, few, __ATOMIC_RELAXED);
+  }
   return __atomic_load_n(&allowed, __ATOMIC_RELAXED);
 }
 
@@ -72,8 +75,8 @@ bool may_make_mappings(const System& system) {
 // threads' mmap might get the hole before we could close it. The first step leaves everything as it is where it fails, and
 // what the second is given is one mapping.
 // False: nothing was done.
-bool move_mapping(const System& system, uintptr_t from, uintptr_t to, size_t bytes) {
-  if (!may_make_mappings(system) || !moves_leave_addresses_open()) return false;
+bool move_mapping(const System& system, uintptr_t from, uintptr_t to, size_t bytes, bool may_look) {
+  if (!may_make_mappings(system, may_look) || !moves_leave_addresses_open()) return false;
   void* const between = mremap(reinterpret_cast<void*>(from), bytes, bytes, MREMAP_MAYMOVE | MREMAP_DONTUNMAP, nullptr);
   if (between == MAP_FAILED) return false;
   void* const target = reinterpret_cast<void*>(to);
@@ -90,15 +93,15 @@ bool move_mapping(const System& system, uintptr_t from, uintptr_t to, size_t byt
 
 }  // namespace
 
-bool move_pages(const System& system, uintptr_t from, uintptr_t to, size_t bytes) {
+bool move_pages(const System& system, uintptr_t from, uintptr_t to, size_t bytes, bool may_look) {
   const int saved_errno = errno;
-  const bool moved = move_mapping(system, from, to, bytes);
+  const bool moved = move_mapping(system, from, to, bytes, may_look);
   errno = saved_errno;
   if (moved) return true;
   if (bytes > kCopyBytes) {
     const size_t half = round_up(bytes / 2, kPageBytes);
-    const bool emptied = move_pages(system, from, to, half);
-    return move_pages(system, from + half, to + half, bytes - half) && emptied;
+    const bool emptied = move_pages(system, from, to, half, may_look);
+    return move_pages(system, from + half, to + half, bytes - half, may_look) && emptied;
   }
   memcpy(reinterpret_cast<void*>(to), reinterpret_cast<void*>(from), bytes);
   return depopulate(system, {from, bytes}) == 0;

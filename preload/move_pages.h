@@ -16,7 +16,8 @@ namespace percpu::heap {
 // then the halves are tried, and what is small is copied, and given back at once. Keeps errno. Returns false where the old
 // addresses are not empty; the bytes are at `to` all the same.
 // In a process that has tens of thousands of mappings already, all is copied.
-bool move_pages(const System& system, uintptr_t from, uintptr_t to, size_t bytes);
+// may_look: whether files may be opened for that (limit:off); else some thousand moves are all.
+bool move_pages(const System& system, uintptr_t from, uintptr_t to, size_t bytes, bool may_look);
 
 }  // namespace percpu::heap
 

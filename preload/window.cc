@@ -36,7 +36,8 @@ size_t wanted_window(const System& system) {
   const size_t taken = taken_bytes(system);
   const size_t left = limit.rlim_cur > taken ? limit.rlim_cur - taken : 0;
   const size_t half = left / 2;
-  return left - std::max(left / 4, std::min(half, kLeastForOthers));
+  const size_t window = left - std::max(left / 4, std::min(half, kLeastForOthers));
+  return std::max(window, std::min(left / 4 * 3, kSmallestWindow));
 }
 
 }  // namespace
