@@ -67,7 +67,10 @@ int register_fork(void (*prepare)(), void (*parent)(), void (*child)(), void* mo
   static const auto next = reinterpret_cast<RegisterFork>(dlsym(RTLD_NEXT, "__register_atfork"));
   return next != nullptr ? next(prepare, parent, child, module) : ENOSYS;
 }
-int register_ours() { return register_fork(at_fork_prepare, at_fork_parent, at_fork_child, &__dso_handle); }
+void register_ours() {
+  if (register_fork(at_fork_prepare, at_fork_parent, at_fork_child, &__dso_handle) != 0)
+    percpu::report("fork handlers cannot be installed: a fork while other threads allocate may hang");
+}
 
 // ---- statistics --------------------------------------------------------------------------------------------------------
 
@@ -165,8 +168,7 @@ __attribute__((constructor(102))) void start() {
   heap.start();
   percpu::heap::begin_forms();
   percpu::heap::pin_start(heap.config());
-  if (!watches_forks && register_ours() != 0)
-    percpu::report("fork handlers cannot be installed: a fork while other threads allocate may hang");
+  if (!watches_forks) register_ours();
   percpu_balance_job_(background, nullptr);
   if (heap.config().stats != HeapStats::kNone) keep_stderr();
   if (heap.config().stats == HeapStats::kSignal) listen();
@@ -186,6 +188,6 @@ extern "C" __attribute__((visibility("default"))) int __register_atfork(void (*p
   watches_forks = true;
   const bool librarys_own = percpu_watch_forks_() == 0;
   const int result = librarys_own ? register_fork(prepare, parent, child, module) : 0;
-  if (register_ours() != 0) percpu::report("fork handlers cannot be installed: a fork while other threads allocate may hang");
+  register_ours();
   return librarys_own ? result : register_fork(prepare, parent, child, module);
 }

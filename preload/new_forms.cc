@@ -35,7 +35,6 @@ Form next(const char* name) {
   return reinterpret_cast<Form>(dlsym(RTLD_NEXT, name));
 }
 
-using percpu::heap::drop;
 using percpu::heap::heap;
 using percpu::heap::make;
 

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT
 #include "runtime/front_cache.h"
 
-
 namespace percpu {
 
 void FrontCache::open(const percpu_view& view, uintptr_t handle, const uintptr_t* offsets, uint32_t nr_offsets,

@@ -51,6 +51,16 @@ told = json.loads(done.stderr)
 assert told["used_bytes"] > 0 and told["nodes"][0]["open_bytes"] > 0 and told["classes"], told
 assert told["balancer"]["ticks"] >= 0 and sum(c["blocks"] for c in told["classes"]) > 0
 
+# What is printed to a pipe, as far as the classes.
+def read_report(reader):
+    text = b""
+    while b"class " not in text:
+        piece = os.read(reader, 4096)
+        assert piece, text
+        text += piece
+    assert text.startswith(b"percpu malloc: "), text
+
+
 # The balance thread prints when it is asked, while the program waits.
 reader, writer = os.pipe()
 environment = dict(os.environ, LD_PRELOAD=sys.argv[1], PERCPU_CONF="stats:signal")
@@ -59,12 +69,7 @@ child = subprocess.Popen([sys.executable, "-c", "import sys; print('up', flush=T
 os.close(writer)
 assert child.stdout.readline() == b"up\n"
 child.send_signal(12)
-text = b""
-while b"class " not in text:
-    piece = os.read(reader, 4096)
-    assert piece, text
-    text += piece
-assert text.startswith(b"percpu malloc: "), text
+read_report(reader)
 child.stdin.close()
 assert child.wait() == 0
 
@@ -85,12 +90,7 @@ for then in "stay", "exec":
                              stderr=writer)
     os.close(writer)
     os.kill(int(child.stdout.readline()), 12)
-    text = b""
-    while b"class " not in text:
-        piece = os.read(reader, 4096)
-        assert piece, text
-        text += piece
-    assert text.startswith(b"percpu malloc: "), text
+    read_report(reader)
     child.stdin.close()
     assert child.wait() == 0
     os.close(reader)

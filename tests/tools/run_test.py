@@ -4,8 +4,7 @@
 
 run_test.py PERCPU_RUN LIBRARY
 """
-import json, os, subprocess, sys, tempfile
-import shutil
+import json, os, shutil, subprocess, sys, tempfile
 
 tool, library = sys.argv[1:]
 clean = {key: value for key, value in os.environ.items() if key not in ("LD_PRELOAD", "PERCPU_CONF", "PERCPU_PRELOAD")}
