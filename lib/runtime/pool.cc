@@ -657,20 +657,17 @@ void Pool::free_after_grace(void* handle, const char* call) {
 
 // Takes all out of the front caches. Nobody is inside a sequence that began before the fence, and those that begin after
 // it find their stacks stopped.
+// An area leaves its stack and the maps take it back under one lock: to who reads the statistics it is never in between.
 void Pool::drain_stopped() {
   constexpr uint32_t kBatch = 64;
-  Spot spots[kBatch];
   FrontCache::Taken taken{};
   for (bool more = true; more;) {
-    uint32_t count = 0;
-    while (count < kBatch && (more = front_.take(&taken))) {
+    lock_map();
+    for (uint32_t count = 0; count < kBatch && (more = front_.take(&taken)); count++) {
       const Spot spot = memory_.spot_of(taken.area);
       if (front_.wide() && taken.kind == FrontCache::kFreed) uncharge(spot, FrontCache::size_of(taken.size_class));
-      spots[count++] = spot;
+      release(spot);
     }
-    if (count == 0) break;
-    lock_map();
-    for (uint32_t i = 0; i < count; i++) release(spots[i]);
     unlock_map();
   }
 }

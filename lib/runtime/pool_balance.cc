@@ -119,10 +119,13 @@ void Pool::make_ready_stopped() {
       const uint32_t nr_ready = percpu_stack_count(ready);
       const uint32_t count = std::min(nr_freed, front_.limit_of(c) - nr_ready);
       for (uint32_t i = 0; i < count; i++) areas[i] = percpu_stack_slots(freed)[nr_freed - 1 - i];
-      percpu_stack_set_count(freed, nr_freed - count);
+      if (count == 0) continue;
       make_ready(c, areas, count);
       for (uint32_t i = 0; i < count; i++) percpu_stack_slots(ready)[nr_ready + i] = areas[count - 1 - i];
+      lock_map();  // read_counts() reads under it, and finds each area on one of the two
+      percpu_stack_set_count(freed, nr_freed - count);
       percpu_stack_set_count(ready, nr_ready + count);
+      unlock_map();
     }
   }
 }

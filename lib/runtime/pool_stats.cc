@@ -64,7 +64,7 @@ void Pool::read_stats(percpu_stats* out) {
 }
 
 // All but what the system is asked for. What is freed is not counted: it is what was allocated and does not live. Areas that
-// threads have in hand meanwhile count as live.
+// other threads' calls have in hand meanwhile count as live; the balance thread never has one in hand.
 void Pool::read_counts(percpu_stats* out) {
   *out = {};
   lock_map();

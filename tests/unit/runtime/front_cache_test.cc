@@ -315,6 +315,35 @@ TEST_CASE("statistics count areas that wait as freed, and no area twice") {
   }
 }
 
+TEST_CASE("statistics are exact while the balance thread moves areas") {
+  for (const TestSetup& setup : {kNarrow, kWide}) {
+    World world("balance:thread");
+    TestPool pool(world, setup);
+    warm_up(pool, 16);
+    std::vector<void*> handles;
+    uint64_t live = 0;
+    uint64_t most_live = 0;
+    // Each time the areas are made ready (wide pools), and at last all are given back to the maps.
+    for (int round = 0; round < 10; round++) {
+      for (int i = 0; i < 200; i++) handles.push_back(pool.alloc(16));
+      free_all(pool, handles);
+      for (int i = 0; i < 5000; i++) {
+        const percpu_stats stats = pool.stats();
+        live += stats.nr_live + stats.live_bytes;
+        most_live = std::max(most_live, stats.nr_live);
+      }
+    }
+    CHECK(eventually([&] {
+      const percpu_stats stats = pool.stats();
+      live += stats.nr_live + stats.live_bytes;
+      most_live = std::max(most_live, stats.nr_live);
+      return stats.nr_cached == 0;
+    }));
+    CAPTURE(most_live);
+    CHECK(live == 0);
+  }
+}
+
 TEST_CASE("the inline free tells what is no handle, wherever it points") {
   if (!front_caches_work()) return;
   for (const uint32_t nr_cpus : {0u, 64u}) {
