@@ -219,7 +219,7 @@ percpu_pool_t *percpu_pool_create(const struct percpu_pool_attr *attr) __attribu
 
 /*
  * Destroys a pool that has no live areas left. Returns 0, or -1 with errno, and then nothing happened: EBUSY where it has some,
- * or is the default pool; EDEADLK inside rcu_read_lock(), since it waits for a grace period. What is no pool, or one no more,
+ * or is the default pool; EDEADLK inside rcu_read_lock(), since it may wait for a grace period. What is no pool, or one no more,
  * stops the program with one line. The caller makes sure that nobody else uses the pool. Thread-, fork-safe.
  */
 int percpu_pool_destroy(percpu_pool_t *pool);

@@ -295,14 +295,15 @@ int Library::create_pool(const percpu_pool_attr& given, Pool** pool) {
 int Library::destroy_pool(Pool* pool) {
   if (pool == nullptr) return -EINVAL;
   if (pool == default_pool_if_made()) return -EBUSY;
-  if (grace_.inside_section()) return -EDEADLK;
+  if (Grace::inside_section()) return -EDEADLK;
   if (!balancer_.has(pool)) {
     fatal("percpu_pool_destroy(%p): expected a pool that percpu_pool_create() made, found none there (destroyed before?)",
           static_cast<void*>(pool));
   }
   if (pool->grace_waiting()) balancer_.free_after_grace();
   if (pool->nr_live() != 0) return -EBUSY;
-  if (balancer_.remove(*pool)) pool->destroy();
+  balancer_.remove(*pool);
+  pool->destroy();
   return 0;
 }
 
@@ -383,7 +384,7 @@ int Library::address_info(const void* address, percpu_address* info) {
   const auto value = reinterpret_cast<uintptr_t>(address);
   bool found = false;
   {
-    Grace::Reader reader(grace_);
+    const Balancer::Reader reader(balancer_);
     for (Pool* pool = balancer_.first_pool(); pool != nullptr && !found;
          pool = pool->next.load(std::memory_order_acquire)) {
       found = pool->contains(value) && pool->address_info(value, info);

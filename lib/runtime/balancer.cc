@@ -46,7 +46,7 @@ bool Balancer::has(const Pool* pool) {
   return at != nullptr;
 }
 
-bool Balancer::remove(Pool& pool) {
+void Balancer::remove(Pool& pool) {
   {
     SleepMutexGuard guard(rounds_lock_);
     std::atomic<Pool*>* link = &pools_;
@@ -54,7 +54,9 @@ bool Balancer::remove(Pool& pool) {
     link->store(pool.next.load(std::memory_order_relaxed), std::memory_order_release);
   }
   // Readers who found the pool before it left the list go on reading it.
-  return grace_->wait();
+  (void)readers_.shut();
+  (void)readers_.wait_empty();
+  readers_.open();
 }
 
 // ---- waking and starting ---------------------------------------------------------------------------------------------
@@ -112,6 +114,7 @@ void Balancer::fork_child() {
   in_grace_.store(false, std::memory_order_relaxed);
   bell_.reset_after_fork_in_child();
   grace_lock_.reset_after_fork_in_child();
+  readers_.reset();
   bool any_due = false;
   for (Pool* pool = first_pool(); pool != nullptr; pool = pool->next.load(std::memory_order_relaxed)) {
     any_due = any_due || pool->due();

@@ -9,7 +9,7 @@
 //   the thread runs at most once a process; it has all signals blocked; it ends when the process exits
 //   state_ moves  none -> starting -> running -> ended,  back to none where it cannot be started, and in a fork's child
 // Locking: rounds_lock_ (lock 2 of lib/README.md) is held while the list changes and while a round is in progress, so that a
-// pool that has left the list is not worked on. Readers of the list who only ask walk it under RCU.
+// pool that has left the list is not worked on. Who only asks walks it as a Reader; who takes a pool off it waits for those.
 #ifndef PERCPU_RUNTIME_BALANCER_H
 #define PERCPU_RUNTIME_BALANCER_H
 
@@ -21,6 +21,7 @@
 
 #include "base/annotations.h"
 #include "os/futex.h"
+#include "os/gate.h"
 #include "os/mutex.h"
 #include "os/system.h"
 #include "runtime/grace.h"
@@ -42,10 +43,21 @@ class Balancer {
   void add(Pool& pool) PERCPU_EXCLUDES(rounds_lock_);
   // Whether the pool is in the list; does not look into it.
   [[nodiscard]] bool has(const Pool* pool) PERCPU_EXCLUDES(rounds_lock_);
-  // Takes the pool off the list and waits until neither the thread nor a reader can be using it. False where that cannot be
-  // told (Grace::lost()): then the pool must be kept.
-  [[nodiscard]] bool remove(Pool& pool) PERCPU_EXCLUDES(rounds_lock_);
-  // The head of the list. Requires: a Grace::Reader, or rounds_lock_, or a fork in progress.
+  // Takes the pool off the list and waits until neither the thread nor a Reader can be using it.
+  void remove(Pool& pool) PERCPU_EXCLUDES(rounds_lock_);
+
+  // While one lives no pool that is in the list is destroyed. Short: remove() waits for it. Context: not a signal handler.
+  class Reader {
+   public:
+    explicit Reader(Balancer& balancer) : gate_(balancer.readers_) { gate_.enter(); }
+    ~Reader() { gate_.leave(); }
+    Reader(const Reader&) = delete;
+    Reader& operator=(const Reader&) = delete;
+
+   private:
+    Gate& gate_;
+  };
+  // The head of the list. Requires: a Reader, or rounds_lock_, or a fork in progress.
   Pool* first_pool() const { return pools_.load(std::memory_order_acquire); }
 
   // A pool has work. Context: any; where the thread does not run yet this leaves a note for start_if_wanted().
@@ -108,6 +120,7 @@ class Balancer {
   SleepMutex grace_lock_ PERCPU_ACQUIRED_BEFORE(rounds_lock_);  // who waits for a grace period: one at a time
   SleepMutex rounds_lock_;
   std::atomic<Pool*> pools_{nullptr};  // written under rounds_lock_
+  Gate readers_;
   WakeWord bell_;
   FutexWord state_{kNone};
   std::atomic<Job> job_{nullptr};

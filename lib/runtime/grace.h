@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 //
-// What the library does with liburcu (its bp flavour, which needs no registration by the program): read sections for the
-// lists that it walks without a lock, and grace periods for percpu_free_rcu() and for pools that go.
+// What the library does with liburcu (its bp flavour, which needs no registration by the program): grace periods, for
+// percpu_free_rcu().
 //
 // liburcu has locks of its own. A program that uses it brackets fork() by urcu_bp_before_fork() and its twins; a second
 // caller of these would deadlock, and a child whose parent forked inside liburcu without them may find these locks taken
@@ -11,65 +11,36 @@
 // the signal mask: then the thread that forks holds liburcu's locks, ours wait for them, and the program makes the child's
 // liburcu good.
 //
+// Nor does the library make a thread known to liburcu, as read sections of its own would: liburcu forgets a thread that ends in a
+// destructor of its own, under its lock, and a child forked by another thread in that moment would find it taken for ever.
+//
 // Invariants:
-//   readers_ is shut, or waiters_ is, only while a fork is in progress; waiters_ is shut first, for a grace period may wait
-//   for a thread that wants to enter readers_
-//   a thread is inside liburcu on the library's behalf only between enter() and leave() of one of the gates
-// Locking: a Gate is a lock with a shared and an exclusive side; both come before the locks 3 to 5 of lib/README.md.
+//   waiters_ is shut only while a fork is in progress
+//   a thread is inside liburcu on the library's behalf only between enter() and leave() of it
+// Locking: the gate comes before the locks 3 to 5 of lib/README.md.
 #ifndef PERCPU_RUNTIME_GRACE_H
 #define PERCPU_RUNTIME_GRACE_H
 
 #include <atomic>
-#include <cstdint>
+
+#include "os/gate.h"
 
 namespace percpu {
-
-// Many may be inside at once. shut() lets nobody in until open(), and says whether somebody is inside still;
-// wait_empty() waits until all have left. Several may have it shut at once (threads fork at the same time): it lets people in
-// again when the last of them has opened it.
-class Gate {
- public:
-  constexpr Gate() = default;
-  void enter();
-  void leave();
-  bool shut();
-  // Requires: shut by the caller. Returns: whether it is empty; false once `patience_ms` went by (0: never).
-  bool wait_empty(uint32_t patience_ms = 0);
-  void open();
-  // In the child of a fork: whoever was inside, or had it shut, does not exist.
-  void reset() { word_.store(0, std::memory_order_relaxed); }
-
- private:
-  static constexpr uint32_t kShut = 1u << 20;  // counts who has it shut
-  static constexpr uint32_t kInside = kShut - 1;
-  std::atomic<uint32_t> word_{0};  // how many are inside, and how many have it shut
-};
 
 class Grace {
  public:
   constexpr Grace() = default;
 
+  // Whether the process's liburcu may be locked for ever (see fork_child()).
   bool lost() const { return lost_.load(std::memory_order_relaxed); }
 
-  // Whether the calling thread is inside a read section: waiting for a grace period would be for ever. Context: as wait().
-  bool inside_section();
+  // Whether the calling thread is inside a read section of the program's: waiting for a grace period would be for ever.
+  // Takes no lock. Context: any thread; not a signal handler.
+  static bool inside_section();
 
-  // Waits for a grace period. False when the process's liburcu may be locked for ever (see fork_child()): then nothing
-  // may be freed on the strength of it. Context: not inside a read section.
+  // Waits for a grace period. False when liburcu is lost: then nothing may be freed on the strength of it. Context: not inside
+  // a read section.
   [[nodiscard]] bool wait();
-
-  // A read section of the library. Short, does not block, nests in the program's own.
-  class Reader {
-   public:
-    explicit Reader(Grace& grace);
-    ~Reader();
-    Reader(const Reader&) = delete;
-    Reader& operator=(const Reader&) = delete;
-
-   private:
-    Grace& grace_;
-    bool in_section_;
-  };
 
   // Around fork, in the thread that forks; several threads may fork at once. A fork inside the program's own read section
   // does not wait for a grace period in progress, which waits for that section: the child then counts its liburcu as lost.
@@ -79,10 +50,8 @@ class Grace {
   void fork_child();
 
  private:
-  bool in_programs_section();
   bool waiters_left();
 
-  Gate readers_;
   Gate waiters_;
   std::atomic<bool> lost_{false};
 };

@@ -103,17 +103,13 @@ void in_child(Owner &owner, bool fork_again) {
   EXPECT(percpu_pool_check(pool) == 0);
   owner.check();
   const uint64_t shared_before = percpu_sum(shared_count);
-  // No thread ends while another one forks: liburcu forgets a thread that ends under a lock that no gate of ours can see, and a child
-  // that was forked in that microsecond never gets it (lib/README.md).
-  std::atomic<bool> forked{!fork_again};
   std::vector<std::thread> threads;
   for (int t = 0; t < 2; ++t) {
-    threads.emplace_back([t, seed = owner.random()(), &forked] {
+    threads.emplace_back([t, seed = owner.random()()] {
       Owner mine(seed + static_cast<uint64_t>(t));
       for (int i = 0; i < 300; ++i) mine.step();
       mine.check();
       mine.end();
-      while (!forked) sched_yield();
     });
   }
   if (fork_again) {
@@ -126,7 +122,6 @@ void in_child(Owner &owner, bool fork_again) {
       EXPECT(another != nullptr && percpu_pool_destroy(another) == 0);
       _exit(0);
     }
-    forked = true;
     wait_for(child);
   }
   for (int i = 0; i < 200; ++i) owner.step();
@@ -143,8 +138,6 @@ void in_child(Owner &owner, bool fork_again) {
   _exit(0);
 }
 
-std::atomic<int> forking{2};  // threads
-
 void fork_and_work(uint64_t seed, int forks) {
   Owner owner(seed);
   for (int i = 0; i < forks; ++i) {
@@ -158,7 +151,6 @@ void fork_and_work(uint64_t seed, int forks) {
   }
   owner.check();
   owner.end();
-  for (forking--; forking != 0;) sched_yield();  // as above
 }
 
 void work(uint64_t seed) {

@@ -16,6 +16,9 @@
 #include "api/library.h"
 #include "percpu.h"
 
+struct urcu_bp_reader;
+extern "C" __thread urcu_bp_reader* urcu_bp_reader;  // what liburcu knows of the calling thread
+
 namespace percpu {
 namespace {
 
@@ -168,6 +171,33 @@ TEST_CASE("a child that may not wait for grace periods keeps what it frees after
     urcu_bp_read_unlock();
     int status = -1;
     return waitpid(child, &status, 0) == child && status == 0 ? 0 : 1;
+  });
+  CHECK_FINE(end);
+}
+
+// liburcu forgets a thread that ends under its lock; a child forked by another thread in that moment would never get it.
+TEST_CASE("no call makes a thread known to liburcu") {
+  const ChildEnd end = run_in_child([] {
+    alarm(60);
+    bool known = false;
+    std::thread([&] {
+      percpu_pool_t* pool = percpu_pool_create(nullptr);
+      void* area = percpu_pool_alloc(pool, 8, 8, 0);
+      percpu_address info{};
+      (void)percpu_address_info(percpu_ptr(area, 0), &info);
+      percpu_pool_free_rcu(pool, area);
+      percpu_free_rcu(percpu_alloc(8, 8));
+      (void)percpu_balance();
+      (void)percpu_pool_destroy(pool);
+      const pid_t child = fork();
+      if (child == 0) _exit(0);
+      (void)waitpid(child, nullptr, 0);
+      known = urcu_bp_reader != nullptr;
+      urcu_bp_read_lock();
+      urcu_bp_read_unlock();
+      if (urcu_bp_reader == nullptr) known = true;  // then this test says nothing
+    }).join();
+    return known ? 1 : 0;
   });
   CHECK_FINE(end);
 }

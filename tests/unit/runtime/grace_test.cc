@@ -13,6 +13,9 @@
 #include "../child.h"
 #include "world.h"
 
+struct urcu_bp_reader;
+extern "C" __thread urcu_bp_reader* urcu_bp_reader;  // what liburcu knows of the calling thread
+
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 #define OWN_UNLOCK 0
 #elif defined(__has_feature)
@@ -47,127 +50,14 @@ extern "C" int pthread_mutex_unlock(pthread_mutex_t* mutex) noexcept {
 namespace percpu {
 namespace {
 
+void read_once() {
+  urcu_bp_read_lock();
+  urcu_bp_read_unlock();
+}
+
 void sleep_ms(int milliseconds) {
   const timespec time = {milliseconds / 1000, milliseconds % 1000 * 1000000};
   nanosleep(&time, nullptr);
-}
-
-TEST_CASE("a gate lets many in, and shutting it says whether somebody is inside") {
-  Gate gate;
-  CHECK_FALSE(gate.shut());
-  gate.wait_empty();
-  gate.open();
-  gate.enter();
-  gate.enter();
-  CHECK(gate.shut());
-  gate.leave();
-  gate.leave();
-  gate.wait_empty();
-  gate.open();
-  gate.enter();
-  gate.leave();
-}
-
-TEST_CASE("a shut gate holds newcomers until it is opened, and is empty once all have left") {
-  Gate gate;
-  std::atomic<int> inside{0};
-  std::atomic<bool> leave{false};
-  const auto visit = [&] {
-    gate.enter();
-    inside++;
-    while (!leave) sleep_ms(1);
-    inside--;
-    gate.leave();
-  };
-  std::thread first(visit);
-  REQUIRE(eventually([&] { return inside == 1; }));
-  CHECK(gate.shut());
-  std::thread second(visit);
-  sleep_ms(30);
-  CHECK(inside == 1);
-  leave = true;
-  gate.wait_empty();
-  CHECK(inside == 0);
-  leave = false;
-  gate.open();
-  CHECK(eventually([&] { return inside == 1; }));
-  leave = true;
-  first.join();
-  second.join();
-}
-
-TEST_CASE("many threads through a gate that is shut again and again: nobody is inside while it is empty") {
-  Gate gate;
-  std::atomic<int> inside{0};
-  std::atomic<bool> stop{false};
-  std::atomic<bool> wrong{false};
-  std::vector<std::thread> threads;
-  for (int t = 0; t < 3; t++) {
-    threads.emplace_back([&] {
-      while (!stop) {
-        gate.enter();
-        inside++;
-        inside--;
-        gate.leave();
-      }
-    });
-  }
-  for (int i = 0; i < 2000; i++) {
-    (void)gate.shut();
-    gate.wait_empty();
-    for (int look = 0; look < 20; look++) wrong = wrong || inside != 0;
-    gate.open();
-  }
-  stop = true;
-  for (std::thread& thread : threads) thread.join();
-  CHECK_FALSE(wrong);
-}
-
-TEST_CASE("a gate that several have shut is shut until the last of them opens it") {
-  Gate gate;
-  std::atomic<int> inside{0};
-  std::atomic<int> shut{0};
-  std::atomic<bool> stop{false};
-  std::atomic<bool> wrong{false};
-  std::vector<std::thread> threads;
-  for (int t = 0; t < 2; t++) {
-    threads.emplace_back([&] {
-      while (!stop) {
-        gate.enter();
-        inside++;
-        wrong = wrong || shut != 0;
-        inside--;
-        gate.leave();
-      }
-    });
-  }
-  std::vector<std::thread> closers;
-  for (int t = 0; t < 2; t++) {
-    closers.emplace_back([&] {
-      for (int i = 0; i < 1000; i++) {
-        (void)gate.shut();
-        gate.wait_empty();
-        shut++;
-        for (int look = 0; look < 20; look++) wrong = wrong || inside != 0;
-        shut--;
-        gate.open();
-      }
-    });
-  }
-  for (std::thread& thread : closers) thread.join();
-  stop = true;
-  for (std::thread& thread : threads) thread.join();
-  CHECK_FALSE(wrong);
-}
-
-TEST_CASE("who waits for a gate to be empty may give up") {
-  Gate gate;
-  gate.enter();
-  CHECK(gate.shut());
-  CHECK_FALSE(gate.wait_empty(20));
-  gate.leave();
-  CHECK(gate.wait_empty(20));
-  gate.open();
 }
 
 TEST_CASE("a grace period waits for the program's readers that began before it") {
@@ -198,37 +88,11 @@ TEST_CASE("a grace period waits for the program's readers that began before it")
   CHECK(after_reader);
 }
 
-TEST_CASE("a grace period waits for the library's own readers") {
-  Grace grace;
-  std::atomic<bool> reading{false};
-  std::atomic<bool> leave{false};
-  std::thread reader([&] {
-    const Grace::Reader section(grace);
-    reading = true;
-    while (!leave) sleep_ms(1);
-  });
-  REQUIRE(eventually([&] { return reading.load(); }));
-  std::atomic<bool> waited{false};
-  std::thread waiter([&] {
-    CHECK(grace.wait());
-    waited = true;
-  });
-  sleep_ms(30);
-  CHECK_FALSE(waited);
-  leave = true;
-  reader.join();
-  waiter.join();
-  CHECK(waited);
-}
-
-TEST_CASE("after a fork while others read and wait, the child can read and wait too") {
+TEST_CASE("after a fork while others wait, the child can wait too") {
   Grace grace;
   std::atomic<bool> stop{false};
   std::vector<std::thread> threads;
   for (int t = 0; t < 2; t++) {
-    threads.emplace_back([&] {
-      while (!stop) const Grace::Reader section(grace);
-    });
     threads.emplace_back([&] {
       while (!stop) (void)grace.wait();
     });
@@ -239,14 +103,7 @@ TEST_CASE("after a fork while others read and wait, the child can read and wait 
     if (child == 0) {
       grace.fork_child();
       die_after(20);
-      bool good = true;
-      for (int j = 0; j < 3; j++) {
-        const Grace::Reader section(grace);
-      }
-      good = good && grace.wait() && !grace.lost();
-      std::thread other([&] { const Grace::Reader section(grace); });
-      other.join();
-      _exit(good ? 0 : 1);
+      _exit(grace.wait() && !grace.lost() ? 0 : 1);
     }
     grace.fork_parent();
     int status = -1;
@@ -276,9 +133,9 @@ TEST_CASE("a fork inside the program's read section does not wait for the grace 
       urcu_bp_read_unlock();
       die_after(20);
       if (!grace.lost()) _exit(kNotLost);
-      const bool good = !grace.wait();
-      // Whatever liburcu's locks are in, the library's own readers get through, in new threads too.
-      std::thread other([&] { const Grace::Reader section(grace); });
+      bool good = !grace.wait();
+      // Whatever liburcu's locks are in, who asks gets through, in new threads too.
+      std::thread other([&] { good = good && !Grace::inside_section(); });
       other.join();
       _exit(good ? 0 : 1);
     }
@@ -296,36 +153,6 @@ TEST_CASE("a fork inside the program's read section does not wait for the grace 
   CHECK_FALSE(grace.lost());
 }
 
-TEST_CASE("inside the program's read section the library can read while a fork waits for the grace period") {
-  const ChildEnd end = run_in_child([] {
-    die_after(20);
-    Grace grace;
-    std::atomic<bool> reading{false};
-    std::atomic<bool> go_on{false};
-    std::thread reader([&] {
-      urcu_bp_read_lock();
-      reading = true;
-      while (!go_on) sleep_ms(1);
-      { const Grace::Reader section(grace); }
-      urcu_bp_read_unlock();
-    });
-    while (!reading) sleep_ms(1);
-    std::thread waiter([&] { (void)grace.wait(); });
-    sleep_ms(30);
-    std::thread forker([&] {
-      grace.fork_prepare();
-      grace.fork_parent();
-    });
-    sleep_ms(30);
-    go_on = true;
-    reader.join();
-    waiter.join();
-    forker.join();
-    return 0;
-  });
-  CHECK(end.exit_code == 0);
-}
-
 TEST_CASE("a fork between urcu_bp_before_fork() and its twins ends, and its child can use the library") {
   const ChildEnd end = run_in_child([] {
     die_after(60);
@@ -336,7 +163,7 @@ TEST_CASE("a fork between urcu_bp_before_fork() and its twins ends, and its chil
     });
     // Each of these threads is new to liburcu, and so takes the lock that the forking thread holds.
     std::thread readers([&] {
-      while (!stop) std::thread([&] { const Grace::Reader section(grace); }).join();
+      while (!stop) std::thread(read_once).join();
     });
     bool good = true;
     for (int i = 0; i < 5; i++) {
@@ -349,8 +176,7 @@ TEST_CASE("a fork between urcu_bp_before_fork() and its twins ends, and its chil
         urcu_bp_after_fork_child();
         die_after(20);
         const bool waited = grace.wait() && !grace.lost();
-        std::thread other([&] { const Grace::Reader section(grace); });
-        other.join();
+        std::thread(read_once).join();
         _exit(waited ? 0 : 1);
       }
       grace.fork_parent();
@@ -366,7 +192,7 @@ TEST_CASE("a fork between urcu_bp_before_fork() and its twins ends, and its chil
   CHECK(end.exit_code == 0);
 }
 
-TEST_CASE("threads fork at the same time: none is inside liburcu at any of these forks") {
+TEST_CASE("threads fork and end at the same time: none is inside liburcu at any of these forks") {
   const ChildEnd end = run_in_child([] {
     die_after(60);
     Grace grace;
@@ -378,7 +204,6 @@ TEST_CASE("threads fork at the same time: none is inside liburcu at any of these
     liburcu_is_slow = true;
 #endif
     std::atomic<bool> good{true};
-    std::atomic<int> forking{2};
     std::vector<std::thread> forkers;
     for (int t = 0; t < 2; t++) {
       forkers.emplace_back([&] {
@@ -393,9 +218,9 @@ TEST_CASE("threads fork at the same time: none is inside liburcu at any of these
           grace.fork_parent();
           int status = -1;
           if (waitpid(child, &status, 0) != child || status != 0) good = false;
+          // A thread that liburcu knew would be forgotten under its lock when it ends.
+          std::thread([&] { good = good && !Grace::inside_section(); }).join();
         }
-        // A thread that ends is forgotten by liburcu under the same lock, which no gate of ours can see: not while the other forks.
-        for (forking--; forking != 0;) sleep_ms(1);
       });
     }
     for (std::thread& forker : forkers) forker.join();
@@ -404,6 +229,23 @@ TEST_CASE("threads fork at the same time: none is inside liburcu at any of these
     return good ? 0 : 1;
   });
   CHECK(end.exit_code == 0);
+}
+
+TEST_CASE("who asks is not made known to liburcu, and who reads is told from who does not") {
+  std::thread([] {
+    CHECK_FALSE(Grace::inside_section());
+    CHECK(urcu_bp_reader == nullptr);
+    Grace grace;
+    grace.fork_prepare();
+    grace.fork_parent();
+    CHECK(grace.wait());
+    CHECK(urcu_bp_reader == nullptr);
+    urcu_bp_read_lock();
+    CHECK(Grace::inside_section());
+    urcu_bp_read_unlock();
+    CHECK_FALSE(Grace::inside_section());
+    CHECK(urcu_bp_reader != nullptr);
+  }).join();
 }
 
 }  // namespace
