@@ -20,6 +20,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "os/file.h"
 #include "preload/heap.h"
 
 namespace percpu::heap {
@@ -40,12 +41,8 @@ uint64_t coarse_ms() {
 
 // "always [madvise] never": the one in brackets.
 bool system_says(const System& system, const char* what) {
-  char text[128] = {};
-  const int file = system.open(kThpFile);
-  if (file < 0) return false;
-  const ssize_t got = system.read(file, text, sizeof text - 1);
-  (void)system.close(file);
-  return got > 0 && strstr(text, what) != nullptr;
+  char text[128];
+  return read_beginning(system, kThpFile, text, sizeof text) > 0 && strstr(text, what) != nullptr;
 }
 
 }  // namespace

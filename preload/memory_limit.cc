@@ -6,63 +6,10 @@
 #include <cstring>
 
 #include "base/text.h"
+#include "os/file.h"
 
 namespace percpu::heap {
 namespace {
-
-// A file, line by line. What is longer than the buffer is passed over: no line that matters here is.
-class Lines {
- public:
-  // *blind becomes true where there is no descriptor left, in the process or the system, or no memory for an open file.
-  Lines(const System& system, const char* path, bool* blind) : system_(system), file_(system.open(path)) {
-    if (file_ == -EMFILE || file_ == -ENFILE || file_ == -ENOMEM) *blind = true;
-  }
-  ~Lines() {
-    if (file_ >= 0) static_cast<void>(system_.close(file_));
-  }
-  Lines(const Lines&) = delete;
-  Lines& operator=(const Lines&) = delete;
-
-  // The next line, without its newline, until the call after it; null at the end.
-  char* next() {
-    for (;;) {
-      char* const start = buffer_ + at_;
-      if (char* end = static_cast<char*>(memchr(start, '\n', filled_ - at_)); end != nullptr) {
-        *end = 0;
-        at_ = static_cast<size_t>(end - buffer_) + 1;
-        if (!skipping_) return start;
-        skipping_ = false;
-        continue;
-      }
-      if (at_ == 0 && filled_ == sizeof buffer_) {
-        skipping_ = true;
-        filled_ = 0;
-      }
-      memmove(buffer_, buffer_ + at_, filled_ - at_);
-      filled_ -= at_;
-      at_ = 0;
-      if (!fill()) return nullptr;
-    }
-  }
-
- private:
-  bool fill() {
-    if (file_ < 0) return false;
-    ssize_t got = -EINTR;
-    for (int tries = 0; got == -EINTR && tries < kMaxRetries; ++tries)
-      got = system_.read(file_, buffer_ + filled_, sizeof buffer_ - filled_);
-    if (got <= 0) return false;
-    filled_ += static_cast<size_t>(got);
-    return true;
-  }
-
-  const System& system_;
-  int file_;
-  size_t at_ = 0;
-  size_t filled_ = 0;
-  bool skipping_ = false;
-  char buffer_[1024];
-};
 
 // Cuts off what is in front of the separator. Null: there is no more.
 char* cut(char** rest, char separator) {
@@ -82,28 +29,30 @@ bool lists(char* names, const char* name) {
 }
 
 // kNoLimit for "max", and for what is no number.
-uint64_t to_number(const char* text) {
-  uint64_t value = 0;
-  if (text == nullptr || *text < '0' || *text > '9') return kNoLimit;
-  for (; *text >= '0' && *text <= '9'; ++text) {
-    if (__builtin_mul_overflow(value, uint64_t{10}, &value) ||
-        __builtin_add_overflow(value, static_cast<uint64_t>(*text - '0'), &value))
-      return kNoLimit;
-  }
-  return value;
-}
+uint64_t to_number(const char* text) { return text == nullptr ? kNoLimit : leading_number(text).value_or(kNoLimit); }
 
 // Version 1 says "no limit" by the largest multiple of a page.
 bool is_limit(uint64_t bytes) { return bytes < uint64_t{1} << 60; }
 
 }  // namespace
 
+// One look at the files of the control group.
+struct MemoryLimit::Look {
+  const System& system;
+  bool blind = false;  // there was no descriptor left for a file, in the process or the system, or no memory
+
+  void note(const Lines& file) {
+    if (file.error() == -EMFILE || file.error() == -ENFILE || file.error() == -ENOMEM) blind = true;
+  }
+};
+
 // Where the group is mounted: the mount's root stands for a part of the group's path, which is cut off. (In a container the
 // file may name a path that is not visible inside it; the mount's root is its group then.)
-bool MemoryLimit::find_directory(const System& system, size_t* mount_bytes, bool* blind) {
+bool MemoryLimit::find_directory(Look& look, size_t* mount_bytes) {
   char group[kPathBytes] = {};
   bool found = false;
-  Lines groups(system, "/proc/self/cgroup", blind);
+  Lines groups(look.system, "/proc/self/cgroup");
+  look.note(groups);
   while (char* line = groups.next()) {
     cut(&line, ':');
     char* const controllers = cut(&line, ':');
@@ -118,7 +67,8 @@ bool MemoryLimit::find_directory(const System& system, size_t* mount_bytes, bool
   if (!found) return false;
 
   // "36 35 98:0 ROOT POINT options [tags] - TYPE source SUPER-OPTIONS"
-  Lines mounts(system, "/proc/self/mountinfo", blind);
+  Lines mounts(look.system, "/proc/self/mountinfo");
+  look.note(mounts);
   while (char* line = mounts.next()) {
     for (int i = 0; i < 3; ++i) cut(&line, ' ');
     const char* root = cut(&line, ' ');
@@ -144,35 +94,36 @@ bool MemoryLimit::find_directory(const System& system, size_t* mount_bytes, bool
   return false;
 }
 
-uint64_t MemoryLimit::number_in(const System& system, uint32_t path_bytes, const char* file, bool* blind) const {
+uint64_t MemoryLimit::number_in(Look& look, uint32_t path_bytes, const char* file) const {
   char path[kPathBytes + 64];
   Text text(path);
   text.put(directory_, path_bytes).put('/').put(file);
-  Lines lines(system, path, blind);
+  Lines lines(look.system, path);
+  look.note(lines);
   return to_number(lines.next());
 }
 
 bool MemoryLimit::find(const System& system) {
   MemoryLimit now;
-  bool blind = false;
-  now.find_levels(system, &blind);
-  if (blind) return false;
+  Look look{system};
+  now.find_levels(look);
+  if (look.blind) return false;
   *this = now;
   return true;
 }
 
-void MemoryLimit::find_levels(const System& system, bool* blind) {
+void MemoryLimit::find_levels(Look& look) {
   size_t mount_bytes = 0;
-  if (!find_directory(system, &mount_bytes, blind)) {
+  if (!find_directory(look, &mount_bytes)) {
     directory_[0] = 0;
     return;
   }
   for (size_t end = strlen(directory_); nr_levels_ < kMaxLevels;) {
     const uint32_t bytes = static_cast<uint32_t>(end);
-    uint64_t limit = number_in(system, bytes, version_1_ ? "memory.limit_in_bytes" : "memory.max", blind);
+    uint64_t limit = number_in(look, bytes, version_1_ ? "memory.limit_in_bytes" : "memory.max");
     if (!version_1_) {
       // Above this a group is slowed down without an end: as good as a limit.
-      const uint64_t high = number_in(system, bytes, "memory.high", blind);
+      const uint64_t high = number_in(look, bytes, "memory.high");
       if (high < limit) limit = high;
     }
     if (is_limit(limit)) levels_[nr_levels_++] = {bytes, limit};
@@ -182,12 +133,13 @@ void MemoryLimit::find_levels(const System& system, bool* blind) {
   }
 }
 
-uint64_t MemoryLimit::page_cache(const System& system, uint32_t path_bytes, bool* blind) const {
+uint64_t MemoryLimit::page_cache(Look& look, uint32_t path_bytes) const {
   char path[kPathBytes + 64];
   Text text(path);
   text.put(directory_, path_bytes).put("/memory.stat");
   uint64_t sum = 0;
-  Lines lines(system, path, blind);
+  Lines lines(look.system, path);
+  look.note(lines);
   while (char* line = lines.next()) {
     // Version 1 has the group's own numbers, and those with its descendants'.
     const char* name = cut(&line, ' ');
@@ -205,18 +157,17 @@ uint64_t MemoryLimit::page_cache(const System& system, uint32_t path_bytes, bool
 
 bool MemoryLimit::look(const System& system, Room* room) const {
   Room least;
-  bool blind = false;
+  Look look{system};
   for (uint32_t i = 0; i < nr_levels_; ++i) {
     const Level& level = levels_[i];
-    const uint64_t used =
-        number_in(system, level.path_bytes, version_1_ ? "memory.usage_in_bytes" : "memory.current", &blind);
+    const uint64_t used = number_in(look, level.path_bytes, version_1_ ? "memory.usage_in_bytes" : "memory.current");
     if (used == kNoLimit) continue;
     uint64_t left = used < level.limit_bytes ? level.limit_bytes - used : 0;
-    if (left < level.limit_bytes / 4) left += page_cache(system, level.path_bytes, &blind);
+    if (left < level.limit_bytes / 4) left += page_cache(look, level.path_bytes);
     if (left > level.limit_bytes) left = level.limit_bytes;
     if (left < least.left_bytes) least = {level.limit_bytes, left};
   }
-  if (blind) return false;
+  if (look.blind) return false;
   *room = least;
   return true;
 }

@@ -53,11 +53,11 @@ class MemoryLimit {
     uint64_t limit_bytes = kNoLimit;
   };
 
-  // *blind becomes true where a file could not be opened for lack of a descriptor.
-  void find_levels(const System& system, bool* blind);
-  bool find_directory(const System& system, size_t* mount_bytes, bool* blind);
-  uint64_t number_in(const System& system, uint32_t path_bytes, const char* file, bool* blind) const;
-  uint64_t page_cache(const System& system, uint32_t path_bytes, bool* blind) const;
+  struct Look;
+  void find_levels(Look& look);
+  bool find_directory(Look& look, size_t* mount_bytes);
+  uint64_t number_in(Look& look, uint32_t path_bytes, const char* file) const;
+  uint64_t page_cache(Look& look, uint32_t path_bytes) const;
 
   bool version_1_ = false;
   uint32_t nr_levels_ = 0;

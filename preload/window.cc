@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "os/file.h"
+
 namespace percpu::heap {
 namespace {
 
@@ -18,14 +20,9 @@ constexpr size_t kSpanPiece = 64 * 1024;  // of the records
 
 // How much address space the process has taken already; 0 where that cannot be told.
 size_t taken_bytes(const System& system) {
-  const int file = system.open("/proc/self/statm");
-  if (file < 0) return 0;
-  char text[32] = {};
-  const ssize_t length = system.read(file, text, sizeof text - 1);
-  (void)system.close(file);
-  size_t pages = 0;
-  for (ssize_t i = 0; i < length && text[i] >= '0' && text[i] <= '9'; ++i) pages = pages * 10 + static_cast<size_t>(text[i] - '0');
-  return pages << kPageShift;
+  char text[32];
+  (void)read_beginning(system, "/proc/self/statm", text, sizeof text);
+  return leading_number(text).value_or(0) << kPageShift;
 }
 
 // Under a limit of the address space (ulimit -v), three quarters of what is left of it: stacks, libraries and the program's own

@@ -2,6 +2,7 @@
 #include "api/library.h"
 
 #include <algorithm>
+#include <bit>
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
@@ -12,12 +13,10 @@
 
 #include "base/check.h"
 #include "os/env.h"
+#include "os/file.h"
 #include "os/fork_depth.h"
 
 namespace percpu {
-namespace {
-void watch_main_thread();
-}  // namespace
 
 constinit Library library;
 
@@ -35,24 +34,6 @@ uintptr_t default_offsets[2 * kMaxCpus];
 
 constexpr size_t kDefaultHugePageBytes = size_t{2} << 20;
 
-// Reads the beginning of a small file, terminated. Returns its length, 0 where it cannot be read.
-size_t read_small_file(const System& system, const char* path, char* buffer, size_t capacity_bytes) {
-  buffer[0] = 0;
-  const int file = system.open(path);
-  if (file < 0) return 0;
-  const ssize_t n = system.read(file, buffer, capacity_bytes - 1);
-  (void)system.close(file);
-  const size_t len = n > 0 ? static_cast<size_t>(n) : 0;
-  buffer[len] = 0;
-  return len;
-}
-
-size_t parse_number(const char* text) {
-  size_t number = 0;
-  for (; *text >= '0' && *text <= '9'; text++) number = number * 10 + static_cast<size_t>(*text - '0');
-  return number;
-}
-
 // While it lives, the calling thread is not cancelled: libnuma reads files, and a thread that ended there would leave the
 // first use unfinished for ever.
 class NotCancelled {
@@ -68,6 +49,22 @@ class NotCancelled {
 
 // How often the fork handlers are installed and have run for the fork that this thread is about to make.
 __thread ForkDepth fork_depth __attribute__((tls_model("initial-exec")));
+
+// A value of the main thread's own, whose destructor runs when that thread calls pthread_exit(), and not when the program
+// ends otherwise.
+pthread_key_t main_key;
+bool has_main_key = false;
+
+// If the calling thread is the main one: when the library is loaded, in the child of a fork, and when a thread uses it first
+// (another thread may have opened it).
+void watch_main_thread() {
+  if (has_main_key && syscall(SYS_gettid) == getpid()) (void)pthread_setspecific(main_key, &main_key);
+}
+
+__attribute__((constructor)) void make_main_key() {
+  has_main_key = pthread_key_create(&main_key, [](void*) { library.main_thread_ends(); }) == 0;
+  watch_main_thread();
+}
 
 // A machine with one node, for PERCPU_CONF=nodes:one.
 const NumaSource kOneNode = {
@@ -134,15 +131,14 @@ int Library::read_machine() {
 void Library::read_memory_settings() {
   char text[128];
   environment_.huge_pages =
-      read_small_file(system(), "/sys/kernel/mm/transparent_hugepage/enabled", text, sizeof text) != 0 &&
+      read_beginning(system(), "/sys/kernel/mm/transparent_hugepage/enabled", text, sizeof text) > 0 &&
       std::strstr(text, "[never]") == nullptr;
   environment_.huge_page_bytes = kDefaultHugePageBytes;
-  if (read_small_file(system(), "/sys/kernel/mm/transparent_hugepage/hpage_pmd_size", text, sizeof text) != 0) {
-    const size_t bytes = parse_number(text);
-    if (bytes > page_size_bytes() && (bytes & (bytes - 1)) == 0) environment_.huge_page_bytes = bytes;
-  }
+  (void)read_beginning(system(), "/sys/kernel/mm/transparent_hugepage/hpage_pmd_size", text, sizeof text);
+  const uint64_t huge_page_bytes = leading_number(text).value_or(0);
+  if (huge_page_bytes > page_size_bytes() && std::has_single_bit(huge_page_bytes)) environment_.huge_page_bytes = huge_page_bytes;
   environment_.strict_overcommit =
-      read_small_file(system(), "/proc/sys/vm/overcommit_memory", text, sizeof text) != 0 && text[0] == '2';
+      read_beginning(system(), "/proc/sys/vm/overcommit_memory", text, sizeof text) > 0 && text[0] == '2';
 }
 
 Pool* Library::make_default_pool() {
@@ -414,23 +410,6 @@ int Library::page_node(const void* address) {
 }
 
 // ---- fork and exit ---------------------------------------------------------------------------------------------------
-
-// A value of the main thread's own, whose destructor runs when that thread calls pthread_exit(), and not when the program ends otherwise.
-namespace {
-pthread_key_t main_key;
-bool has_main_key = false;
-
-// If the calling thread is the main one: when the library is loaded, in the child of a fork, and when a thread uses it first (another
-// thread may have opened it).
-void watch_main_thread() {
-  if (has_main_key && syscall(SYS_gettid) == getpid()) (void)pthread_setspecific(main_key, &main_key);
-}
-
-__attribute__((constructor)) void make_main_key() {
-  has_main_key = pthread_key_create(&main_key, [](void*) { library.main_thread_ends(); }) == 0;
-  watch_main_thread();
-}
-}  // namespace
 
 // As early as can be: handlers that are installed later prepare before ours and resume after them. So their locks may be held
 // around calls of the library, and they may call it themselves.

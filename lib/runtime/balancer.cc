@@ -7,6 +7,7 @@
 #include <ctime>
 
 #include "base/check.h"
+#include "os/file.h"
 #include "runtime/pool.h"
 
 namespace percpu {
@@ -175,12 +176,7 @@ void Balancer::run() {
 // The kernel says of the process how its main thread is, and how many threads there are, that one included until all have ended.
 bool Balancer::is_last_thread() const {
   char text[512];
-  const int file = system_->open("/proc/self/stat");
-  if (file < 0) return false;
-  const ssize_t length = system_->read(file, text, sizeof text - 1);
-  (void)system_->close(file);
-  if (length <= 0) return false;
-  text[length] = 0;
+  (void)read_beginning(*system_, "/proc/self/stat", text, sizeof text);
   const char* at = strrchr(text, ')');  // behind the program's name, which may hold anything
   if (at == nullptr || at[1] != ' ' || at[2] != 'Z') return false;
   at += 2;

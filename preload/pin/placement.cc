@@ -10,6 +10,7 @@
 #include <cstring>
 
 #include "base/check.h"
+#include "os/file.h"
 #include "preload/heap.h"  // in_vfork_word
 #include "preload/pin/places.h"
 

@@ -1,30 +1,17 @@
 // SPDX-License-Identifier: MIT
 #include "preload/pin/places.h"
 
-#include <errno.h>
-
 #include "base/text.h"
+#include "os/file.h"
 #include "os/topology.h"
 
 namespace percpu::heap {
 
-ssize_t read_beginning(const System& system, const char* path, char* buffer, size_t capacity_bytes) {
-  const int file = system.open(path);
-  if (file < 0) return file;
-  ssize_t got = -EINTR;
-  for (int i = 0; i < kMaxRetries && got == -EINTR; ++i) got = system.read(file, buffer, capacity_bytes - 1);
-  static_cast<void>(system.close(file));
-  buffer[got > 0 ? got : 0] = 0;
-  return got;
-}
-
 int read_number(const System& system, const char* path) {
-  char buffer[16];
-  if (read_beginning(system, path, buffer, sizeof buffer) <= 0) return -1;
-  int number = -1;
-  for (const char* c = buffer; *c >= '0' && *c <= '9' && number < 10000; ++c)
-    number = (number < 0 ? 0 : number * 10) + (*c - '0');
-  return number;
+  char text[16];
+  (void)read_beginning(system, path, text, sizeof text);
+  const uint64_t number = leading_number(text).value_or(UINT64_MAX);
+  return number <= kMaxCpus ? static_cast<int>(number) : -1;
 }
 
 namespace {

@@ -13,12 +13,6 @@ namespace percpu::heap {
 // Context: any; opens two files a core and one a node, on a stack of some 2 KiB.
 void read_cpu_places(const System& system, const CpuMask& allowed, CpuPlace* places);
 
-// The first number in a small file; -1 if there is none.
-[[nodiscard]] int read_number(const System& system, const char* path);
-
-// Reads the beginning of a file, terminated. Returns: its length, or -errno.
-[[nodiscard]] ssize_t read_beginning(const System& system, const char* path, char* buffer, size_t capacity_bytes);
-
 }  // namespace percpu::heap
 
 #endif  // PERCPU_PRELOAD_PIN_PLACES_H
