@@ -14,8 +14,8 @@
 #include "base/check.h"
 #include "base/text.h"
 #include "os/fork_depth.h"
-#include "preload/heap.h"
-#include "preload/new_delete.h"
+#include "preload/heap/heap.h"
+#include "preload/abi/new_delete.h"
 #include "preload/pin/pin.h"
 
 // The lock of stdio's list of files, recursive; exported by glibc, and in none of its headers.

@@ -6,7 +6,7 @@
 #include <stdarg.h>
 #include <unistd.h>
 
-#include "preload/heap.h"
+#include "preload/heap/heap.h"
 #include "preload/pin/pin.h"
 
 using percpu::heap::OffPlace;

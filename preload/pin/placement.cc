@@ -11,7 +11,7 @@
 
 #include "base/check.h"
 #include "os/file.h"
-#include "preload/heap.h"  // in_vfork_word
+#include "preload/heap/heap.h"  // in_vfork_word
 #include "preload/pin/places.h"
 
 namespace percpu::heap {

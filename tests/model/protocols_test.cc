@@ -5,7 +5,7 @@
 //
 //   list          include/percpu/list.h: push, pop, drain
 //   stack         include/percpu/stack.h and lib/runtime/front_cache.cc: push, pop, stop, take, start
-//   closed copy   preload/cache_table.h and preload/cpu_cache.cc: push, pop, close, empty, reopen
+//   closed copy   preload/heap/cache_table.h and preload/heap/cpu_cache.cc: push, pop, close, empty, reopen
 #include "protocols.h"
 
 #include <doctest/doctest.h>

@@ -2,7 +2,7 @@
 //
 // A machine with three nodes: CPU n is on node n modulo 3. (The kernel refuses to place memory on nodes that it does not
 // have, and the heap goes on, as it does in containers that forbid it.)
-#include "preload/nodes.h"
+#include "preload/heap/nodes.h"
 
 namespace percpu::heap {
 

@@ -23,9 +23,9 @@ FLAGS = ['-std=c++20', '-O2', '-fPIC', '-fno-exceptions', '-fno-rtti', '-fvisibi
 # Of each path: source and function; and for a path beside the first, what is between its two ends: where the thread's word
 # is compared that only check:off sets (ThreadCaches::unchecked_limit).
 PATHS = {
-    'malloc': ('malloc_abi.cc', 'malloc', None),
-    'free': ('malloc_abi.cc', 'free', None),
-    'free_check_off': ('malloc_abi.cc', 'free', '%fs:0x10('),
+    'malloc': ('malloc.cc', 'malloc', None),
+    'free': ('malloc.cc', 'free', None),
+    'free_check_off': ('malloc.cc', 'free', '%fs:0x10('),
     'operator_new': ('new_delete.cc', '_Znwm', None),
     'operator_delete': ('new_delete.cc', '_ZdlPv', None),
 }
@@ -67,7 +67,7 @@ def count(root):
             for source in sorted({source for source, _, _ in PATHS.values()}):
                 obj = os.path.join(work, source + '.o')
                 subprocess.run([command, *FLAGS, '-I' + root, '-I' + os.path.join(root, 'include'), '-I' + os.path.join(root, 'lib'),
-                                '-c', os.path.join(root, 'preload', source), '-o', obj], check=True)
+                                '-c', os.path.join(root, 'preload', 'abi', source), '-o', obj], check=True)
                 # objdump shows one name of each address, and may choose an alias.
                 symbols = subprocess.run(['nm', obj], capture_output=True, text=True, check=True).stdout.split('\n')
                 at = {line.split()[2]: int(line.split()[0], 16) for line in symbols if ' T ' in line}

@@ -3,7 +3,7 @@
 // The sizes, and the arithmetic that free() trusts, against the plain definitions.
 #include <doctest/doctest.h>
 
-#include "preload/size_class.h"
+#include "preload/heap/size_class.h"
 
 using namespace percpu::heap;
 

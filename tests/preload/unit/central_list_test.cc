@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 //
 // The free blocks of one class: none is given twice, none is lost, all go back. At the end a random run beside a set.
-#include "preload/central_list.h"
+#include "preload/heap/central_list.h"
 
 #include <doctest/doctest.h>
 #include <sys/mman.h>

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 //
 // The lock that the forking thread passes.
-#include "preload/heap_lock.h"
+#include "preload/heap/heap_lock.h"
 
 #include <doctest/doctest.h>
 

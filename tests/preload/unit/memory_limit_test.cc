@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 //
 // Which memory limit holds, and what is left under it: from files as kernels and containers show them.
-#include "preload/memory_limit.h"
+#include "preload/heap/memory_limit.h"
 
 #include <doctest/doctest.h>
 

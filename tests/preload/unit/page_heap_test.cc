@@ -2,7 +2,7 @@
 //
 // The free pages of a node: which run serves what, what joins, what goes back and in which order, and what becomes huge. At
 // the end a random run beside a naive model, which knows of each page whether it is taken and what was written to it.
-#include "preload/page_heap.h"
+#include "preload/heap/page_heap.h"
 
 #include <doctest/doctest.h>
 #include <sys/mman.h>

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 //
 // The window and its tables: where addresses belong, and what is refused.
-#include "preload/window.h"
+#include "preload/heap/window.h"
 
 #include <doctest/doctest.h>
 #include <sys/mman.h>

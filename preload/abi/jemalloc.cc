@@ -1,0 +1,193 @@
+// SPDX-License-Identifier: MIT
+//
+// jemalloc's own functions, for programs that Debian links with it (redis-server): the ones that allocate, so that no block
+// comes from a second heap, and mallctl with the names that programs ask for. The set is complete, for programs that look
+// whether it is; those that test for jemalloc by "thread.allocatedp" learn that this is another allocator.
+//
+//   reads        version epoch stats.{allocated,active,resident,mapped,retained,metadata}
+//                thread.tcache.enabled opt.{narenas,background_thread} background_thread arenas.{narenas,page,quantum}
+//   does         arena.N.{purge,decay}: malloc_trim()   thread.tcache.flush, epoch (written): nothing is needed
+//   else         ENOENT, as jemalloc says of names that it does not know
+//
+// Flags of the *allocx functions: bits 0 to 5 the log2 of the alignment, bit 6 zero; tcache and arena are ignored.
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include <cstring>
+
+#include "base/check.h"
+#include "base/text.h"
+#include "preload/heap/heap.h"
+
+using percpu::heap::heap;
+using percpu::heap::HeapTotals;
+
+#define PRELOAD_EXPORT extern "C" __attribute__((visibility("default")))
+
+namespace {
+
+constexpr int kAlignMask = 63;
+constexpr int kZero = 64;
+
+size_t align_of(int flags) { return size_t{1} << (flags & kAlignMask); }
+
+void* take(size_t size, int flags) {
+  if ((flags & kAlignMask) > 30) return nullptr;
+  // Every block lies at a multiple of 8; those of 8 bytes at no larger one.
+  if ((flags & kAlignMask) <= 3) return (flags & kZero) != 0 ? heap.allocate_zeroed(size) : heap.allocate(size);
+  void* block = heap.allocate_aligned(align_of(flags), size);
+  if (block != nullptr && (flags & kZero) != 0) memset(block, 0, size);
+  return block;
+}
+
+// What mallctl can say or do.
+enum class Name : uint8_t {
+  kVersion, kEpoch, kAllocated, kActive, kResident, kMapped, kRetained, kMetadata, kTcacheEnabled, kTcacheFlush,
+  kBackground, kNarenas, kPage, kQuantum, kPurge,
+};
+
+struct Entry {
+  const char* name;
+  Name id;
+};
+
+constexpr Entry kEntries[] = {
+    {"version", Name::kVersion},
+    {"epoch", Name::kEpoch},
+    {"stats.allocated", Name::kAllocated},
+    {"stats.active", Name::kActive},
+    {"stats.resident", Name::kResident},
+    {"stats.mapped", Name::kMapped},
+    {"stats.retained", Name::kRetained},
+    {"stats.metadata", Name::kMetadata},
+    {"thread.tcache.enabled", Name::kTcacheEnabled},
+    {"thread.tcache.flush", Name::kTcacheFlush},
+    {"background_thread", Name::kBackground},
+    {"opt.background_thread", Name::kBackground},
+    {"opt.narenas", Name::kNarenas},
+    {"arenas.narenas", Name::kNarenas},
+    {"arenas.page", Name::kPage},
+    {"arenas.quantum", Name::kQuantum},
+};
+constexpr size_t kNrEntries = sizeof kEntries / sizeof kEntries[0];
+
+// "arena.<number>.purge" or ".decay".
+bool is_purge(const char* name) {
+  if (strncmp(name, "arena.", 6) != 0) return false;
+  const char* rest = name + 6;
+  while (*rest >= '0' && *rest <= '9') ++rest;
+  return rest != name + 6 && (strcmp(rest, ".purge") == 0 || strcmp(rest, ".decay") == 0);
+}
+
+bool find(const char* name, Name* id) {
+  if (is_purge(name)) {
+    *id = Name::kPurge;
+    return true;
+  }
+  for (const Entry& entry : kEntries) {
+    if (strcmp(entry.name, name) != 0) continue;
+    *id = entry.id;
+    return true;
+  }
+  return false;
+}
+
+template <class T>
+int answer(void* out, size_t* out_bytes, T value) {
+  if (out == nullptr || out_bytes == nullptr) return 0;
+  if (*out_bytes != sizeof value) {
+    memcpy(out, &value, *out_bytes < sizeof value ? *out_bytes : sizeof value);
+    *out_bytes = *out_bytes < sizeof value ? *out_bytes : sizeof value;
+    return EINVAL;
+  }
+  memcpy(out, &value, sizeof value);
+  return 0;
+}
+
+int control(Name id, void* out, size_t* out_bytes, const void* in) {
+  static uint64_t epoch = 1;
+  switch (id) {
+    case Name::kVersion: return answer<const char*>(out, out_bytes, "5.3.0-percpu");
+    case Name::kEpoch:
+      if (in != nullptr) __atomic_fetch_add(&epoch, 1, __ATOMIC_RELAXED);
+      return answer(out, out_bytes, __atomic_load_n(&epoch, __ATOMIC_RELAXED));
+    case Name::kTcacheEnabled:
+    case Name::kBackground: return in != nullptr ? 0 : answer(out, out_bytes, true);
+    case Name::kNarenas: return answer(out, out_bytes, 1u);
+    case Name::kPage: return answer(out, out_bytes, size_t{percpu::heap::kPageBytes});
+    case Name::kQuantum: return answer(out, out_bytes, size_t{16});
+    case Name::kTcacheFlush: return 0;
+    case Name::kPurge: (void)heap.trim(); return 0;
+    default: break;
+  }
+  const HeapTotals totals = heap.totals();
+  size_t value = 0;
+  switch (id) {
+    case Name::kAllocated: value = totals.used_bytes - totals.free_small_bytes; break;
+    case Name::kActive: value = totals.used_bytes; break;
+    case Name::kResident: value = totals.used_bytes + totals.dirty_bytes + totals.metadata_bytes; break;
+    case Name::kMapped: value = totals.open_bytes; break;
+    case Name::kRetained: value = totals.clean_bytes; break;
+    default: value = totals.metadata_bytes; break;
+  }
+  return answer(out, out_bytes, value);
+}
+
+}  // namespace
+
+PRELOAD_EXPORT void* mallocx(size_t size, int flags) { return take(size, flags); }
+
+PRELOAD_EXPORT void* rallocx(void* block, size_t size, int flags) {
+  if ((flags & kAlignMask) <= 3 && (flags & kZero) == 0) return heap.reallocate(block, size);
+  const size_t old_bytes = heap.usable_bytes(block);
+  void* other = take(size, flags);
+  if (other == nullptr) return nullptr;
+  memcpy(other, block, old_bytes < size ? old_bytes : size);
+  heap.release(block);
+  return other;
+}
+
+// Blocks never move here, nor grow: what there is is all there is.
+PRELOAD_EXPORT size_t xallocx(void* block, size_t, size_t, int) { return heap.usable_bytes(block); }
+PRELOAD_EXPORT size_t sallocx(const void* block, int) { return heap.usable_bytes(block); }
+PRELOAD_EXPORT void dallocx(void* block, int) { heap.release(block); }
+PRELOAD_EXPORT void sdallocx(void* block, size_t, int) { heap.release(block); }
+PRELOAD_EXPORT size_t nallocx(size_t size, int flags) {
+  return (flags & kAlignMask) > 30 ? 0 : heap.usable_for(align_of(flags), size);
+}
+
+PRELOAD_EXPORT int mallctl(const char* name, void* out, size_t* out_bytes, void* in, size_t) {
+  Name id;
+  return find(name, &id) ? control(id, out, out_bytes, in) : ENOENT;
+}
+
+// A name's number is one word here, its place in the table.
+PRELOAD_EXPORT int mallctlnametomib(const char* name, size_t* mib, size_t* mib_words) {
+  Name id;
+  if (!find(name, &id)) return ENOENT;
+  if (*mib_words < 1) return EINVAL;
+  mib[0] = id == Name::kPurge ? kNrEntries : 0;
+  for (size_t i = 0; i < kNrEntries; ++i) {
+    if (kEntries[i].id == id) mib[0] = i;
+  }
+  *mib_words = 1;
+  return 0;
+}
+
+PRELOAD_EXPORT int mallctlbymib(const size_t* mib, size_t mib_words, void* out, size_t* out_bytes, void* in, size_t) {
+  if (mib_words != 1 || mib[0] > kNrEntries) return ENOENT;
+  return control(mib[0] == kNrEntries ? Name::kPurge : kEntries[mib[0]].id, out, out_bytes, in);
+}
+
+// jemalloc's way to print: pieces of text to the program's own function, or to stderr.
+PRELOAD_EXPORT void malloc_stats_print(void (*write)(void*, const char*), void* context, const char*) {
+  char buffer[32 * 1024];
+  percpu::Text text(buffer);
+  heap.print_stats(text);
+  if (write != nullptr) {
+    write(context, buffer);
+  } else {
+    percpu::report_raw(buffer, text.length_bytes());
+  }
+}

@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: MIT
+//
+// The names that programs call: all of C's, POSIX's and glibc's allocation functions, so that no block ever comes from another
+// heap. Each forwards inward; this is the place that sets errno, and the corner cases are decided here:
+//
+//   malloc(0)            a block of its own
+//   realloc(p, 0)        frees p and returns null, as glibc's does
+//   too large            null and ENOMEM, products that overflow included
+//   alignment            no power of two: EINVAL from posix_memalign and aligned_alloc; memalign rounds up, as glibc's does
+//   errno                free() and posix_memalign() leave it alone
+#include <errno.h>
+#include <malloc.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include <bit>
+#include <cstring>
+
+#include "base/check.h"
+#include "preload/heap/heap.h"
+
+using percpu::heap::heap;
+using percpu::heap::kPageBytes;
+
+#define PRELOAD_EXPORT extern "C" __attribute__((visibility("default")))
+
+namespace {
+
+constexpr size_t kLargestAlign = size_t{1} << 30;
+
+void* or_enomem(void* block) {
+  if (__builtin_expect(block == nullptr, 0)) errno = ENOMEM;
+  return block;
+}
+
+// What malloc() and free() do when the cache could not serve them. Out of the way, so that they themselves need no stack.
+__attribute__((noinline)) void* malloc_slow(size_t size) { return or_enomem(heap.allocate(size)); }
+__attribute__((noinline)) void free_slow(void* block) { heap.release(block); }
+
+// errno as it was, whatever the system calls below do. (They keep it; clock_gettime and its like need not.)
+void* aligned(size_t align, size_t size) {
+  if (align > kLargestAlign || size > PTRDIFF_MAX) return nullptr;
+  return heap.allocate_aligned(align, size);
+}
+
+bool product(size_t count, size_t size, size_t* bytes) {
+  return !__builtin_mul_overflow(count, size, bytes) && *bytes <= PTRDIFF_MAX;
+}
+
+}  // namespace
+
+// The two that everybody calls begin at a line of the instruction cache.
+PRELOAD_EXPORT __attribute__((aligned(64))) void* malloc(size_t size) {
+  void* block = heap.try_allocate(size);
+  return __builtin_expect(block != nullptr, 1) ? block : malloc_slow(size);
+}
+
+PRELOAD_EXPORT __attribute__((aligned(64))) void free(void* block) {
+  if (__builtin_expect(!heap.try_release(block), 0)) free_slow(block);
+}
+PRELOAD_EXPORT void free_sized(void* block, size_t size) { heap.release_sized(block, size, false); }
+PRELOAD_EXPORT void free_aligned_sized(void* block, size_t, size_t size) { heap.release_sized(block, size, true); }
+
+PRELOAD_EXPORT void* calloc(size_t count, size_t size) {
+  size_t bytes = 0;
+  if (!product(count, size, &bytes)) return or_enomem(nullptr);
+  if (void* block = heap.try_allocate(bytes); __builtin_expect(block != nullptr, 1)) return memset(block, 0, bytes);
+  return or_enomem(heap.allocate_zeroed(bytes));
+}
+
+PRELOAD_EXPORT void* realloc(void* block, size_t size) {
+  if (block == nullptr) return or_enomem(heap.allocate(size));
+  if (size == 0) {
+    heap.release(block);
+    return nullptr;
+  }
+  return or_enomem(heap.reallocate(block, size));
+}
+
+PRELOAD_EXPORT void* reallocarray(void* block, size_t count, size_t size) {
+  size_t bytes = 0;
+  if (!product(count, size, &bytes)) return or_enomem(nullptr);
+  return realloc(block, bytes);
+}
+
+PRELOAD_EXPORT int posix_memalign(void** out, size_t align, size_t size) {
+  if (!std::has_single_bit(align) || align % sizeof(void*) != 0) return EINVAL;
+  const int saved_errno = errno;
+  void* block = aligned(align, size);
+  errno = saved_errno;
+  if (block == nullptr) return ENOMEM;
+  *out = block;
+  return 0;
+}
+
+PRELOAD_EXPORT void* aligned_alloc(size_t align, size_t size) {
+  if (!std::has_single_bit(align)) {
+    errno = EINVAL;
+    return nullptr;
+  }
+  return or_enomem(aligned(align, size));
+}
+
+PRELOAD_EXPORT void* memalign(size_t align, size_t size) {
+  if (align > SIZE_MAX / 2 + 1) {  // no power of two is as large: glibc's errno
+    errno = EINVAL;
+    return nullptr;
+  }
+  if (align > kLargestAlign) return or_enomem(nullptr);
+  return or_enomem(aligned(std::bit_ceil(align == 0 ? size_t{1} : align), size));
+}
+
+PRELOAD_EXPORT void* valloc(size_t size) { return or_enomem(aligned(kPageBytes, size)); }
+
+PRELOAD_EXPORT void* pvalloc(size_t size) {
+  if (size > PTRDIFF_MAX - kPageBytes) return or_enomem(nullptr);
+  return or_enomem(aligned(kPageBytes, size == 0 ? kPageBytes : (size + kPageBytes - 1) & ~(kPageBytes - 1)));
+}
+
+PRELOAD_EXPORT size_t malloc_usable_size(void* block) { return heap.usable_bytes(block); }
+
+// ---- glibc's own ways to ask and to tell ---------------------------------------------------------------------------------
+
+PRELOAD_EXPORT int malloc_trim(size_t) { return heap.trim() ? 1 : 0; }
+
+// The parameters of another allocator: known ones are accepted and mean nothing here.
+PRELOAD_EXPORT int mallopt(int parameter, int) {
+  return parameter == M_MXFAST || (parameter <= M_TRIM_THRESHOLD && parameter >= M_ARENA_MAX) ? 1 : 0;
+}
+
+PRELOAD_EXPORT struct mallinfo2 mallinfo2(void) {
+  const percpu::heap::HeapTotals totals = heap.totals();
+  struct mallinfo2 info {};
+  info.arena = totals.used_bytes + totals.dirty_bytes;
+  info.uordblks = totals.used_bytes - totals.free_small_bytes;
+  info.fordblks = totals.free_small_bytes + totals.dirty_bytes;
+  info.fsmblks = totals.cached_bytes;
+  info.keepcost = totals.dirty_bytes;
+  return info;
+}
+
+PRELOAD_EXPORT struct mallinfo mallinfo(void) {
+  const struct mallinfo2 wide = mallinfo2();
+  struct mallinfo info {};
+  info.arena = static_cast<int>(wide.arena);
+  info.uordblks = static_cast<int>(wide.uordblks);
+  info.fordblks = static_cast<int>(wide.fordblks);
+  info.fsmblks = static_cast<int>(wide.fsmblks);
+  info.keepcost = static_cast<int>(wide.keepcost);
+  return info;
+}
+
+PRELOAD_EXPORT void malloc_stats(void) {
+  char buffer[16 * 1024];
+  percpu::Text text(buffer);
+  heap.print_stats(text);
+  percpu::report_raw(buffer, text.length_bytes());
+}
+
+PRELOAD_EXPORT int malloc_info(int options, FILE* stream) {
+  if (options != 0) return EINVAL;
+  const percpu::heap::HeapTotals totals = heap.totals();
+  fprintf(stream,
+          "<malloc version=\"percpu-1\">\n"
+          "<total type=\"used\" size=\"%lu\"/>\n"
+          "<total type=\"free\" size=\"%lu\"/>\n"
+          "<total type=\"cached\" size=\"%lu\"/>\n"
+          "<system type=\"current\" size=\"%lu\"/>\n"
+          "</malloc>\n",
+          static_cast<unsigned long>(totals.used_bytes - totals.free_small_bytes),
+          static_cast<unsigned long>(totals.free_small_bytes + totals.dirty_bytes),
+          static_cast<unsigned long>(totals.cached_bytes),
+          static_cast<unsigned long>(totals.used_bytes + totals.dirty_bytes + totals.metadata_bytes));
+  return 0;
+}
+
+// ---- glibc's second names ------------------------------------------------------------------------------------------------
+
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wmissing-attributes"  // they need not repeat what the first name promises
+#endif
+PRELOAD_EXPORT void cfree(void*) __attribute__((alias("free")));
+PRELOAD_EXPORT void* __libc_malloc(size_t) __attribute__((alias("malloc")));
+PRELOAD_EXPORT void* __libc_calloc(size_t, size_t) __attribute__((alias("calloc")));
+PRELOAD_EXPORT void* __libc_realloc(void*, size_t) __attribute__((alias("realloc")));
+PRELOAD_EXPORT void* __libc_reallocarray(void*, size_t, size_t) __attribute__((alias("reallocarray")));
+PRELOAD_EXPORT void __libc_free(void*) __attribute__((alias("free")));
+PRELOAD_EXPORT void __libc_cfree(void*) __attribute__((alias("free")));
+PRELOAD_EXPORT void* __libc_memalign(size_t, size_t) __attribute__((alias("memalign")));
+PRELOAD_EXPORT void* __libc_valloc(size_t) __attribute__((alias("valloc")));
+PRELOAD_EXPORT void* __libc_pvalloc(size_t) __attribute__((alias("pvalloc")));
+PRELOAD_EXPORT int __posix_memalign(void**, size_t, size_t) __attribute__((alias("posix_memalign")));
+PRELOAD_EXPORT int __libc_mallopt(int, int) __attribute__((alias("mallopt")));
+PRELOAD_EXPORT struct mallinfo __libc_mallinfo(void) __attribute__((alias("mallinfo")));

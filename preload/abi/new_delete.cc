@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: MIT
+//
+// C++'s operators new and delete. When there is no memory the new-handler is called until there is, or until
+// there is no handler; then std::bad_alloc is thrown, or null returned. Handler and exception belong to the caller's own C++
+// runtime, which is found when it is needed: this library brings none, and C programs have none. A program in C may have one all
+// the same, in no global scope: that of its plug-ins (python3's modules), opened with RTLD_LOCAL. So every operator hands down
+// whom it returns to, and the caller's module is asked first.
+#include <dlfcn.h>
+#include <link.h>
+#include <stddef.h>
+
+#include <bit>
+#include <new>
+
+#include "base/check.h"
+#include "preload/heap/heap.h"
+#include "preload/abi/new_delete.h"
+
+using percpu::heap::heap;
+
+namespace {
+
+using Handler = void (*)();
+
+// A function of a library that is open already, or of what it depends on; null: it is not open, or has none. What is found stays
+// there, as whoever wants to throw by it has the library open.
+void* find_in(const char* library, const char* name) {
+  void* const handle = dlopen(library, RTLD_NOLOAD | RTLD_LAZY);
+  if (handle == nullptr) return nullptr;
+  void* const found = dlsym(handle, name);
+  (void)dlclose(handle);
+  return found;
+}
+
+// A function of the C++ runtime that the caller sees.
+// Context: none of the heap's locks is held; the dynamic linker takes its own, and may allocate. (Without any memory the global
+// scope can still be asked.)
+void* find_for(const void* caller, const char* name) {
+  Dl_info info{};
+  link_map* module = nullptr;
+  if (dladdr1(caller, &info, reinterpret_cast<void**>(&module), RTLD_DL_LINKMAP) != 0 && module->l_name[0] != 0) {
+    // Opened by name, as the record is no handle of a module that came with another: that has no scope before.
+    if (void* const found = find_in(module->l_name, name); found != nullptr) return found;
+  }
+  if (void* const found = dlsym(RTLD_DEFAULT, name); found != nullptr) return found;
+  for (const char* runtime : {"libstdc++.so.6", "libc++.so.1", "libc++abi.so.1"}) {
+    if (void* const found = find_in(runtime, name); found != nullptr) return found;
+  }
+  return nullptr;
+}
+
+// The new-handler, if the caller's runtime has one.
+Handler handler(const void* caller) {
+  using Get = Handler (*)();
+  const Get get = reinterpret_cast<Get>(find_for(caller, "_ZSt15get_new_handlerv"));
+  return get != nullptr ? get() : nullptr;
+}
+
+[[noreturn]] void throw_bad_alloc(size_t size, const void* caller) {
+  using Throw = void (*)();
+  const Throw throw_it = reinterpret_cast<Throw>(find_for(caller, "_ZSt17__throw_bad_allocv"));
+  if (throw_it != nullptr) throw_it();
+  percpu::fatal("operator new(%zu): no memory, and no C++ runtime to throw std::bad_alloc", size);
+}
+
+void* take(size_t align, size_t size) { return align == 0 ? heap.allocate(size) : heap.allocate_aligned(align, size); }
+
+// Requires: the first try has failed. caller: an address in whoever called the operator.
+__attribute__((noinline, cold)) void* try_again(size_t align, size_t size, bool nothrow, const void* caller) {
+  for (;;) {
+    const Handler handle = handler(caller);
+    if (handle == nullptr) {
+      if (nothrow) return nullptr;
+      throw_bad_alloc(size, caller);
+    }
+    handle();
+    if (void* block = take(align, size); block != nullptr) return block;
+  }
+}
+
+void* make_aligned(size_t size, std::align_val_t align, bool nothrow, const void* caller) {
+  const size_t bytes = static_cast<size_t>(align);
+  void* block = std::has_single_bit(bytes) ? heap.allocate_aligned(bytes, size) : nullptr;
+  if (block != nullptr) return block;
+  if (std::has_single_bit(bytes)) return try_again(bytes, size, nothrow, caller);
+  return nothrow ? nullptr : (throw_bad_alloc(size, caller), nullptr);
+}
+
+}  // namespace
+
+namespace percpu::heap {
+
+void* new_slow(size_t size, bool nothrow, const void* caller) {
+  void* block = heap.allocate(size);
+  return __builtin_expect(block != nullptr, 1) ? block : try_again(0, size, nothrow, caller);
+}
+void* new_aligned_nothrow(size_t size, std::align_val_t align, const void* caller) {
+  return make_aligned(size, align, true, caller);
+}
+void delete_slow(void* block) { heap.release(block); }
+
+}  // namespace percpu::heap
+
+using percpu::heap::drop;
+using percpu::heap::make;
+
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wsized-deallocation"  // those are in new_forms.cc
+#pragma GCC diagnostic ignored "-Wmissing-attributes"  // second names need not repeat what the first promises
+#endif
+
+// The four that the other forms go by (new_forms.cc).
+PRELOAD_OPERATOR void* operator new(size_t size) { return make(size, false); }
+PRELOAD_OPERATOR void* operator new(size_t size, std::align_val_t align) {
+  return make_aligned(size, align, false, PRELOAD_CALLER);
+}
+PRELOAD_OPERATOR void operator delete(void* block) noexcept { drop(block); }
+PRELOAD_OPERATOR void operator delete(void* block, std::align_val_t) noexcept { drop(block); }
+
+extern "C" {
+void* percpu_own_new(size_t) __attribute__((alias("_Znwm"), visibility("hidden")));
+void percpu_own_delete(void*) noexcept __attribute__((alias("_ZdlPv"), visibility("hidden")));
+void* percpu_own_new_aligned(size_t, std::align_val_t) __attribute__((alias("_ZnwmSt11align_val_t"), visibility("hidden")));
+}

@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: MIT
+#include "preload/heap/check.h"
+
+#include <errno.h>
+
+#include <cstring>
+
+#include "base/bits.h"
+#include "base/check.h"
+#include "os/pages.h"
+
+namespace percpu::heap {
+
+int Checker::open(const System& system) {
+  PageRange range{};
+  const size_t bytes = round_up(kMostBlocks * sizeof(Left), page_size_bytes());
+  if (reserve(system, bytes, page_size_bytes(), &range) != 0 || open_range(system, range) != 0) return -ENOMEM;
+  quarantine_ = reinterpret_cast<Left*>(range.start);  // zero is a valid Left
+  return 0;
+}
+
+void Checker::lay_out(void* block, size_t block_bytes, size_t size_bytes) {
+  memset(static_cast<char*>(block) + size_bytes, kCanary, block_bytes - size_bytes - kTrailerBytes);
+  *trailer_of(block, block_bytes) = (kLive | size_bytes) ^ mixed(block);
+}
+
+size_t Checker::size_of(const void* block, size_t block_bytes, const char* what) const {
+  const uint64_t trailer = *trailer_of(block, block_bytes) ^ mixed(block);
+  const size_t size_bytes = trailer & ~kStateMask;
+  if ((trailer & kStateMask) == kFreed) fatal("%s(%p): the block of %zu bytes is free already (freed twice)", what, block, size_bytes);
+  if ((trailer & kStateMask) != kLive || size_bytes > block_bytes - kTrailerBytes)
+    fatal("%s(%p): the end of the block, of at most %zu bytes, was written over", what, block, block_bytes - kTrailerBytes);
+  const unsigned char* bytes = static_cast<const unsigned char*>(block);
+  for (size_t i = size_bytes; i < block_bytes - kTrailerBytes; ++i) {
+    if (bytes[i] != kCanary)
+      fatal("%s(%p): written over, %zu behind the end of the block of %zu bytes", what, block, i - size_bytes, size_bytes);
+  }
+  return size_bytes;
+}
+
+void Checker::put(void* block, size_t block_bytes) {
+  uint64_t* trailer = trailer_of(block, block_bytes);
+  *trailer = (*trailer ^ mixed(block) ^ kLive ^ kFreed) ^ mixed(block);
+  memset(block, kPoison, block_bytes - kTrailerBytes);
+  HeapGuard guard(lock_);
+  quarantine_[(first_ + nr_blocks_) % kMostBlocks] = {block, block_bytes};
+  nr_blocks_++;
+  bytes_ += block_bytes;
+}
+
+Checker::Left Checker::take(bool all) {
+  Left left;
+  {
+    HeapGuard guard(lock_);
+    if (nr_blocks_ == 0 || (!all && nr_blocks_ < kMostBlocks - kSlack && bytes_ <= kMostBytes)) return left;
+    left = quarantine_[first_];
+    first_ = (first_ + 1) % kMostBlocks;
+    nr_blocks_--;
+    bytes_ -= left.block_bytes;
+  }
+  // Blocks are multiples of 8 bytes, at multiples of 8.
+  const uint64_t* words = static_cast<const uint64_t*>(left.block);
+  for (size_t i = 0; i < left.block_bytes / sizeof *words - 1; ++i) {
+    if (words[i] == kPoison * (~uint64_t{0} / 255)) continue;
+    size_t at = i * sizeof *words;
+    while (static_cast<const unsigned char*>(left.block)[at] == kPoison) at++;
+    fatal("write after free: byte %zu of the freed block %p of %zu bytes", at, left.block,
+          static_cast<size_t>((*trailer_of(left.block, left.block_bytes) ^ mixed(left.block)) & ~kStateMask));
+  }
+  *trailer_of(left.block, left.block_bytes) = 0;
+  return left;
+}
+
+}  // namespace percpu::heap

@@ -1,0 +1,350 @@
+// SPDX-License-Identifier: MIT
+#include "preload/heap/cpu_cache.h"
+
+#include <errno.h>
+#include <sys/mman.h>
+#include <sys/rseq.h>
+
+#include "base/bits.h"
+#include "base/check.h"
+#include "os/pages.h"
+
+namespace percpu::heap {
+
+extern "C" {
+__thread ThreadCaches thread_caches __attribute__((tls_model("initial-exec"), visibility("hidden"))) = {};
+CachePlaces cache_places __attribute__((visibility("hidden"))) = {};
+}
+
+namespace {
+
+// All CPUs' budgets together, and the bounds of one: a machine with 2 CPUs gets 4 MiB a CPU, one with 256 gets 256 KiB.
+// (All stacks of a CPU at their largest hold 4.6 MiB: with 4, few programs have to empty any.)
+constexpr size_t kAllBudgets = size_t{64} << 20;
+constexpr size_t kLeastBudget = 256 * 1024;
+constexpr size_t kMostBudget = size_t{4} << 20;
+// With more CPUs than this the stacks are shorter, since each takes its memory on each CPU.
+constexpr uint32_t kManyCpus = 32;
+// A lane that asked for nothing in so many demands of its CPU is idle. To empty one takes a fence, which is a system call:
+// where all lanes are in use, none is to be emptied for another.
+constexpr int32_t kIdleDemands = 128;
+
+// A lane's first limit is small, so that a class that is asked for once costs little: an eighth of a batch; of blocks of 8 bytes
+// two of the processor's lines, so that a whole line comes from the list (CentralList::take) even if another block is pushed.
+uint32_t first_limit(const ClassInfo& info) {
+  const uint32_t eighth = (info.batch + 7) / 8;
+  const uint32_t lines = static_cast<uint32_t>(2 * kLineBytes / info.size_bytes);
+  return eighth > lines ? eighth : lines;
+}
+
+uint32_t size_of_lane(uint32_t lane) { return kClasses.info[class_of_lane(lane)].size_bytes; }
+
+// An open range of whole pages; 0 where there is no memory.
+uintptr_t pages_for(const System& system, size_t bytes) {
+  PageRange range{};
+  const size_t size = round_up(bytes, page_size_bytes());
+  if (reserve(system, size, page_size_bytes(), &range) != 0 || open_range(system, range) != 0) return 0;
+  return range.start;
+}
+
+}  // namespace
+
+Pushed push_lane(uint32_t lane, uint64_t block) {
+  return push(cache_places.table, head_of_lane(lane), reinterpret_cast<void*>(block));
+}
+
+// Moves up to `count` blocks between a lane's stack and blocks[]; [done] becomes how many. `one` moves one of them, or jumps to 7
+// where none is left. Where none was, nothing is written to the stack: it may be that of the closed copy, which all CPUs have.
+#define PRELOAD_MOVE_MANY_(one)                                                                                 \
+  asm volatile(PRELOAD_SEQ_BEGIN_                                                                               \
+               "xorl %k[done],%k[done]\n"                                                                       \
+               "6:\t" one                                                                                       \
+               "incq %[done]\n\t"                                                                               \
+               "cmpq %[count],%[done]\n\t"                                                                      \
+               "jb 6b\n"                                                                                        \
+               "7:\ttestq %[done],%[done]\n\t"                                                                  \
+               "je 2f\n\t"                                                                                      \
+               "movq %[top]," PRELOAD_HEAD_ PRELOAD_SEQ_END_                                                    \
+               : [copy] "=&r"(copy), [top] "=&r"(top), [block] "=&r"(block), [done] "=&r"(done)                 \
+               : PRELOAD_SEQ_IN_(cache_places.table, head_of_lane(lane), copies), [blocks] "r"(blocks),         \
+                 [count] "r"(uint64_t{count})                                                                   \
+               : "memory", "cc")
+
+uint32_t pop_many(uint32_t lane, uint64_t* blocks, uint32_t count) {
+  uintptr_t copy, top;
+  uint64_t block, done;
+  if (count == 0) return 0;
+  PRELOAD_MOVE_MANY_("movq -8(%[top]),%[block]\n\t"
+                     "testq %[block],%[block]\n\t"
+                     "je 7f\n\t"
+                     "movq %[block],(%[blocks],%[done],8)\n\t"
+                     "subq $8,%[top]\n\t");
+  return static_cast<uint32_t>(done);
+}
+
+uint32_t push_many(uint32_t lane, const uint64_t* blocks, uint32_t count) {
+  uintptr_t copy, top;
+  uint64_t block, done;
+  if (count == 0) return 0;
+  PRELOAD_MOVE_MANY_("cmpq 8" PRELOAD_HEAD_ ",%[top]\n\t"
+                     "jae 7f\n\t"
+                     "movq (%[blocks],%[done],8),%[block]\n\t"
+                     "movq %[block],(%[top])\n\t"
+                     "addq $8,%[top]\n\t");
+  return static_cast<uint32_t>(done);
+}
+
+int CpuCache::open(const Window& window, size_t budget_bytes, bool unchecked) {
+  const System& system = window.system();
+  const uint32_t nr_nodes = window.nr_nodes();
+  const uint32_t nr_cpus = percpu_machine_cpus_();
+  if (nr_cpus == 0) return -ENOMEM;  // the library could not look at the machine
+  nr_lanes_ = nr_nodes * kNrClasses;
+  const size_t heads = round_up((kKindLane + nr_lanes_) * sizeof(StackHead), kLineBytes);
+  size_t group = 0;
+  for (uint32_t i = 0; i < kNrClasses; ++i) {
+    const uint32_t cap = kClasses.info[i].cache_limit;
+    limit_cap_[i] = nr_cpus <= kManyCpus || cap <= 32 ? cap : cap / 4 < 32 ? 32 : cap / 4;
+    slots_[i] = static_cast<uint32_t>(heads + group + kZeroSlots * sizeof(uint64_t));
+    group += round_up((kZeroSlots + size_t{limit_cap_[i]}) * sizeof(uint64_t), kLineBytes);
+  }
+  group_bytes_ = static_cast<uint32_t>(group);
+  const size_t area = round_up(heads + group * nr_nodes, page_size_bytes());
+
+  percpu_pool_attr attr{};
+  attr.struct_bytes = sizeof attr;
+  attr.name = "malloc";
+  attr.unit_size = 2 * area;
+  attr.dynamic_size = area;
+  attr.max_alloc = area;
+  attr.first_chunk = PERCPU_FIRST_PAGE;
+  attr.balance = PERCPU_BALANCE_OFF;  // one area, which stays
+  percpu_pool_t* pool = percpu_pool_create(&attr);
+  if (pool == nullptr) return -errno;
+  void* handle = percpu_pool_alloc(pool, area, page_size_bytes(), 0);
+  const uintptr_t cpus = pages_for(system, nr_cpus * sizeof(Cpu));
+  const PageRange table = window.before_map();
+  closed_copy_ = pages_for(system, heads + kZeroSlots * sizeof(uint64_t));
+  if (handle == nullptr || cpus == 0 || closed_copy_ == 0 || open_range(system, table) != 0) return -ENOMEM;
+  view_ = *reinterpret_cast<const percpu_view*>(pool);
+  cpus_ = reinterpret_cast<Cpu*>(cpus);  // zero is a valid Cpu
+  nr_cpus_ = nr_cpus;
+  area_bytes_ = area;
+  system_ = &system;
+  // Most stacks never hold much, and many CPUs never run us: what the pool backed when it gave the area comes back page by page
+  // when a stack first gets there, on the CPU's own node, since that is the policy of the range.
+  for (uint32_t cpu = 0; cpu < nr_cpus; ++cpu) {
+    if (exists(cpu)) (void)depopulate(system, {reinterpret_cast<uintptr_t>(handle) + view_.offset[cpu], area});
+  }
+  heads_bytes_ = round_up(heads, page_size_bytes());
+  if (budget_bytes == 0) {
+    budget_bytes = kAllBudgets / nr_cpus;
+    if (budget_bytes < kLeastBudget) budget_bytes = kLeastBudget;
+    if (budget_bytes > kMostBudget) budget_bytes = kMostBudget;
+  }
+  chosen_bytes_ = budget_bytes_ = budget_bytes;
+
+  table_ = reinterpret_cast<CacheTable*>(table.start);
+  for (size_t size = 0; size <= ClassTable::kFine; ++size)
+    table_->home_head[size] = static_cast<uint16_t>(head_of_lane(class_of(size)));
+  StackHead* closed_heads = reinterpret_cast<StackHead*>(closed_copy_);
+  uint64_t* closed_slot = reinterpret_cast<uint64_t*>(closed_copy_ + heads);
+  for (uint32_t lane = 0; lane < nr_lanes_; ++lane) {
+    const ClassInfo& info = kClasses.info[class_of_lane(lane)];
+    table_->kinds[kKindLane + lane] = {info.inverse, info.size_bytes};
+    closed_heads[kKindLane + lane] = {closed_slot + kZeroSlots, closed_slot + kZeroSlots};
+  }
+  for (size_t i = 0; i < CacheTable::kNoCpu + nr_cpus; ++i) table_->homes[i] = table_->copies[i] = closed_copy_;
+  cache_places = {window.base(), table_};
+  window_bytes_ = window.size_bytes();
+  unchecked_ = unchecked;
+  __atomic_store_n(&base_, reinterpret_cast<uintptr_t>(handle), __ATOMIC_RELEASE);
+  return 0;
+}
+
+void CpuCache::set_home(uint32_t cpu, uint32_t node) {
+  HeapGuard guard(cpus_[cpu].lock);
+  cpus_[cpu].home = node;
+  reopen(cpu);
+}
+
+bool CpuCache::attach() {
+  if (!is_open() || percpu_thread_registered_() == 0) return false;
+  thread_caches.rseq = reinterpret_cast<uintptr_t>(__builtin_thread_pointer()) + static_cast<uintptr_t>(__rseq_offset);
+  __atomic_signal_fence(__ATOMIC_RELEASE);  // a handler that finds a limit finds the area
+  (unchecked_ ? thread_caches.unchecked_limit : thread_caches.free_limit) = window_bytes_;
+  thread_caches.malloc_limit = ClassTable::kFine + 1;
+  return true;
+}
+
+uint32_t CpuCache::this_cpu() const {
+  const uint32_t cpu = percpu_arch_cpu_();
+  return cpu < nr_cpus_ ? cpu : 0;
+}
+
+// ---- closing and opening ---------------------------------------------------------------------------------------------
+
+void CpuCache::close(uint32_t cpu) {
+  __atomic_store_n(&table_->homes[CacheTable::kNoCpu + cpu], closed_copy_, __ATOMIC_SEQ_CST);
+  __atomic_store_n(&table_->copies[CacheTable::kNoCpu + cpu], closed_copy_, __ATOMIC_SEQ_CST);
+}
+
+void CpuCache::reopen(uint32_t cpu) {
+  if (!cpus_[cpu].in_use) return;
+  const uintptr_t copy = copy_of(cpu);
+  const uintptr_t home = copy + lane_of(cpus_[cpu].home, 0) * sizeof(StackHead);
+  __atomic_store_n(&table_->homes[CacheTable::kNoCpu + cpu], home, __ATOMIC_RELEASE);
+  __atomic_store_n(&table_->copies[CacheTable::kNoCpu + cpu], copy, __ATOMIC_RELEASE);
+}
+
+// Sets the heads of a CPU that nobody used yet, and opens it.
+void CpuCache::begin_use(uint32_t cpu) {
+  for (uint32_t lane = 0; lane < nr_lanes_; ++lane) *head_of(cpu, lane) = {slots_of(cpu, lane), slots_of(cpu, lane)};
+  cpus_[cpu].in_use = true;
+  reopen(cpu);
+}
+
+void CpuCache::set_limit(uint32_t cpu, uint32_t lane, uint32_t limit) {
+  store_relaxed(&cpus_[cpu].limit[lane], limit);
+  __atomic_store_n(&head_of(cpu, lane)->end, slots_of(cpu, lane) + limit, __ATOMIC_RELAXED);
+}
+
+void CpuCache::empty(uint32_t cpu, uint32_t lane, BlockSink sink, void* context) {
+  const uint32_t blocks = count(cpu, lane);
+  uint64_t* slots = slots_of(cpu, lane);
+  __atomic_store_n(&head_of(cpu, lane)->top, slots, __ATOMIC_RELAXED);
+  set_limit(cpu, lane, 0);
+  if (blocks == 0) return;
+  __atomic_fetch_add(&work_.taken_blocks, blocks, __ATOMIC_RELAXED);
+  sink(context, lane, slots, blocks);
+}
+
+// ---- limits ----------------------------------------------------------------------------------------------------------
+
+uint32_t CpuCache::cap_of(const Cpu& cpu, uint32_t lane) const {
+  const uint32_t cap = limit_cap_[class_of_lane(lane)];
+  const uint32_t batch = kClasses.info[class_of_lane(lane)].batch;
+  return node_of_lane(lane) == cpu.home || batch > cap ? cap : batch;
+}
+
+uint32_t CpuCache::demand(uint32_t lane, BlockSink sink, void* context) {
+  const uint32_t number = this_cpu();
+  Cpu& cpu = cpus_[number];
+  if (!exists(number) || this_thread_forks()) return 0;
+  const uint32_t cap = cap_of(cpu, lane);
+  // Not exact, as threads may do this at once: find_idle() knows.
+  store_relaxed(&cpu.demand_clock, load_relaxed(&cpu.demand_clock) + 1);
+  store_relaxed(&cpu.asked[lane], load_relaxed(&cpu.demand_clock));
+  // A lock waits until all that was stored has arrived, and blocks that other CPUs used lately take long.
+  if (load_relaxed(&cpu.limit[lane]) == cap) return is_closed(number) ? 0 : cap;
+  if (!cpu.lock.try_lock()) return 0;
+  if (!cpu.in_use) begin_use(number);
+  const uint32_t limit = cpu.limit[lane];
+  uint32_t wanted = limit == 0 ? first_limit(kClasses.info[class_of_lane(lane)]) : 2 * limit;
+  if (wanted > cap) wanted = cap;
+  if (wanted > limit) {
+    const size_t more = size_t{wanted - limit} * size_of_lane(lane);
+    const size_t budget = budget_bytes();
+    while (cpu.used_bytes + more > budget && evict(number, lane, sink, context)) {}
+    if (cpu.used_bytes + more <= budget) {
+      cpu.used_bytes += more;
+      set_limit(number, lane, wanted);
+    }
+  }
+  const uint32_t usable = cpu.limit[lane];
+  cpu.lock.unlock();
+  return usable;
+}
+
+// The lane with the largest limit, in bytes, of those that are idle; kMaxLanes: none. A clock that went back a little, since a
+// thread was preempted in demand(), makes none of them idle.
+uint32_t CpuCache::find_idle(const Cpu& cpu, uint32_t for_lane) const {
+  uint32_t victim = kMaxLanes;
+  size_t most = 0;
+  for (uint32_t lane = 0; lane < nr_lanes_; ++lane) {
+    const size_t bytes = size_t{cpu.limit[lane]} * size_of_lane(lane);
+    const auto since = static_cast<int32_t>(load_relaxed(&cpu.demand_clock) - load_relaxed(&cpu.asked[lane]));
+    if (lane == for_lane || since < kIdleDemands || bytes <= most) continue;
+    most = bytes;
+    victim = lane;
+  }
+  return victim;
+}
+
+// Frees the room of an idle lane. False where there is none.
+bool CpuCache::evict(uint32_t number, uint32_t for_lane, BlockSink sink, void* context) {
+  Cpu& cpu = cpus_[number];
+  const uint32_t victim = find_idle(cpu, for_lane);
+  if (victim == kMaxLanes) return false;
+  const size_t bytes = size_t{cpu.limit[victim]} * size_of_lane(victim);
+  close(number);
+  const bool fenced = percpu_fence(static_cast<int>(number)) == 0;
+  if (fenced) {
+    empty(number, victim, sink, context);
+    cpu.used_bytes -= bytes;
+    __atomic_fetch_add(&work_.evicted_lanes, 1, __ATOMIC_RELAXED);
+  }
+  reopen(number);
+  return fenced;
+}
+
+void CpuCache::age(bool all, BlockSink sink, void* context) {
+  if (!is_open()) return;
+  for (uint32_t number = 0; number < nr_cpus_; ++number) {
+    Cpu& cpu = cpus_[number];
+    HeapGuard guard(cpu.lock);
+    if (!cpu.in_use) continue;
+    bool used = false;
+    bool any = false;
+    for (uint32_t lane = 0; lane < nr_lanes_; ++lane) {
+      if (cpu.limit[lane] == 0) continue;
+      any = true;
+      const uint32_t now = count(number, lane);
+      used = used || now != cpu.seen[lane];
+      cpu.seen[lane] = now;
+    }
+    if (!any || (used && !all)) continue;
+    close(number);
+    if (percpu_fence(static_cast<int>(number)) == 0) {
+      for (uint32_t lane = 0; lane < nr_lanes_; ++lane) {
+        if (cpu.limit[lane] != 0) empty(number, lane, sink, context);
+      }
+      cpu.used_bytes = 0;
+      (void)depopulate(*system_, {copy_of(number) + heads_bytes_, area_bytes_ - heads_bytes_});
+      __atomic_fetch_add(&work_.emptied_cpus, 1, __ATOMIC_RELAXED);
+    }
+    reopen(number);
+  }
+}
+
+// ---- fork ------------------------------------------------------------------------------------------------------------
+//
+// fork copies pages at different moments: a sequence in between would leave a block on a stack and in a program's hands, or
+// on neither. So all CPUs are closed and fenced first.
+
+void CpuCache::fork_prepare() {
+  if (!is_open()) return;
+  for (uint32_t number = 0; number < nr_cpus_; ++number) {
+    cpus_[number].lock.lock();
+    close(number);
+  }
+  if (percpu_fence(PERCPU_ALL_CPUS) != 0) report("fork: the CPUs' caches cannot be fenced; the child may see some blocks twice");
+}
+
+void CpuCache::fork_parent() {
+  if (!is_open()) return;
+  for (uint32_t number = nr_cpus_; number-- > 0;) {
+    reopen(number);
+    cpus_[number].lock.unlock();
+  }
+}
+
+void CpuCache::fork_child() {
+  if (!is_open()) return;
+  for (uint32_t number = nr_cpus_; number-- > 0;) {
+    reopen(number);
+    cpus_[number].lock.reset_after_fork_in_child();
+  }
+}
+
+}  // namespace percpu::heap

@@ -1,0 +1,522 @@
+// SPDX-License-Identifier: MIT
+#include "preload/heap/heap.h"
+
+#include <errno.h>
+#include <sys/auxv.h>
+#include <time.h>
+
+#include <sys/mman.h>
+
+#include <cstring>
+
+#include "base/check.h"
+#include "os/env.h"
+#include "preload/heap/nodes.h"
+
+namespace percpu::heap {
+
+extern "C" {
+__thread uint32_t in_vfork_word __attribute__((tls_model("initial-exec"))) = 0;
+}
+Heap heap;
+
+namespace {
+
+constinit uint64_t shelves[kMaxHeapNodes][kNrClasses][CentralList::kShelf] = {};
+
+constexpr uint64_t kTickMs = 200;
+// From here on a growing block moves by moving its pages, which costs less than copying them.
+constexpr size_t kMoveBytes = size_t{512} * 1024;
+
+uint64_t now_ms() {
+  timespec now{};
+  clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
+  return static_cast<uint64_t>(now.tv_sec) * 1000 + static_cast<uint64_t>(now.tv_nsec) / 1000000;
+}
+
+}  // namespace
+
+// ---- the beginning -----------------------------------------------------------------------------------------------------
+
+int Heap::prepare() {
+  return prepared_.run([this] { return prepare_now(); });
+}
+
+// The first call of all: system calls only, since nothing else is ready, the libc that could do more included.
+int Heap::prepare_now() {
+  const System& system = real_system();
+  CpuMask nodes;
+  uint32_t nr_nodes = 0;
+  if (read_memory_nodes(system, &nodes) == 0) nr_nodes = static_cast<uint32_t>(nodes.count());
+  if (nr_nodes < 1) nr_nodes = 1;
+  if (nr_nodes > kMaxHeapNodes) nr_nodes = kMaxHeapNodes;
+  if (const int result = window_.reserve_all(system, nr_nodes); result != 0) return result;
+  for (uint32_t node = 0; node < nr_nodes; ++node) {
+    pages_[node].init(window_, node);
+    for (uint32_t i = 0; i < kNrClasses; ++i) lists_[node][i].init(window_, pages_[node], lane_of(node, i), shelves[node][i]);
+  }
+  keep_ = 222;  // half a second's worth; start() reads what the user wants
+  return 0;
+}
+
+void Heap::start() {
+  if (prepare() != 0) return;
+  char conf[4096];
+  (void)read_conf(conf, sizeof conf);
+  config_ = parse_config(conf, page_size_bytes(), nullptr, nullptr);  // libpercpu itself says what is wrong in it
+  // keep = 256 * 2^(-tick / half-life)
+  if (config_.decay_ms == 0) {
+    keep_ = 0;
+  } else if (config_.decay_ms == kDecayOff) {
+    keep_ = 256;
+  } else {
+    // 2^-x by halving for the whole part, and a chord in between: at most 6 % off.
+    const uint64_t x = kTickMs * 256 / config_.decay_ms;
+    keep_ = x >= 9 * 256 ? 0 : static_cast<uint32_t>((512 - x % 256) >> (x / 256 + 1));
+  }
+  if (config_.check == HeapCheck::kFull) {
+    for (uint32_t node = 0; node < window_.nr_nodes(); ++node) {
+      for (CentralList& list : lists_[node]) list.begin_anew();
+      checked_from_[node] = pages_[node].begin_anew();
+    }
+    if (checker_.open(real_system()) != 0) report("check:full: no memory for its records; the usual checks are made");
+  } else if (cache_.open(window_, config_.cache_bytes, config_.check == HeapCheck::kOff) != 0) {
+    report("the CPUs' caches cannot be made; malloc works without them");
+  }
+  CpuMask nodes;
+  if (read_memory_nodes(real_system(), &nodes) == 0) place_nodes(nodes);
+}
+
+// Which node's page heap serves which CPU: the node that libpercpu took the CPU's own copy from, so a node without memory is
+// served by the nearest that has some.
+void Heap::place_nodes(const CpuMask& nodes) {
+  if (window_.nr_nodes() == 1 || !cache_.is_open() || config_.nodes == NodesMode::kOne) return;
+  for (uint32_t cpu = 0; cpu < cache_.nr_cpus(); ++cpu) {
+    const int node = node_of_cpu(cache_, cpu);
+    uint32_t index = 0;
+    for (CpuId at = nodes.first(); at.valid() && at.value != node; at = nodes.after(at)) index++;
+    cache_.set_home(cpu, index < window_.nr_nodes() ? index : 0);
+  }
+  uint32_t index = 0;
+  for (CpuId at = nodes.first(); at.valid() && index < window_.nr_nodes(); at = nodes.after(at))
+    pages_[index++].bind_to(NodeId{at.value});
+}
+
+bool Heap::caches() {
+  if (thread_caches.malloc_limit != 0) return true;
+  return in_vfork_word == 0 && !checker_.on() && cache_.attach();
+}
+
+// ---- small blocks --------------------------------------------------------------------------------------------------------
+
+void* Heap::allocate(size_t size_bytes) {
+  return __builtin_expect(checker_.on(), 0) ? allocate_checked(1, size_bytes) : take_block(size_bytes);
+}
+
+// Not inlined: one sequence, whoever comes here.
+__attribute__((noinline)) void* Heap::take_block(size_t size_bytes) {
+  if (size_bytes > kMaxSmallBytes) return allocate_large(size_bytes, 1, nullptr);
+  const uint32_t size_class = class_of(size_bytes);
+  if (__builtin_expect(thread_caches.malloc_limit != 0, 1)) {
+    if (void* block = pop_home(cache_places.table, head_of_lane(size_class)); __builtin_expect(block != nullptr, 1)) return block;
+  }
+  return allocate_small(size_class);
+}
+
+// The stack is empty: it takes a batch from the central list of this node.
+void* Heap::allocate_small(uint32_t size_class) {
+  if (__builtin_expect(!prepared_.done(), 0) && prepare() != 0) return nullptr;
+  const bool cached = caches();
+  const uint32_t first = this_node(cached);
+  uint32_t lane = lane_of(first, size_class);
+  uint32_t want = 1;
+  if (cached) {
+    // The thread may have been new, or the stack filled meanwhile.
+    if (uint64_t block = 0; pop_many(lane, &block, 1) == 1) return reinterpret_cast<void*>(block);
+    const uint32_t room = cache_.demand(lane, sink_to_lists, this);
+    want = room + 1 < kClasses.info[size_class].batch ? room + 1 : kClasses.info[size_class].batch;
+  }
+  uint64_t blocks[kMaxBatch];
+  uint32_t got = list_of(lane).take(blocks, want);
+  // Where this node has no memory, the next one's; and what idle CPUs keep may be what is missing.
+  for (uint32_t i = 1; i < window_.nr_nodes() && got == 0; ++i) {
+    lane = lane_of((first + i) % window_.nr_nodes(), size_class);
+    got = list_of(lane).take(blocks, 1);
+  }
+  if (got == 0) {
+    if (!trim()) return nullptr;
+    lane = lane_of(first, size_class);
+    got = list_of(lane).take(blocks, 1);
+    if (got == 0) return nullptr;
+  }
+  heed_limit();
+  put_all(lane, blocks + 1, got - 1);
+  return reinterpret_cast<void*>(blocks[0]);
+}
+
+void Heap::release(void* block) {
+  if (__builtin_expect(checker_.on(), 0)) return release_checked(block, "free");
+  drop_block(block);
+}
+
+void Heap::drop_block(void* block) {
+  uint64_t page = 0;
+  if (window_.page_of(block, &page)) {
+    const PageEntry entry = window_.entry(page);
+    if (const uint32_t lane = entry.kind() - kKindLane; lane < kMaxLanes) {
+      if (!begins_block(static_cast<int32_t>(window_.offset_of(block) - entry.first_block), kClasses.info[class_of_lane(lane)].inverse))
+        refuse(block, "free");
+      return release_small(lane, reinterpret_cast<uint64_t>(block));
+    }
+  }
+  release_large(block);
+}
+
+// Onto this CPU's stack; what it has no room for into the list.
+void Heap::put_all(uint32_t lane, const uint64_t* blocks, uint32_t count) {
+  const uint32_t kept = push_many(lane, blocks, count);
+  list_of(lane).give(blocks + kept, count - kept);
+}
+
+// The same of a block that the program freed.
+void Heap::put_freed(uint32_t lane, uint64_t block) {
+  const Pushed pushed = push_lane(lane, block);
+  if (pushed == Pushed::kTwice) refuse(reinterpret_cast<void*>(block), "free");
+  if (pushed == Pushed::kFull) list_of(lane).give(&block, 1);
+}
+
+// A block that is freed is none of these: it would be free already.
+void Heap::expect_other(uint64_t block, const uint64_t* blocks, uint32_t count) {
+  for (uint32_t i = 0; i < count; ++i) {
+    if (blocks[i] == block) refuse(reinterpret_cast<void*>(block), "free");
+  }
+}
+
+// This CPU's stack is full: it may hold more from now on, or a batch leaves it, which is looked through for the block that is
+// about to come. The topmost stays, since it may be the next that is freed again.
+void Heap::make_room(uint32_t lane, uint64_t block) {
+  (void)cache_.demand(lane, sink_to_lists, this);
+  if (!cache_.is_full(lane)) return;
+  uint64_t batch[kMaxBatch];
+  const uint32_t count = pop_many(lane, batch, kClasses.info[class_of_lane(lane)].batch);
+  expect_other(block, batch, count);
+  if (count == 0) return;
+  list_of(lane).give(batch + 1, count - 1);
+  put_all(lane, batch, 1);
+}
+
+// The stack is full, or closed, or the thread has none yet; or the block is there already.
+void Heap::release_small(uint32_t lane, uint64_t block) {
+  const bool first_call = thread_caches.malloc_limit == 0;
+  if (!caches()) {
+    list_of(lane).give(&block, 1);
+  } else {
+    if (cache_.is_full(lane)) make_room(lane, block);
+    const bool shares_line = kClasses.info[class_of_lane(lane)].size_bytes < kLineBytes;
+    if (first_call && shares_line && node_of_lane(lane) == this_node(true)) {
+      put_beneath(lane, block);
+    } else {
+      put_freed(lane, block);
+    }
+  }
+  decay_if_due();
+}
+
+// What a thread frees before it has taken anything was taken by another thread, which may use its neighbours in the line. On top
+// of this CPU's stack it would be the next block to be written here. So it is put beneath another, where free still looks for it;
+// where the stack is empty, on a batch from the list, and beneath the last of that.
+// Requires: the stack is not full, so that there is room for both when one was popped.
+void Heap::put_beneath(uint32_t lane, uint64_t block) {
+  uint64_t others[kMaxBatch];
+  uint32_t count = pop_many(lane, others, 1);
+  if (const uint32_t limit = cache_.limit(lane); count == 0 && limit > 1) {
+    const uint32_t batch = kClasses.info[class_of_lane(lane)].batch;
+    count = list_of(lane).take(others, limit - 1 < batch ? limit - 1 : batch, false);
+  }
+  expect_other(block, others, count);
+  if (count > 1) put_all(lane, others, count - 1);
+  put_freed(lane, block);
+  if (count != 0) put_all(lane, &others[count - 1], 1);
+}
+
+void Heap::sink_to_lists(void* self, uint32_t lane, const uint64_t* blocks, uint32_t count) {
+  static_cast<Heap*>(self)->list_of(lane).give(blocks, count);
+}
+
+// The dynamic linker's blocks lie in its own image.
+bool Heap::is_linkers(const void* block) {
+  const uintptr_t image = getauxval(AT_BASE);
+  return image != 0 && reinterpret_cast<uintptr_t>(block) - image < size_t{1} << 20;
+}
+
+// Says what is at the address, and ends the program.
+void Heap::refuse(const void* block, const char* what) {
+  uint64_t page = 0;
+  if (!window_.page_of(block, &page)) fatal("%s(%p): not a block of this heap (a wild or stack pointer)", what, block);
+  const PageEntry entry = window_.entry(page);
+  const uint32_t kind = entry.kind();
+  if (kind == kKindNone || kind == kKindFree)
+    fatal("%s(%p): no block begins there: freed already, or inside a large block", what, block);
+  if (kind == kKindLarge)
+    fatal("%s(%p): inside the large block that begins at %p", what, block, window_.address_of(page));
+  const ClassInfo& info = kClasses.info[class_of_lane(kind - kKindLane)];
+  const uint32_t size = info.size_bytes;
+  const int32_t offset = static_cast<int32_t>(window_.offset_of(block) - entry.first_block);
+  if (offset < 0) fatal("%s(%p): before the first block of its span", what, block);
+  const uint32_t behind = static_cast<uint32_t>(offset) % size;
+  if (behind != 0) fatal("%s(%p): inside a block of %u bytes, %u behind its start", what, block, size, behind);
+  fatal("%s(%p): the block of %u bytes is free already (freed twice)", what, block, size);
+}
+
+uint32_t Heap::kind_of_block(const void* block, const char* what) {
+  uint64_t page = 0;
+  if (!window_.page_of(block, &page)) {
+    if (block == nullptr || is_linkers(block)) return kKindNone;
+    refuse(block, what);
+  }
+  const PageEntry entry = window_.entry(page);
+  const uint32_t kind = entry.kind();
+  if (kind == kKindLarge) {
+    (void)large_span(block, what);
+    return kind;
+  }
+  if (kind < kKindLane ||
+      !begins_block(static_cast<int32_t>(window_.offset_of(block) - entry.first_block), kClasses.info[class_of_lane(kind - kKindLane)].inverse))
+    refuse(block, what);
+  return kind;
+}
+
+// ---- the rest of the interface ---------------------------------------------------------------------------------------------
+
+void* Heap::allocate_aligned(size_t align_bytes, size_t size_bytes) {
+  return checker_.on() ? allocate_checked(align_bytes, size_bytes) : take_aligned(align_bytes, size_bytes);
+}
+
+// 0: none is so large, or so well aligned.
+size_t Heap::small_aligned(size_t align_bytes, size_t size_bytes) {
+  if (align_bytes > kPageBytes || size_bytes > kMaxSmallBytes) return 0;
+  // Spans begin at pages: the blocks of a class whose size is a multiple of the alignment are aligned.
+  for (uint32_t i = class_of(size_bytes < align_bytes ? align_bytes : size_bytes); i < kNrClasses; ++i) {
+    if (kClasses.info[i].size_bytes % align_bytes == 0) return kClasses.info[i].size_bytes;
+  }
+  return 0;
+}
+
+void* Heap::take_aligned(size_t align_bytes, size_t size_bytes) {
+  const size_t small_bytes = small_aligned(align_bytes, size_bytes);
+  return small_bytes != 0 ? take_block(small_bytes) : allocate_large(size_bytes, align_bytes, nullptr);
+}
+
+void* Heap::allocate_zeroed(size_t size_bytes) {
+  if (size_bytes <= kMaxSmallBytes || checker_.on()) {
+    void* block = allocate(size_bytes);
+    if (block != nullptr) memset(block, 0, size_bytes);
+    return block;
+  }
+  bool clean = false;
+  void* block = allocate_large(size_bytes, 1, &clean);
+  if (block == nullptr || clean) return block;
+  // Of so much a program often touches little, and what was never touched counts as dirty too: the system zeroes what is needed.
+  const size_t pages_bytes = pages_of(size_bytes) << kPageShift;
+  // (Refused where the program has locked them, as it may have meant to.)
+  if (size_bytes >= kFreshBytes && window_.system().madvise(reinterpret_cast<uintptr_t>(block), pages_bytes, MADV_DONTNEED) == 0)
+    return block;
+  memset(block, 0, size_bytes);
+  return block;
+}
+
+size_t Heap::block_bytes(const void* block, const char* what) {
+  const uint32_t kind = kind_of_block(block, what);
+  if (kind == kKindNone) return 0;
+  if (kind == kKindLarge) return window_.span(large_span(block, what)).nr_pages << kPageShift;
+  return kClasses.info[class_of_lane(kind - kKindLane)].size_bytes;
+}
+
+size_t Heap::usable_bytes(const void* block) {
+  const size_t bytes = block_bytes(block, "malloc_usable_size");
+  return is_checked(block, "malloc_usable_size") ? checker_.size_of(block, bytes, "malloc_usable_size") : bytes;
+}
+
+size_t Heap::size_for(size_t size_bytes) {
+  if (size_bytes <= kMaxSmallBytes) return kClasses.info[class_of(size_bytes)].size_bytes;
+  return size_bytes > kMaxBytes ? 0 : pages_of(size_bytes) << kPageShift;
+}
+
+size_t Heap::usable_for(size_t align_bytes, size_t size_bytes) const {
+  if (size_bytes > kMaxBytes || checker_.on()) return size_bytes > kMaxBytes ? 0 : size_bytes;
+  if (align_bytes <= 8) return size_for(size_bytes);
+  const size_t small_bytes = small_aligned(align_bytes, size_bytes);
+  return small_bytes != 0 ? small_bytes : pages_of(size_bytes == 0 ? 1 : size_bytes) << kPageShift;
+}
+
+void Heap::release_sized(void* block, size_t size_bytes, bool aligned) {
+  if (block == nullptr) return;
+  const size_t bytes = block_bytes(block, "free_sized");
+  if (bytes == 0) return;
+  const bool checked = is_checked(block, "free_sized");
+  const size_t usable = checked ? checker_.size_of(block, bytes, "free_sized") : bytes;
+  const size_t fitting = size_for(size_bytes);
+  const bool may_be_larger = aligned || (bytes > kMaxSmallBytes && fitting > kMaxSmallBytes && load_relaxed(&kept_longer_));
+  if (checked ? size_bytes != usable : fitting == 0 || fitting > bytes || (fitting != bytes && !may_be_larger))
+    fatal("free_sized(%p, %zu): the block has %zu bytes", block, size_bytes, usable);
+  release(block);
+}
+
+void* Heap::reallocate(void* block, size_t size_bytes) {
+  if (checker_.on()) return reallocate_checked(block, size_bytes);
+  const uint32_t kind = kind_of_block(block, "realloc");
+  if (size_bytes > kMaxBytes) return nullptr;
+  size_t old_bytes = 0;
+  if (kind == kKindLarge) {
+    const uint32_t number = large_span(block, "realloc");
+    Span& span = window_.span(number);
+    old_bytes = span.nr_pages << kPageShift;
+    const uint64_t nr_pages = pages_of(size_bytes);
+    if (size_bytes > kMaxSmallBytes) {
+      if (nr_pages == span.nr_pages) return block;
+      if (pages_[window_.node_of_page(span.first_page)].resize(number, nr_pages)) return block;
+      if (nr_pages < span.nr_pages) {
+        store_relaxed(&kept_longer_, true);
+        return block;
+      }
+      if (old_bytes >= kMoveBytes) return grow_elsewhere(number, old_bytes, size_bytes);
+    }
+  } else if (kind != kKindNone) {
+    old_bytes = kClasses.info[class_of_lane(kind - kKindLane)].size_bytes;
+    if (size_bytes <= kMaxSmallBytes && class_of(size_bytes) == class_of_lane(kind - kKindLane)) return block;
+  } else {
+    old_bytes = size_bytes;  // the linker's: how much there is it does not say; its image goes on behind it
+  }
+  void* other = take_block(size_bytes);
+  if (other == nullptr) return nullptr;
+  memcpy(other, block, old_bytes < size_bytes ? old_bytes : size_bytes);
+  if (!try_release(block)) drop_block(block);
+  return other;
+}
+
+// ---- giving back -------------------------------------------------------------------------------------------------------------
+
+// One tick of everything that ages. The balance thread calls it; without one, whoever frees at the right time.
+bool Heap::tick() {
+  if (this_thread_forks()) return true;  // all CPUs are closed: age() would open them
+  if (!decay_lock_.try_lock()) return true;
+  store_relaxed(&last_tick_ms_, now_ms());
+  cache_.age(false, sink_to_lists, this);
+  uint64_t dirty = 0;
+  for (uint32_t node = 0; node < window_.nr_nodes(); ++node) {
+    for (CentralList& list : lists_[node]) list.age(false);
+    if (keep_ < 256) pages_[node].decay(keep_);
+    dirty += pages_[node].dirty_pages();
+  }
+  if (backed_pages() >= kFirstLookPages) look_at_limit();
+  store_relaxed(&nr_ticks_, nr_ticks_ + 1);
+  const bool again = dirty > 0 || near_limit_;
+  decay_lock_.unlock();
+  return again;
+}
+
+void Heap::begin_threads() {
+  if (load_relaxed(&threads_begun_)) return;
+  store_relaxed(&threads_begun_, true);
+  (void)percpu_balance_start_();
+}
+
+void Heap::decay_if_due() {
+  if (keep_ == 0) {
+    for (uint32_t node = 0; node < window_.nr_nodes(); ++node) {
+      if (pages_[node].dirty_pages() != 0) (void)pages_[node].purge_all();
+    }
+    return;
+  }
+  heed_limit();
+  const uint64_t since_ms = now_ms() - load_relaxed(&last_tick_ms_);
+  if (since_ms < kTickMs) return;
+  // The balance thread may sleep because there was nothing to do. Where it does not hear, or has no time, who frees ticks.
+  if (load_relaxed(&threads_begun_)) percpu_balance_wake_();
+  if (!load_relaxed(&threads_begun_) || since_ms > 4 * kTickMs) (void)tick();
+}
+
+bool Heap::trim() {
+  if (this_thread_forks()) return false;
+  if (checker_.on()) empty_quarantine();
+  HeapGuard guard(decay_lock_);
+  return give_all() > 0;
+}
+
+// Requires: decay_lock_. Returns how many pages.
+uint64_t Heap::give_all() {
+  uint64_t given = 0;
+  cache_.age(true, sink_to_lists, this);
+  for (uint32_t node = 0; node < window_.nr_nodes(); ++node) {
+    for (CentralList& list : lists_[node]) list.age(true);
+    given += pages_[node].purge_all();
+  }
+  return given;
+}
+
+// ---- asking --------------------------------------------------------------------------------------------------------------------
+
+HeapTotals Heap::totals() {
+  HeapTotals sum;
+  if (!prepared_.done()) return sum;
+  for (uint32_t node = 0; node < window_.nr_nodes(); ++node) {
+    const PageStats pages = pages_[node].stats();
+    sum.open_bytes += pages.open_pages << kPageShift;
+    sum.dirty_bytes += pages.dirty_pages << kPageShift;
+    sum.clean_bytes += pages.clean_pages << kPageShift;
+    sum.purged_bytes += pages.purged_pages << kPageShift;
+    for (uint32_t i = 0; i < kNrClasses; ++i)
+      sum.free_small_bytes += lists_[node][i].counts().free_blocks * kClasses.info[i].size_bytes;
+  }
+  sum.used_bytes = sum.open_bytes - sum.dirty_bytes - sum.clean_bytes;
+  for (uint32_t cpu = 0; cpu < cache_.nr_cpus(); ++cpu) {
+    for (uint32_t lane = 0; lane < cache_.nr_lanes(); ++lane)
+      sum.cached_bytes += uint64_t{cache_.count(cpu, lane)} * kClasses.info[class_of_lane(lane)].size_bytes;
+  }
+  sum.free_small_bytes += sum.cached_bytes;
+  sum.metadata_bytes = window_.metadata_bytes() + cache_.area_bytes() * cache_.nr_cpus();
+  return sum;
+}
+
+// ---- fork ------------------------------------------------------------------------------------------------------------------
+
+// The locks of all lists, then of all page heaps, of the nodes that are there: each that is written to is copied by the child.
+template <class Each>
+void Heap::for_each_node_lock(Each each) {
+  for (uint32_t node = 0; node < window_.nr_nodes(); ++node) {
+    for (CentralList& list : lists_[node]) each(list.lock());
+  }
+  for (uint32_t node = 0; node < window_.nr_nodes(); ++node) each(pages_[node].lock());
+}
+
+void Heap::fork_prepare() {
+  (void)prepare();
+  decay_lock_.lock();
+  cache_.fork_prepare();
+  for_each_node_lock([](HeapLock& lock) PERCPU_NO_THREAD_SAFETY_ANALYSIS { lock.lock(); });
+  window_.spans_lock().lock();
+  checker_.lock().lock();
+  forking_thread.store(this_thread(), std::memory_order_relaxed);
+}
+
+void Heap::fork_parent() {
+  forking_thread.store(0, std::memory_order_relaxed);
+  checker_.lock().unlock();
+  window_.spans_lock().unlock();
+  for_each_node_lock([](HeapLock& lock) PERCPU_NO_THREAD_SAFETY_ANALYSIS { lock.unlock(); });
+  cache_.fork_parent();
+  decay_lock_.unlock();
+}
+
+void Heap::fork_child() {
+  forking_thread.store(0, std::memory_order_relaxed);
+  store_relaxed(&threads_begun_, false);
+  checker_.lock().reset_after_fork_in_child();
+  window_.spans_lock().reset_after_fork_in_child();
+  for_each_node_lock([](HeapLock& lock) { lock.reset_after_fork_in_child(); });
+  cache_.fork_child();
+  decay_lock_.reset_after_fork_in_child();
+  prepared_.reset_after_fork_in_child();
+}
+
+}  // namespace percpu::heap

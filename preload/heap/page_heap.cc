@@ -1,0 +1,410 @@
+// SPDX-License-Identifier: MIT
+#include "preload/heap/page_heap.h"
+
+#include <bit>
+
+#include "base/check.h"
+
+namespace percpu::heap {
+
+void PageHeap::init(Window& window, uint32_t node) {
+  window_ = &window;
+  begin_ = window.node_pages() * node;
+  end_ = begin_ + window.node_pages();
+  frontier_ = begin_;
+}
+
+void PageHeap::bind_to(NodeId node) {
+  HeapGuard guard(lock_);
+  node_ = node;
+  // What was opened, and perhaps used, before the machine was known lies on the node of whoever touched it.
+  if (frontier_ > begin_) (void)bind_and_move(window_->system(), window_->range(begin_, frontier_ - begin_), node);
+}
+
+// ---- bins ------------------------------------------------------------------------------------------------------------
+
+// Runs of up to kExactBins pages have a bin each; longer ones share eight bins a doubling.
+uint32_t PageHeap::bin_of(uint64_t nr_pages) {
+  if (nr_pages <= kExactBins) return static_cast<uint32_t>(nr_pages - 1);
+  const uint32_t log = static_cast<uint32_t>(std::bit_width(nr_pages)) - 1;
+  const uint32_t bin = kExactBins + 8 * (log - 7) + (static_cast<uint32_t>(nr_pages >> (log - 3)) & 7);
+  return bin < kNrBins ? bin : kNrBins - 1;
+}
+
+void PageHeap::count(const Span& span, bool add) {
+  uint64_t& pages = span.clean ? clean_pages_ : dirty_pages_;
+  store_relaxed(&pages, add ? pages + span.nr_pages : pages - span.nr_pages);
+  if (dirty_pages_ < least_dirty_) least_dirty_ = dirty_pages_;
+}
+
+void PageHeap::insert(uint32_t number) {
+  Span& span = window_->span(number);
+  Bins& bins = bins_of(span);
+  const uint32_t bin = bin_of(span.nr_pages);
+  span.state = SpanState::kFree;
+  span.prev = 0;
+  span.next = bins.head[bin];
+  if (span.next != 0) window_->span(span.next).prev = number;
+  bins.head[bin] = number;
+  bins.nonempty[bin / 64] |= uint64_t{1} << bin % 64;
+  window_->set_entry(span.first_page, number, kKindFree);
+  window_->set_entry(span.first_page + span.nr_pages - 1, number, kKindFree);
+  count(span, true);
+}
+
+void PageHeap::unlink(uint32_t number) {
+  Span& span = window_->span(number);
+  Bins& bins = bins_of(span);
+  const uint32_t bin = bin_of(span.nr_pages);
+  if (span.prev != 0) {
+    window_->span(span.prev).next = span.next;
+  } else {
+    bins.head[bin] = span.next;
+    if (span.next == 0) bins.nonempty[bin / 64] &= ~(uint64_t{1} << bin % 64);
+  }
+  if (span.next != 0) window_->span(span.next).prev = span.prev;
+  span.state = SpanState::kInHand;
+  window_->set_entry(span.first_page, 0, kKindNone);
+  window_->set_entry(span.first_page + span.nr_pages - 1, 0, kKindNone);
+  count(span, false);
+}
+
+bool PageHeap::fits(const Span& span, uint64_t nr_pages, uint64_t align_pages) const {
+  const uint64_t start = round_up(span.first_page + (window_->base() >> kPageShift), align_pages) -
+                         (window_->base() >> kPageShift);
+  return start + nr_pages <= span.first_page + span.nr_pages;
+}
+
+uint32_t PageHeap::find(const Bins& bins, uint64_t nr_pages, uint64_t align_pages) {
+  const uint32_t first = bin_of(nr_pages);
+  for (uint32_t word = first / 64; word < sizeof bins.nonempty / sizeof bins.nonempty[0]; ++word) {
+    uint64_t bits = bins.nonempty[word];
+    if (word == first / 64) bits &= ~uint64_t{0} << first % 64;
+    for (; bits != 0; bits &= bits - 1) {
+      uint32_t number = bins.head[word * 64 + static_cast<uint32_t>(std::countr_zero(bits))];
+      for (int looks = 0; number != 0 && looks < kMaxLooks; ++looks) {
+        if (fits(window_->span(number), nr_pages, align_pages)) return number;
+        number = window_->span(number).next;
+      }
+    }
+  }
+  return 0;
+}
+
+// Joins the free neighbours of the same kind to the run, and puts it on its list. Requires: in no list.
+void PageHeap::join_and_insert(uint32_t number) {
+  Span& span = window_->span(number);
+  if (span.first_page > begin_) {
+    const uint32_t before = window_->span_of(span.first_page - 1);
+    if (window_->entry(span.first_page - 1).kind() == kKindFree && window_->span(before).clean == span.clean) {
+      unlink(before);
+      span.first_page = window_->span(before).first_page;
+      span.nr_pages += window_->span(before).nr_pages;
+      window_->give_span(before);
+    }
+  }
+  if (const uint64_t next_page = span.first_page + span.nr_pages; next_page < frontier_) {
+    const uint32_t behind = window_->span_of(next_page);
+    if (window_->entry(next_page).kind() == kKindFree && window_->span(behind).clean == span.clean) {
+      unlink(behind);
+      span.nr_pages += window_->span(behind).nr_pages;
+      window_->give_span(behind);
+    }
+  }
+  insert(number);
+}
+
+bool PageHeap::cut(uint32_t number, uint64_t nr_pages) {
+  Span& span = window_->span(number);
+  if (span.nr_pages == nr_pages) return true;
+  const uint32_t rest = window_->take_span();
+  if (rest == 0) return false;
+  Span& other = window_->span(rest);
+  other.first_page = span.first_page + nr_pages;
+  other.nr_pages = span.nr_pages - nr_pages;
+  other.clean = span.clean;
+  other.freed_tick = span.freed_tick;
+  span.nr_pages = nr_pages;
+  join_and_insert(rest);
+  return true;
+}
+
+uint32_t PageHeap::cut_front(uint32_t number, uint64_t start) {
+  Span& front = window_->span(number);
+  if (start == front.first_page) return number;
+  const uint32_t rest = window_->take_span();
+  if (rest == 0) return 0;
+  Span& span = window_->span(rest);
+  span.first_page = start;
+  span.nr_pages = front.first_page + front.nr_pages - start;
+  span.clean = front.clean;
+  span.freed_tick = front.freed_tick;
+  span.state = SpanState::kInHand;
+  front.nr_pages = start - front.first_page;
+  join_and_insert(number);
+  return rest;
+}
+
+// Opens at least nr_pages more. Opens ahead by an eighth of what is open, so that a growing heap makes few system calls.
+bool PageHeap::grow(uint64_t nr_pages) {
+  const uint64_t left = end_ - frontier_;
+  if (nr_pages > left) return false;
+  const uint64_t ahead = round_up((frontier_ - begin_) / 8, kStepPages);
+  uint64_t step = ahead < kMostAheadPages ? ahead : kMostAheadPages;
+  if (step < nr_pages) step = round_up(nr_pages, kStepPages);
+  if (step > left) step = left;
+  const uint32_t number = window_->take_span();
+  if (number == 0) return false;
+  if (window_->open_pages(frontier_, step) != 0) {
+    step = nr_pages;
+    if (window_->open_pages(frontier_, step) != 0) {
+      window_->give_span(number);
+      return false;
+    }
+  }
+  (void)bind(window_->system(), window_->range(frontier_, step), node_);
+  Span& span = window_->span(number);
+  span.first_page = frontier_;
+  span.nr_pages = step;
+  span.clean = true;
+  frontier_ += step;
+  join_and_insert(number);
+  return true;
+}
+
+// ---- allocation ------------------------------------------------------------------------------------------------------
+
+uint32_t PageHeap::allocate(uint64_t nr_pages, uint64_t align_pages, Purpose purpose) {
+  HeapGuard guard(lock_);
+  uint32_t number = find(dirty_, nr_pages, align_pages);
+  const bool large = is_large();
+  if (number == 0) number = find(clean_, nr_pages, align_pages);
+  if (number == 0) {
+    if (nr_pages + align_pages - 1 < nr_pages || !grow(nr_pages + align_pages - 1)) return 0;
+    number = find(clean_, nr_pages, align_pages);
+    if (number == 0) return 0;
+  }
+  unlink(number);
+  const uint64_t base_page = window_->base() >> kPageShift;
+  uint64_t start = round_up(window_->span(number).first_page + base_page, align_pages) - base_page;
+  const bool dense = purpose == Purpose::kBlocks || nr_pages <= kDensePages;
+  const bool huge = window_->span(number).clean && large &&
+                    (dense ? huge_use_ != HugeUse::kNone && align_pages == 1 : huge_use_ == HugeUse::kAll);
+  if (huge && dense) start = huge_start(window_->span(number), start, nr_pages);
+  const uint32_t rest = cut_front(number, start);
+  if (rest == 0) {
+    join_and_insert(number);
+    return 0;
+  }
+  number = rest;
+  if (huge && dense) fill_huge(number, nr_pages);
+  if (huge && !dense) cover_huge(number, nr_pages);
+  if (!cut(number, nr_pages)) {
+    join_and_insert(number);
+    return 0;
+  }
+  if (window_->span(number).clean) store_relaxed(&backed_pages_, backed_pages_ + nr_pages);
+  return number;
+}
+
+void PageHeap::release(uint32_t number, bool clean) {
+  HeapGuard guard(lock_);
+  Span& span = window_->span(number);
+  // Blocks have an entry at each page, a large one at its first.
+  window_->clear_entries(span.first_page, span.state == SpanState::kSmall ? span.nr_pages : 1);
+  span.clean = clean;
+  span.freed_tick = tick_;
+  if (clean) (void)set_huge(span.first_page, span.nr_pages, false);
+  join_and_insert(number);
+}
+
+bool PageHeap::resize(uint32_t number, uint64_t nr_pages) {
+  HeapGuard guard(lock_);
+  Span& span = window_->span(number);
+  if (nr_pages <= span.nr_pages) {
+    const bool was_clean = span.clean;
+    span.clean = false;
+    span.freed_tick = tick_;
+    const bool done = cut(number, nr_pages);
+    span.clean = was_clean;
+    return done;
+  }
+  const uint64_t wanted = nr_pages - span.nr_pages;
+  const uint64_t next_page = span.first_page + span.nr_pages;
+  if (next_page >= frontier_) return false;
+  if (window_->entry(next_page).kind() != kKindFree) return false;
+  const uint32_t behind = window_->span_of(next_page);
+  if (window_->span(behind).nr_pages < wanted) return false;
+  unlink(behind);
+  if (!cut(behind, wanted)) {
+    insert(behind);
+    return false;
+  }
+  if (window_->span(behind).clean) store_relaxed(&backed_pages_, backed_pages_ + wanted);
+  span.nr_pages = nr_pages;
+  window_->give_span(behind);
+  return true;
+}
+
+// ---- huge pages ------------------------------------------------------------------------------------------------------
+
+void PageHeap::set_huge_use(HugeUse use) {
+  HeapGuard guard(lock_);
+  huge_use_ = use;
+}
+
+// Where in the clean run to begin with pages that will be written everywhere: at a region that is free as a whole, rather
+// than across the border to it, for then that region would never again be free as a whole.
+uint64_t PageHeap::huge_start(const Span& span, uint64_t start, uint64_t nr_pages) {
+  const uint64_t border = round_up(start, kRegionPages);
+  const bool crosses = start < border && start + nr_pages > border;
+  const uint64_t needed = nr_pages > kRegionPages ? nr_pages : kRegionPages;
+  return crosses && border + needed <= span.first_page + span.nr_pages ? border : start;
+}
+
+// The run, clean and in hand, is about to be cut after nr_pages, which a block will cover: makes the regions inside huge.
+void PageHeap::cover_huge(uint32_t number, uint64_t nr_pages) {
+  const Span& span = window_->span(number);
+  const uint64_t first = round_up(span.first_page, kRegionPages);
+  const uint64_t last = (span.first_page + nr_pages) & ~(kRegionPages - 1);
+  if (first < last) (void)set_huge(first, last - first, true);
+}
+
+// The run, clean and in hand, is about to be cut after nr_pages that will be written everywhere. Where it begins with a
+// region, that becomes huge; what is left of it becomes a dirty run.
+void PageHeap::fill_huge(uint32_t number, uint64_t nr_pages) {
+  Span& span = window_->span(number);
+  const uint64_t last = round_up(span.first_page + nr_pages, kRegionPages);
+  if (span.first_page % kRegionPages != 0 || last > span.first_page + span.nr_pages) return;
+  if (!cut(number, last - span.first_page) || !set_huge(span.first_page, span.nr_pages, true)) return;
+  if (span.nr_pages == nr_pages) return;
+  span.clean = false;
+  span.freed_tick = tick_;
+  store_relaxed(&backed_pages_, backed_pages_ + span.nr_pages - nr_pages);
+  (void)cut(number, nr_pages);  // without a record for the rest all of it stays in hand, and goes back
+  span.clean = span.nr_pages == nr_pages;
+}
+
+void PageHeap::moved_to(uint32_t number) {
+  HeapGuard guard(lock_);
+  const Span& span = window_->span(number);
+  (void)advise_huge(window_->system(), window_->range(span.first_page, span.nr_pages), false);
+  (void)set_huge(span.first_page, span.nr_pages, false);
+  if (huge_use_ == HugeUse::kAll && is_large()) cover_huge(number, span.nr_pages);
+}
+
+// Tells the kernel of the regions that are not so yet. False where there are as many borders between mappings as we allow
+// ourselves (a process has 65,530), or it refuses.
+bool PageHeap::set_huge(uint64_t page, uint64_t nr_pages, bool huge) {
+  const uint64_t begin = page / kRegionPages;
+  const uint64_t end = (page + nr_pages + kRegionPages - 1) / kRegionPages;
+  if (huge && huge_edges_ >= kMostHugeEdges) return false;
+  for (uint64_t region = begin; region < end; ++region) {
+    if (window_->is_huge(region) == huge) continue;
+    uint64_t stop = region + 1;
+    while (stop < end && window_->is_huge(stop) != huge) ++stop;
+    const PageRange range = window_->range(region * kRegionPages, (stop - region) * kRegionPages);
+    if (advise_huge(window_->system(), range, huge) != 0 && huge) return false;
+    for (; region < stop; ++region) {
+      window_->set_huge(region, huge);
+      huge_regions_ += huge ? 1 : uint64_t{0} - 1;
+      // What lies outside of what is open is not huge, and not in the table.
+      const bool before = region > begin_ / kRegionPages && window_->is_huge(region - 1);
+      const bool behind = (region + 1) * kRegionPages < frontier_ && window_->is_huge(region + 1);
+      huge_edges_ += (before == huge ? uint64_t{0} - 1 : 1) + (behind == huge ? uint64_t{0} - 1 : 1);
+    }
+  }
+  return true;
+}
+
+// ---- giving back -----------------------------------------------------------------------------------------------------
+
+// Takes a dirty run that may go back off its list, the longest of those in *bin and below; without break_huge, only what
+// leaves no huge region with some of its pages. 0: there is none.
+uint32_t PageHeap::take_to_purge(uint32_t* bin, bool fresh_too, bool break_huge) {
+  for (;; --*bin) {
+    if ((dirty_.nonempty[*bin / 64] >> *bin % 64 & 1) != 0) {
+      for (uint32_t number = dirty_.head[*bin]; number != 0; number = window_->span(number).next) {
+        const Span& span = window_->span(number);
+        if (!fresh_too && span.freed_tick == tick_) continue;
+        uint64_t start = span.first_page;
+        uint64_t end = start + span.nr_pages;
+        if (!break_huge && window_->is_huge(start / kRegionPages)) start = round_up(start, kRegionPages);
+        if (!break_huge && window_->is_huge((end - 1) / kRegionPages)) end &= ~(kRegionPages - 1);
+        if (start >= end) continue;
+        unlink(number);
+        const uint32_t part = cut_front(number, start);
+        if (part == 0 || !cut(part, end - start)) {
+          join_and_insert(part == 0 ? number : part);
+          return 0;
+        }
+        (void)set_huge(start, end - start, false);
+        return part;
+      }
+    }
+    if (*bin == 0) return 0;
+  }
+}
+
+uint64_t PageHeap::purge(uint64_t nr_pages, bool fresh_too) {
+  uint64_t purged = 0;
+  for (const bool break_huge : {false, true}) {
+    uint32_t bin = kNrBins - 1;
+    while (purged < nr_pages) {
+      uint32_t number = 0;
+      {
+        HeapGuard guard(lock_);
+        number = take_to_purge(&bin, fresh_too, break_huge);
+      }
+      if (number == 0) break;
+      // In nobody's list now: no other thread looks at it.
+      Span& span = window_->span(number);
+      const bool given = depopulate(window_->system(), window_->range(span.first_page, span.nr_pages)) == 0;
+      HeapGuard guard(lock_);
+      const uint64_t pages = span.nr_pages;
+      span.clean = given;
+      join_and_insert(number);
+      if (!given) return purged;
+      purged += pages;
+      purged_pages_ += pages;
+    }
+  }
+  return purged;
+}
+
+void PageHeap::decay(uint32_t keep) {
+  uint64_t idle = 0;
+  {
+    HeapGuard guard(lock_);
+    idle = least_dirty_;
+    least_dirty_ = dirty_pages_;
+    tick_++;
+    // What is free of the huge page that is being filled is not idle.
+    if (huge_regions_ != 0 && is_large()) idle -= idle < kRegionPages ? idle : kRegionPages;
+  }
+  // The last few go together: half of little is little for ever.
+  const uint64_t due = idle < 64 ? idle : idle - idle * keep / 256;
+  if (due > 0) (void)purge(due, false);
+}
+
+uint64_t PageHeap::purge_to(uint64_t keep_pages) {
+  const uint64_t dirty = dirty_pages();
+  return dirty > keep_pages ? purge(dirty - keep_pages, true) : 0;
+}
+
+uint64_t PageHeap::begin_anew() {
+  HeapGuard guard(lock_);
+  dirty_ = {};
+  clean_ = {};
+  dirty_pages_ = clean_pages_ = least_dirty_ = 0;
+  // Neighbours are not joined across this line: a free run before it is nobody's from now on. (What a block lies on there stays.)
+  if (frontier_ > begin_ && window_->entry(frontier_ - 1).kind() == kKindFree) window_->set_entry(frontier_ - 1, 0, kKindNone);
+  return frontier_;
+}
+
+PageStats PageHeap::stats() {
+  HeapGuard guard(lock_);
+  return {frontier_ - begin_, dirty_pages_, clean_pages_, purged_pages_, huge_regions_};
+}
+
+}  // namespace percpu::heap

@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: MIT
+//
+// The free pages of one node: runs in bins by length, those that the system still backs (dirty) apart from those that it
+// does not (clean: they read as zero). Neighbours of one kind are joined. An allocation takes a dirty run if one fits, then
+// a clean one, then opens more of the window.
+//
+// Pages that stay free go back to the system: every tick, of the dirty pages that no allocation needed since the last tick,
+// a part that makes their number fall by half in a half-life; longest runs first, and what would leave a huge page in pieces last.
+//
+// Huge pages. A *region* is as much of the window as a huge page covers, 2 MiB at a multiple of that. All are without huge
+// pages at first. Once the heap is large, and where the user wants it, a region that is clean and free as a whole may be
+// backed by a huge page ("huge") when it is handed out to be written everywhere: for spans of blocks and not too large
+// blocks, or (kAll) to a block that covers it. As the first touch backs all of it, what stays free of it counts as dirty; and
+// as dirty pages are taken first, it fills up before another is begun. When any of its pages go back, it is sparse, or empty:
+// it ceases to be huge, so that the kernel does not fill it up again.
+//
+// Invariants: a free run's first and last page have its entry in the page map, with kKindFree; its record is kFree. A huge
+// region has no clean page.
+// Locking: lock_; system calls that give pages back are made without it, on runs that are in no list (kInHand).
+#ifndef PERCPU_PRELOAD_HEAP_PAGE_HEAP_H
+#define PERCPU_PRELOAD_HEAP_PAGE_HEAP_H
+
+#include "preload/heap/window.h"
+
+namespace percpu::heap {
+
+struct PageStats {
+  uint64_t open_pages = 0;   // of the window, used or free
+  uint64_t dirty_pages = 0;  // free and backed
+  uint64_t clean_pages = 0;  // free and not backed
+  uint64_t purged_pages = 0;  // given back so far
+  uint64_t huge_regions = 0;
+};
+
+// What may be backed by huge pages.
+enum class HugeUse : uint8_t {
+  kNone,
+  kDense,  // regions that blocks fill
+  kAll,    // and those inside large blocks, which programs need not touch everywhere
+};
+
+// What an allocation is for: whether all of it will be written to soon.
+enum class Purpose : uint8_t { kBlocks, kLarge };
+
+class PageHeap {
+ public:
+  constexpr PageHeap() = default;
+
+  // Before any other thread can know of it.
+  void init(Window& window, uint32_t node) PERCPU_NO_THREAD_SAFETY_ANALYSIS;
+
+  // Takes a run of pages whose first is a multiple of align_pages (a power of two). Its record is kInHand; the caller makes
+  // it what it is to be. span.clean: it reads as zero.
+  // Returns: the span's number, or 0 where there is no memory.
+  [[nodiscard]] uint32_t allocate(uint64_t nr_pages, uint64_t align_pages, Purpose purpose) PERCPU_EXCLUDES(lock_);
+  // Takes a run back, of any state; its pages count as dirty, or as clean if they are.
+  void release(uint32_t number, bool clean = false) PERCPU_EXCLUDES(lock_);
+  // Lets a large span grow over free pages behind it, or gives its last pages back. False where the pages are not free.
+  [[nodiscard]] bool resize(uint32_t number, uint64_t nr_pages) PERCPU_EXCLUDES(lock_);
+
+  // Pages of other mappings were moved to the block's, with whatever those were advised. Requires: a large block's span.
+  void moved_to(uint32_t number) PERCPU_EXCLUDES(lock_);
+
+  // One tick of the decay: `keep` of the idle dirty pages, in 1/256, stay.
+  void decay(uint32_t keep) PERCPU_EXCLUDES(lock_);
+  // Gives dirty pages back now, until no more than so many are left, or fewer. Returns how many.
+  uint64_t purge_to(uint64_t keep_pages) PERCPU_EXCLUDES(lock_);
+  uint64_t purge_all() { return purge_to(0); }
+
+  // From now on; what is huge stays so. Nothing is before this is called.
+  void set_huge_use(HugeUse use) PERCPU_EXCLUDES(lock_);
+
+  PageStats stats() PERCPU_EXCLUDES(lock_);
+
+  // Never gives out again what it gave out, or holds, until now. Returns the first page of what it may give out.
+  uint64_t begin_anew() PERCPU_EXCLUDES(lock_);
+  // What decides whether a tick is due, without the lock.
+  uint64_t dirty_pages() const { return load_relaxed(&dirty_pages_); }
+  // How many pages the system has had to back, or will have to: clean ones that were handed out so far.
+  uint64_t backed_pages() const { return load_relaxed(&backed_pages_); }
+
+  HeapLock& lock() PERCPU_RETURNS_LOCK(lock_) { return lock_; }
+  // On this node's memory from now on. Requires: nothing was opened yet, or bind what was.
+  void bind_to(NodeId node) PERCPU_EXCLUDES(lock_);
+
+ private:
+  static constexpr uint32_t kExactBins = 128;
+  static constexpr uint32_t kNrBins = kExactBins + 8 * 26;
+  static constexpr uint64_t kStepPages = (uint64_t{2} << 20) >> kPageShift;
+  static constexpr uint64_t kMostAheadPages = 32 * kStepPages;
+  static constexpr int kMaxLooks = 16;  // at runs of a bin whose runs may be too short
+  // A heap with less in use has no huge pages: of one that has, they add a sixteenth at most.
+  static constexpr uint64_t kHugeFromPages = (uint64_t{32} << 20) >> kPageShift;
+  static constexpr uint64_t kMostHugeEdges = 16 * 1024;
+  // A block up to this size counts as written everywhere.
+  static constexpr uint64_t kDensePages = (uint64_t{128} << 10) >> kPageShift;
+
+  struct Bins {
+    uint32_t head[kNrBins] = {};
+    uint64_t nonempty[(kNrBins + 63) / 64] = {};
+  };
+
+  static uint32_t bin_of(uint64_t nr_pages);
+  Bins& bins_of(const Span& span) PERCPU_REQUIRES(lock_) { return span.clean ? clean_ : dirty_; }
+  uint32_t find(const Bins& bins, uint64_t nr_pages, uint64_t align_pages) PERCPU_REQUIRES(lock_);
+  bool fits(const Span& span, uint64_t nr_pages, uint64_t align_pages) const;
+  void insert(uint32_t number) PERCPU_REQUIRES(lock_);
+  void unlink(uint32_t number) PERCPU_REQUIRES(lock_);
+  void join_and_insert(uint32_t number) PERCPU_REQUIRES(lock_);
+  // Cuts the run after nr_pages; the rest becomes a free run. False where there is no record for it.
+  bool cut(uint32_t number, uint64_t nr_pages) PERCPU_REQUIRES(lock_);
+  // Cuts the run before `start`; what is in front becomes a free run. Returns the number of the rest, 0 where there is no
+  // record for it: then nothing has changed.
+  uint32_t cut_front(uint32_t number, uint64_t start) PERCPU_REQUIRES(lock_);
+  bool grow(uint64_t nr_pages) PERCPU_REQUIRES(lock_);
+  uint64_t purge(uint64_t nr_pages, bool fresh_too) PERCPU_EXCLUDES(lock_);
+  uint32_t take_to_purge(uint32_t* bin, bool fresh_too, bool break_huge) PERCPU_REQUIRES(lock_);
+  void count(const Span& span, bool add) PERCPU_REQUIRES(lock_);
+
+  bool is_large() const PERCPU_REQUIRES(lock_) {
+    return frontier_ - begin_ - dirty_pages_ - clean_pages_ >= kHugeFromPages;
+  }
+  uint64_t huge_start(const Span& span, uint64_t start, uint64_t nr_pages) PERCPU_REQUIRES(lock_);
+  void cover_huge(uint32_t number, uint64_t nr_pages) PERCPU_REQUIRES(lock_);
+  void fill_huge(uint32_t number, uint64_t nr_pages) PERCPU_REQUIRES(lock_);
+  bool set_huge(uint64_t page, uint64_t nr_pages, bool huge) PERCPU_REQUIRES(lock_);
+
+  Window* window_ = nullptr;
+  uint64_t begin_ = 0;
+  uint64_t end_ = 0;
+  NodeId node_{};
+  HeapLock lock_;
+  uint64_t frontier_ PERCPU_GUARDED_BY(lock_) = 0;  // pages before it are open
+  Bins dirty_ PERCPU_GUARDED_BY(lock_);
+  Bins clean_ PERCPU_GUARDED_BY(lock_);
+  uint64_t dirty_pages_ = 0;
+  uint64_t clean_pages_ PERCPU_GUARDED_BY(lock_) = 0;
+  uint64_t purged_pages_ PERCPU_GUARDED_BY(lock_) = 0;
+  uint64_t least_dirty_ PERCPU_GUARDED_BY(lock_) = 0;  // since the last tick
+  uint64_t backed_pages_ = 0;
+  HugeUse huge_use_ PERCPU_GUARDED_BY(lock_) = HugeUse::kNone;
+  uint64_t huge_regions_ PERCPU_GUARDED_BY(lock_) = 0;
+  uint64_t huge_edges_ PERCPU_GUARDED_BY(lock_) = 0;  // between regions that are huge and those that are not
+  uint32_t tick_ PERCPU_GUARDED_BY(lock_) = 0;
+};
+
+}  // namespace percpu::heap
+
+#endif  // PERCPU_PRELOAD_HEAP_PAGE_HEAP_H

@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: MIT
+#include "preload/heap/window.h"
+
+#include <sys/resource.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "os/file.h"
+
+namespace percpu::heap {
+namespace {
+
+constexpr size_t kLargestWindow = size_t{16} << 40;
+constexpr size_t kSmallestWindow = size_t{4} << 20;
+constexpr size_t kLeastForOthers = size_t{128} << 20;
+// Pieces in which the tables are opened.
+constexpr size_t kMapPiece = 64 * 1024;
+constexpr size_t kSpanPiece = 64 * 1024;  // of the records
+
+// How much address space the process has taken already; 0 where that cannot be told.
+size_t taken_bytes(const System& system) {
+  char text[32];
+  (void)read_beginning(system, "/proc/self/statm", text, sizeof text);
+  return leading_number(text).value_or(0) << kPageShift;
+}
+
+// Under a limit of the address space (ulimit -v), three quarters of what is left of it: stacks, libraries and the program's own
+// mappings need the rest. Where that is little they need more than a quarter: as much as the window, up to 128 MiB.
+size_t wanted_window(const System& system) {
+  rlimit limit{};
+  if (getrlimit(RLIMIT_AS, &limit) != 0 || limit.rlim_cur >= kLargestWindow) return kLargestWindow;
+  const size_t taken = taken_bytes(system);
+  const size_t left = limit.rlim_cur > taken ? limit.rlim_cur - taken : 0;
+  const size_t half = left / 2;
+  const size_t window = left - std::max(left / 4, std::min(half, kLeastForOthers));
+  return std::max(window, std::min(left / 4 * 3, kSmallestWindow));
+}
+
+}  // namespace
+
+int Window::reserve_all(const System& system, uint32_t nr_nodes) {
+  system_ = &system;
+  nr_nodes_ = nr_nodes;
+  PageRange window{};
+  PageRange map{};
+  PageRange page_spans{};
+  PageRange spans{};
+  PageRange huge{};
+  size_t size = wanted_window(system) & ~(kHugeBytes * nr_nodes - 1);
+  if (nr_nodes > 1) size = size / (kHugeBytes * nr_nodes) * (kHugeBytes * nr_nodes);
+  for (; size >= kSmallestWindow; size = size / 2 / (kHugeBytes * nr_nodes) * (kHugeBytes * nr_nodes)) {
+    if (reserve(system, size, kHugeBytes, &window) != 0) continue;
+    const size_t nr_pages = size >> kPageShift;
+    max_spans_ = nr_pages < kMaxSpans ? static_cast<uint32_t>(nr_pages) : kMaxSpans;
+    if (reserve(system, kBeforeMapBytes + round_up(nr_pages * sizeof *map_, kMapPiece), kMapPiece, &map) == 0) {
+      if (reserve(system, round_up(nr_pages * sizeof *page_spans_, kMapPiece), kMapPiece, &page_spans) == 0) {
+        if (reserve(system, round_up(max_spans_ * sizeof *spans_, kSpanPiece), kSpanPiece, &spans) == 0) {
+          if (reserve(system, round_up(nr_pages / kRegionPages, kMapPiece), kMapPiece, &huge) == 0) break;
+          (void)unreserve(system, spans);
+        }
+        (void)unreserve(system, page_spans);
+      }
+      (void)unreserve(system, map);
+    }
+    (void)unreserve(system, window);
+  }
+  if (size < kSmallestWindow) return -ENOMEM;
+  base_ = window.start;
+  map_ = reinterpret_cast<PageEntry*>(map.start + kBeforeMapBytes);
+  page_spans_ = reinterpret_cast<uint32_t*>(page_spans.start);
+  spans_ = reinterpret_cast<Span*>(spans.start);
+  huge_ = reinterpret_cast<uint8_t*>(huge.start);
+  node_pages_ = (size >> kPageShift) / nr_nodes;
+  // The map must be readable for every address that free() is called with.
+  if (const int result = system.mprotect(map.start, map.size_bytes, 1 /* PROT_READ */); result != 0) return result;
+  size_bytes_ = size;
+  return 0;
+}
+
+void Window::clear_entries(uint64_t page, uint64_t nr_pages) {
+  memset(static_cast<void*>(&map_[page]), 0, nr_pages * sizeof *map_);
+}
+
+// Opens the part of a table that has these entries.
+int Window::open_table(const void* table, size_t entry_bytes, uint64_t first, uint64_t count) {
+  const uintptr_t start = reinterpret_cast<uintptr_t>(table);
+  const uintptr_t begin = (start + first * entry_bytes) & ~(kMapPiece - 1);
+  const uintptr_t end = round_up(start + (first + count) * entry_bytes, kMapPiece);
+  return open_range(*system_, {begin, end - begin});
+}
+
+int Window::open_pages(uint64_t page, uint64_t nr_pages) {
+  if (const int result = open_table(map_, sizeof *map_, page, nr_pages); result != 0) return result;
+  if (const int result = open_table(page_spans_, sizeof *page_spans_, page, nr_pages); result != 0) return result;
+  const uint64_t region = page / kRegionPages;
+  const uint64_t nr_regions = (page + nr_pages - 1) / kRegionPages - region + 1;
+  if (const int result = open_table(huge_, sizeof *huge_, region, nr_regions); result != 0) return result;
+  __atomic_fetch_add(&metadata_bytes_, nr_pages * (sizeof *map_ + sizeof *page_spans_), __ATOMIC_RELAXED);
+  return open_dumped(*system_, range(page, nr_pages));
+}
+
+uint32_t Window::take_span() {
+  HeapGuard guard(spans_lock_);
+  if (const uint32_t number = unused_spans_; number != 0) {
+    unused_spans_ = spans_[number].next;
+    return number;
+  }
+  if (nr_spans_ >= max_spans_) return 0;
+  if ((nr_spans_ + 1) * sizeof *spans_ > open_span_bytes_) {
+    if (open_range(*system_, {reinterpret_cast<uintptr_t>(spans_) + open_span_bytes_, kSpanPiece}) != 0) return 0;
+    open_span_bytes_ += kSpanPiece;
+    __atomic_fetch_add(&metadata_bytes_, kSpanPiece, __ATOMIC_RELAXED);
+  }
+  return nr_spans_++;
+}
+
+void Window::give_span(uint32_t number) {
+  HeapGuard guard(spans_lock_);
+  spans_[number].state = SpanState::kUnused;
+  spans_[number].next = unused_spans_;
+  unused_spans_ = number;
+}
+
+}  // namespace percpu::heap

@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: MIT
+//
+// The heap's addresses: one window, reserved at the first call, in which each NUMA node has an equal part; and the tables
+// about it, reserved beside it and opened piece by piece as the window is used.
+//
+//   window       | node 0: used ... |reserved          | node 1: used .. |reserved      | ...
+//   page map     of each page its kind, and where its span's first block begins: all that free() needs, in one load
+//   page spans   of each page the number of its span, for the slow paths
+//   spans        one record a span
+//   huge         of each region (page_heap.h) whether it is huge
+//
+// Invariants: an entry changes only while its page belongs to nobody, or to the one who changes it.
+// Locking: entries are atomic words. Spans' records are handed out under spans_lock_.
+#ifndef PERCPU_PRELOAD_HEAP_WINDOW_H
+#define PERCPU_PRELOAD_HEAP_WINDOW_H
+
+#include <cstddef>
+#include <cstdint>
+
+#include "base/annotations.h"
+#include "base/bits.h"
+#include "os/pages.h"
+#include "preload/heap/heap_lock.h"
+#include "preload/heap/span.h"
+
+namespace percpu::heap {
+
+// A huge page, and how many pages it is.
+inline constexpr uint64_t kHugeBytes = uint64_t{2} << 20;
+inline constexpr uint64_t kRegionPages = kHugeBytes >> kPageShift;
+
+class Window {
+ public:
+  constexpr Window() = default;
+
+  // Reserves the window and its tables. Requires: called once, before anything else. 0 or -ENOMEM.
+  [[nodiscard]] int reserve_all(const System& system, uint32_t nr_nodes);
+
+  // Before the page map, in one reservation with it: room for the table of the fast paths (cache_table.h), so that one pointer
+  // leads them to both. Not opened by the window.
+  static constexpr size_t kBeforeMapBytes = size_t{192} * 1024;
+  PageRange before_map() const { return {reinterpret_cast<uintptr_t>(map_) - kBeforeMapBytes, kBeforeMapBytes}; }
+
+  // ---- addresses
+  uintptr_t base() const { return base_; }
+  size_t size_bytes() const { return size_bytes_; }
+  // Whether the address is in the window, and which page of it.
+  bool page_of(const void* address, uint64_t* page) const {
+    const uintptr_t offset = reinterpret_cast<uintptr_t>(address) - base_;
+    *page = offset >> kPageShift;
+    return offset < size_bytes_;
+  }
+  // The low 32 bits of the address's offset in the window.
+  uint32_t offset_of(const void* address) const {
+    return static_cast<uint32_t>(reinterpret_cast<uintptr_t>(address) - base_);
+  }
+  void* address_of(uint64_t page) const { return reinterpret_cast<void*>(base_ + (page << kPageShift)); }
+  uint32_t node_of_page(uint64_t page) const { return nr_nodes_ == 1 ? 0 : static_cast<uint32_t>(page / node_pages_); }
+  uint32_t nr_nodes() const { return nr_nodes_; }
+  uint64_t node_pages() const { return node_pages_; }
+  PageRange range(uint64_t page, uint64_t nr_pages) const {
+    return {base_ + (page << kPageShift), nr_pages << kPageShift};
+  }
+
+  // ---- the page map
+  PageEntry entry(uint64_t page) const { return {load_relaxed(&map_[page].first_block), load_relaxed(&map_[page].shifted_kind)}; }
+  const PageEntry* map() const { return map_; }
+  // The span that the page belongs to, begins or ends. Requires: the page's kind is not kKindNone.
+  uint32_t span_of(uint64_t page) const { return load_relaxed(&page_spans_[page]); }
+  void set_entry(uint64_t page, uint32_t span, uint32_t kind, uint32_t first_block = 0) {
+    store_relaxed(&page_spans_[page], span);
+    store_relaxed(&map_[page].first_block, first_block);
+    store_relaxed(&map_[page].shifted_kind, kind << kKindShift);
+  }
+  void clear_entries(uint64_t page, uint64_t nr_pages);
+
+  // ---- regions. Whoever holds the lock of the page heap that they belong to.
+  bool is_huge(uint64_t region) const { return huge_[region] != 0; }
+  void set_huge(uint64_t region, bool huge) { huge_[region] = huge ? 1 : 0; }
+
+  // Opens pages of the window and their part of the page map. 0 or -errno.
+  [[nodiscard]] int open_pages(uint64_t page, uint64_t nr_pages);
+
+  // ---- spans
+  Span& span(uint32_t number) { return spans_[number]; }
+  const Span& span(uint32_t number) const { return spans_[number]; }
+  // 0 where there is no memory for one.
+  [[nodiscard]] uint32_t take_span() PERCPU_EXCLUDES(spans_lock_);
+  void give_span(uint32_t number) PERCPU_EXCLUDES(spans_lock_);
+
+  const System& system() const { return *system_; }
+  size_t metadata_bytes() const { return load_relaxed(&metadata_bytes_); }
+  HeapLock& spans_lock() PERCPU_RETURNS_LOCK(spans_lock_) { return spans_lock_; }
+
+ private:
+  static constexpr uint32_t kMaxSpans = 1u << 24;
+
+  int open_table(const void* table, size_t entry_bytes, uint64_t first, uint64_t count);
+
+  const System* system_ = nullptr;
+  uintptr_t base_ = 0;
+  size_t size_bytes_ = 0;
+  uint64_t node_pages_ = 0;
+  uint32_t nr_nodes_ = 1;
+  PageEntry* map_ = nullptr;
+  uint32_t* page_spans_ = nullptr;
+  Span* spans_ = nullptr;
+  uint8_t* huge_ = nullptr;
+  uint32_t max_spans_ = 0;
+  size_t metadata_bytes_ = 0;
+  HeapLock spans_lock_;
+  uint32_t unused_spans_ PERCPU_GUARDED_BY(spans_lock_) = 0;  // a list
+  uint32_t nr_spans_ PERCPU_GUARDED_BY(spans_lock_) = 1;      // number 0 means none
+  size_t open_span_bytes_ PERCPU_GUARDED_BY(spans_lock_) = 0;
+};
+
+}  // namespace percpu::heap
+
+#endif  // PERCPU_PRELOAD_HEAP_WINDOW_H
