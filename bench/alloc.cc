@@ -59,23 +59,27 @@ using Sample = std::function<double()>;
 
 size_t affordable(unsigned units) { return units > 2 ? 20000 : 200000; }
 
-Sample pair(std::shared_ptr<Subject> subject, unsigned units) {
+template <class S>
+Sample pair(std::shared_ptr<S> subject, unsigned units) {
   subject->give(subject->take());
   return [=] { return timed(affordable(units), [&] { subject->give(subject->take()); }); };
 }
 
-std::vector<void*> filled(Subject& subject, size_t count) {
+template <class S>
+std::vector<void*> filled(S& subject, size_t count) {
   std::vector<void*> items(count);
   for (void*& item : items) item = subject.take();
   return items;
 }
 
-Sample live(std::shared_ptr<Subject> subject, size_t count) {
+template <class S>
+Sample live(std::shared_ptr<S> subject, size_t count) {
   (void)filled(*subject, count);
   return pair(subject, 2);
 }
 
-void write_all(Subject& subject, const std::vector<void*>& items, unsigned units) {
+template <class S>
+void write_all(S& subject, const std::vector<void*>& items, unsigned units) {
   for (void* item : items) {
     for (unsigned unit = 0; unit < units; unit++) *reinterpret_cast<volatile uint64_t*>(subject.copy(item, unit)) = 1;
   }
@@ -83,7 +87,8 @@ void write_all(Subject& subject, const std::vector<void*>& items, unsigned units
 
 constexpr size_t kWritten = 64;
 
-Sample take_written(std::shared_ptr<Subject> subject, unsigned units) {
+template <class S>
+Sample take_written(std::shared_ptr<S> subject, unsigned units) {
   return [=] {
     // What other threads do meanwhile, and shortly afterwards, counts; writing does not.
     const double begun = seconds(CLOCK_PROCESS_CPUTIME_ID);
@@ -102,7 +107,8 @@ Sample take_written(std::shared_ptr<Subject> subject, unsigned units) {
   };
 }
 
-Sample memset_of_written(std::shared_ptr<Subject> subject, unsigned units) {
+template <class S>
+Sample memset_of_written(std::shared_ptr<S> subject, unsigned units) {
   const std::vector<void*> items = filled(*subject, kWritten);
   return [=] {
     double spent = 0;
@@ -123,7 +129,8 @@ Sample memset_of_written(std::shared_ptr<Subject> subject, unsigned units) {
   };
 }
 
-Sample burst(std::shared_ptr<Subject> subject) {
+template <class S>
+Sample burst(std::shared_ptr<S> subject) {
   return [=] {
     constexpr size_t kBurst = 32;
     void* items[kBurst];
@@ -146,7 +153,8 @@ Sample burst(std::shared_ptr<Subject> subject) {
   };
 }
 
-Sample threads(std::shared_ptr<Subject> subject, unsigned count) {
+template <class S>
+Sample threads(std::shared_ptr<S> subject, unsigned count) {
   return [=] {
     std::atomic<unsigned> ready{0};
     std::vector<double> spent(count);
@@ -175,7 +183,8 @@ Sample threads(std::shared_ptr<Subject> subject, unsigned count) {
 
 enum class Order { kStack, kQueue, kRandom };
 
-Sample pattern(std::shared_ptr<Subject> subject, size_t count, Order order) {
+template <class S>
+Sample pattern(std::shared_ptr<S> subject, size_t count, Order order) {
   auto items = std::make_shared<std::deque<void*>>();
   for (size_t i = 0; i < count; i++) items->push_back(subject->take());
   auto random = std::make_shared<std::minstd_rand>(1);
@@ -206,7 +215,8 @@ Sample pattern(std::shared_ptr<Subject> subject, size_t count, Order order) {
   };
 }
 
-Sample holes(std::shared_ptr<Subject> subject, size_t count) {
+template <class S>
+Sample holes(std::shared_ptr<S> subject, size_t count) {
   auto items = std::make_shared<std::vector<void*>>(filled(*subject, count));
   auto order = std::make_shared<std::vector<size_t>>();
   for (size_t i = 0; i < count; i += 2) order->push_back(i);
@@ -223,15 +233,16 @@ Sample holes(std::shared_ptr<Subject> subject, size_t count) {
 
 struct Row {
   std::string name;
-  Subject::Shape shape;
-  std::function<Sample(std::shared_ptr<Subject>)> begin;
+  std::function<Sample(const std::string& subject)> begin;  // a Sample(): that subject is not here
   bool percpu_only = false;
 };
 
 std::vector<Row> all_rows() {
   std::vector<Row> rows;
-  const auto add = [&](std::string name, Subject::Shape shape, std::function<Sample(std::shared_ptr<Subject>)> begin,
-                       bool percpu_only = false) { rows.push_back({std::move(name), shape, std::move(begin), percpu_only}); };
+  const auto add = [&](std::string name, Subject::Shape shape, auto begin, bool percpu_only = false) {
+    rows.push_back({std::move(name), [=](const std::string& subject) { return Subject::with<Sample>(subject, shape, begin); },
+                    percpu_only});
+  };
   for (const size_t bytes : {8, 64, 256, 4096}) {
     add("size/" + std::to_string(bytes), {bytes, 8, 2}, [](auto subject) { return pair(subject, 2); });
   }
@@ -267,6 +278,7 @@ double median(std::vector<double> samples) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  make_room_for_jemalloc(argv);
   JsonRows json(&argc, argv);
   size_t rounds = 9;
   std::string only;
@@ -290,7 +302,7 @@ int main(int argc, char** argv) {
     std::map<std::string, Sample> samples;
     for (const char* name : kSubjects) {
       if (row.percpu_only && std::strcmp(name, "percpu") != 0) continue;
-      if (auto subject = std::shared_ptr<Subject>(Subject::make(name, row.shape))) samples[name] = row.begin(subject);
+      if (Sample sample = row.begin(name)) samples[name] = std::move(sample);
     }
     std::map<std::string, std::vector<double>> found;
     for (auto& [name, sample] : samples) (void)sample();  // warms up

@@ -12,6 +12,7 @@
 #define PERCPU_BENCH_ALLOC_SUBJECTS_H
 
 #include <dlfcn.h>
+#include <unistd.h>
 
 #include <percpu.h>
 
@@ -22,16 +23,13 @@
 #include <string>
 
 #ifdef PERCPU_BENCH_LIBRSEQ
-extern "C" {
-void* librseq_pool_create(size_t item_bytes, int units);
-void librseq_pool_destroy(void* pool);
-void* librseq_take(void* pool);
-void librseq_give(void* item);
-void* librseq_copy(void* item, int unit);
-}
+#include <rseq/mempool.h>
 #endif
 
 // What is measured takes and gives; `make` and the copies are not. A failure ends the program: nothing is measured without.
+//
+// Where nanoseconds are measured the subject's own class is known (with()), and its functions are inlined: two calls by way of a
+// table of functions take some 6 ns themselves, half as long as what is to be measured.
 class Subject {
  public:
   struct Shape {
@@ -49,6 +47,10 @@ class Subject {
   virtual double metadata_bytes() { return -1; }
 
   static std::unique_ptr<Subject> make(const std::string& name, const Shape& shape);
+  // Calls use() with a shared pointer to a subject of its own class, and returns what that returns; a Result() where the machine,
+  // or this build, does not have it.
+  template <class Result, class Use>
+  static Result with(const std::string& name, const Shape& shape, const Use& use);
 
  protected:
   static void* taken(void* item) {
@@ -84,17 +86,24 @@ class PercpuSubject final : public Subject {
 };
 
 #ifdef PERCPU_BENCH_LIBRSEQ
+// A pool grows by ranges of a stride, 64 KiB a CPU: as many as any row needs.
 class LibrseqSubject final : public Subject {
  public:
-  explicit LibrseqSubject(const Shape& shape)
-      : pool_(taken(librseq_pool_create(shape.bytes > shape.align ? shape.bytes : shape.align, static_cast<int>(shape.units)))) {}
-  ~LibrseqSubject() override { librseq_pool_destroy(pool_); }
-  void* take() override { return taken(librseq_take(pool_)); }
-  void give(void* item) override { librseq_give(item); }
-  char* copy(void* item, unsigned unit) override { return static_cast<char*>(librseq_copy(item, static_cast<int>(unit))); }
+  explicit LibrseqSubject(const Shape& shape) {
+    rseq_mempool_attr* attr = static_cast<rseq_mempool_attr*>(taken(rseq_mempool_attr_create()));
+    rseq_mempool_attr_set_percpu(attr, RSEQ_MEMPOOL_STRIDE, static_cast<int>(shape.units));
+    rseq_mempool_attr_set_max_nr_ranges(attr, 0);
+    const size_t item_bytes = shape.bytes > shape.align ? shape.bytes : shape.align;
+    pool_ = static_cast<rseq_mempool*>(taken(rseq_mempool_create("bench", item_bytes, attr)));
+    rseq_mempool_attr_destroy(attr);
+  }
+  ~LibrseqSubject() override { rseq_mempool_destroy(pool_); }
+  void* take() override { return taken(rseq_mempool_percpu_zmalloc(pool_)); }
+  void give(void* item) override { rseq_mempool_percpu_free(item); }
+  char* copy(void* item, unsigned unit) override { return rseq_percpu_ptr(static_cast<char*>(item), static_cast<int>(unit)); }
 
  private:
-  void* pool_;
+  rseq_mempool* pool_;
 };
 #endif
 
@@ -126,6 +135,18 @@ class ArraySubject final : public Subject {
   void (*free_)(void*) = nullptr;
 };
 
+template <class Result, class Use>
+Result Subject::with(const std::string& name, const Shape& shape, const Use& use) {
+  if (name == "percpu") return use(std::make_shared<PercpuSubject>(shape));
+#ifdef PERCPU_BENCH_LIBRSEQ
+  if (name == "librseq") return use(std::make_shared<LibrseqSubject>(shape));
+#endif
+  const bool jemalloc = name == "jemalloc";
+  if (!jemalloc && name != "calloc") return Result();
+  auto made = std::make_shared<ArraySubject>(shape, jemalloc);
+  return made->works(jemalloc) ? use(std::move(made)) : Result();
+}
+
 // Null where the machine, or this build, does not have it.
 inline std::unique_ptr<Subject> Subject::make(const std::string& name, const Shape& shape) {
   if (name == "percpu") return std::make_unique<PercpuSubject>(shape);
@@ -136,6 +157,18 @@ inline std::unique_ptr<Subject> Subject::make(const std::string& name, const Sha
   if (!jemalloc && name != "calloc") return nullptr;
   auto made = std::make_unique<ArraySubject>(shape, jemalloc);
   return made->works(jemalloc) ? std::move(made) : nullptr;
+}
+
+// jemalloc takes more static TLS than glibc leaves for what dlopen() brings. Where that is so the program starts anew, once, with as
+// much as it takes.
+inline void make_room_for_jemalloc(char** argv) {
+  if (dlopen("libjemalloc.so.2", RTLD_NOW | RTLD_LOCAL | RTLD_DEEPBIND) != nullptr) return;
+  constexpr const char* kVariable = "GLIBC_TUNABLES";
+  constexpr const char* kRoom = "glibc.rtld.optional_static_tls=16384";
+  const char* given = std::getenv(kVariable);
+  if (given != nullptr && std::strstr(given, kRoom) != nullptr) return;
+  setenv(kVariable, given != nullptr ? (std::string(given) + ":" + kRoom).c_str() : kRoom, 1);
+  execv("/proc/self/exe", argv);
 }
 
 inline constexpr const char* kSubjects[] = {"percpu", "librseq", "jemalloc", "calloc"};

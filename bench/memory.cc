@@ -104,6 +104,7 @@ bool run(const char* name, const Scenario& scenario, Figures* figures) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  make_room_for_jemalloc(argv);
   JsonRows json(&argc, argv);
   const bool quick = argc == 2 && std::strcmp(argv[1], "--quick") == 0;
   if (argc > 1 && !quick) {
