@@ -219,7 +219,7 @@ percpu_pool_t *percpu_pool_create(const struct percpu_pool_attr *attr) __attribu
 
 /*
  * Destroys a pool that has no live areas left. Returns 0, or -1 with errno, and then nothing happened: EBUSY where it has some,
- * or is the default pool; EDEADLK inside rcu_read_lock(), since it may wait for a grace period. What is no pool, or one no more,
+ * or is the default pool; EDEADLK inside rcu_read_lock(), since it waits for a grace period. What is no pool, or one no more,
  * stops the program with one line. The caller makes sure that nobody else uses the pool. Thread-, fork-safe.
  */
 int percpu_pool_destroy(percpu_pool_t *pool);
@@ -334,7 +334,7 @@ struct percpu_address {
 
 /*
  * Says what an ordinary address belongs to, in any pool. Returns 1 and fills `out` if it is per-CPU memory (or a
- * handle), 0 if not. Walks the pools under RCU; takes no lock of theirs. The answer is a snapshot: the area may be freed
+ * handle), 0 if not. Waits for the lock of the pool's maps, and for no other. The answer is a snapshot: the area may be freed
  * by another thread meanwhile. Thread-, fork-safe.
  */
 int percpu_address_info(const void *address, struct percpu_address *out);
@@ -385,7 +385,8 @@ enum {
 };
 
 /*
- * Reads a pool's statistics, one consistent snapshot. `struct_bytes` is sizeof *out: says which members the caller knows; bytes
+ * Reads a pool's statistics. They are exact, and agree with each other, where no thread allocates or frees meanwhile; areas that
+ * one does may be counted as live or as freed, nr_live and live_bytes be off by what is under way. `struct_bytes` is sizeof *out: says which members the caller knows; bytes
  * behind those that this version knows become 0. Returns 0, or -1 with errno EINVAL where the pool is NULL. percpu_stats_read()
  * is for the default pool, which it makes if there is none; -1 with errno ENOMEM where that fails. Thread-, fork-safe.
  */

@@ -41,16 +41,18 @@ void at_fork_prepare() {
   _IO_list_lock();
   heap.fork_prepare();
 }
+void resume_in_child() {
+  heap.fork_child();
+  _IO_list_resetlock();
+}
 void at_fork_parent() {
   if (!fork_depth.resume()) return;
+  if (!fork_depth.in_its_process()) return resume_in_child();
   heap.fork_parent();
   _IO_list_unlock();
 }
 void at_fork_child() {
-  if (fork_depth.resume()) {
-    heap.fork_child();
-    _IO_list_resetlock();
-  }
+  if (fork_depth.resume()) resume_in_child();
   percpu::heap::pin_fork_child();
 }
 

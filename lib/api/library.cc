@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "base/check.h"
+#include "os/cancel.h"
 #include "os/env.h"
 #include "os/file.h"
 #include "os/fork_depth.h"
@@ -33,19 +34,6 @@ char help_text[kHelpBytes];
 uintptr_t default_offsets[2 * kMaxCpus];
 
 constexpr size_t kDefaultHugePageBytes = size_t{2} << 20;
-
-// While it lives, the calling thread is not cancelled: libnuma reads files, and a thread that ended there would leave the
-// first use unfinished for ever.
-class NotCancelled {
- public:
-  NotCancelled() { pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &before_); }
-  ~NotCancelled() { pthread_setcancelstate(before_, nullptr); }
-  NotCancelled(const NotCancelled&) = delete;
-  NotCancelled& operator=(const NotCancelled&) = delete;
-
- private:
-  int before_ = PTHREAD_CANCEL_ENABLE;
-};
 
 // How often the fork handlers are installed and have run for the fork that this thread is about to make.
 __thread ForkDepth fork_depth __attribute__((tls_model("initial-exec")));
@@ -298,8 +286,7 @@ int Library::destroy_pool(Pool* pool) {
   }
   if (pool->grace_waiting()) balancer_.free_after_grace();
   if (pool->nr_live() != 0) return -EBUSY;
-  balancer_.remove(*pool);
-  pool->destroy();
+  if (balancer_.remove(*pool)) pool->destroy();
   return 0;
 }
 
@@ -474,7 +461,12 @@ void Library::at_fork_prepare() {
   if (fork_depth.prepare()) library.fork_prepare();
 }
 void Library::at_fork_parent() {
-  if (fork_depth.resume()) library.fork_parent();
+  if (!fork_depth.resume()) return;
+  if (fork_depth.in_its_process()) {
+    library.fork_parent();
+  } else {
+    library.fork_child();
+  }
 }
 void Library::at_fork_child() {
   if (fork_depth.resume()) library.fork_child();

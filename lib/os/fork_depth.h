@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 //
 // Which fork handlers of a thread take locks and give them back: those of the outermost fork alone, since handlers may be installed
-// twice, and a signal handler may fork while its thread forks. And none in a process of one thread: it has nobody to keep out, and
+// twice, and a signal handler, or a handler of somebody else's, may fork while its thread forks. And none in a process of one thread: it has nobody to keep out, and
 // the child goes on where the parent was, also when it was in the middle of a function of ours and a signal handler forks.
 //
 // A thread made by a raw clone() is not known to libc: with no other, it does not count.
@@ -9,6 +9,8 @@
 // Context: one of each thread (`__thread`), in pthread_atfork()'s handlers only.
 #ifndef PERCPU_OS_FORK_DEPTH_H
 #define PERCPU_OS_FORK_DEPTH_H
+
+#include <unistd.h>
 
 #include <cstdint>
 
@@ -21,9 +23,16 @@ namespace percpu {
 class ForkDepth {
  public:
   // In the handler that prepares. True: take the locks.
-  bool prepare() { return (depth_ != 0 || !process_has_one_thread()) && depth_++ == 0; }
+  bool prepare() {
+    if ((depth_ == 0 && process_has_one_thread()) || depth_++ != 0) return false;
+    process_ = getpid();
+    return true;
+  }
   // In those that resume. True: prepare() said so at the beginning of this fork, so give them back.
   bool resume() { return depth_ != 0 && --depth_ == 0; }
+  // Where resume() said so: whether this is the process in which prepare() did. Else it is the child of a fork, even if it is told
+  // that it is the parent: somebody's handler forked after ours had prepared, and the child goes on with the fork that it is in.
+  bool in_its_process() const { return getpid() == process_; }
 
  private:
   static bool process_has_one_thread() {
@@ -35,6 +44,7 @@ class ForkDepth {
   }
 
   uint32_t depth_ = 0;
+  pid_t process_ = 0;
 };
 
 }  // namespace percpu

@@ -29,7 +29,7 @@ class Gate {
   void reset() { word_.store(0, std::memory_order_relaxed); }
 
  private:
-  static constexpr uint32_t kShut = 1u << 20;  // counts who has it shut
+  static constexpr uint32_t kShut = 1u << 16;  // counts who has it shut; both are threads of one process
   static constexpr uint32_t kInside = kShut - 1;
   FutexWord word_{0};  // how many are inside, and how many have it shut
 };

@@ -12,6 +12,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "os/cancel.h"
+
 namespace percpu {
 
 namespace {
@@ -167,6 +169,7 @@ int do_start_thread(pthread_t* thread, const char* name, void* (*run)(void*), vo
 }
 
 int do_join_thread(pthread_t thread) {
+  const NotCancelled not_cancelled;
   int saved_errno = errno;
   int error = pthread_join(thread, nullptr);
   errno = saved_errno;

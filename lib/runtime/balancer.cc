@@ -7,6 +7,7 @@
 #include <ctime>
 
 #include "base/check.h"
+#include "os/cancel.h"
 #include "os/file.h"
 #include "runtime/pool.h"
 
@@ -47,7 +48,7 @@ bool Balancer::has(const Pool* pool) {
   return at != nullptr;
 }
 
-void Balancer::remove(Pool& pool) {
+bool Balancer::remove(Pool& pool) {
   {
     SleepMutexGuard guard(rounds_lock_);
     std::atomic<Pool*>* link = &pools_;
@@ -58,6 +59,7 @@ void Balancer::remove(Pool& pool) {
   (void)readers_.shut();
   (void)readers_.wait_empty();
   readers_.open();
+  return grace_->wait();
 }
 
 // ---- waking and starting ---------------------------------------------------------------------------------------------
@@ -77,6 +79,7 @@ void Balancer::start() {
   int result = system_->start_thread(&thread_, kThreadName, thread_main, this);
   if (result == -EAGAIN && !said_unstartable_) {
     // The kernel makes no thread while another one is in exec(): soon this process is another program, or that thread has failed.
+    const NotCancelled not_cancelled;
     (void)nanosleep(&kStartPatience, nullptr);
     result = system_->start_thread(&thread_, kThreadName, thread_main, this);
   }

@@ -43,8 +43,9 @@ class Balancer {
   void add(Pool& pool) PERCPU_EXCLUDES(rounds_lock_);
   // Whether the pool is in the list; does not look into it.
   [[nodiscard]] bool has(const Pool* pool) PERCPU_EXCLUDES(rounds_lock_);
-  // Takes the pool off the list and waits until neither the thread nor a Reader can be using it.
-  void remove(Pool& pool) PERCPU_EXCLUDES(rounds_lock_);
+  // Takes the pool off the list and waits until neither the thread nor a Reader can be using it, nor a reader of the program's that
+  // had it from a pointer under RCU. False where that cannot be told (Grace::lost()): then the pool must be kept.
+  [[nodiscard]] bool remove(Pool& pool) PERCPU_EXCLUDES(rounds_lock_);
 
   // While one lives no pool that is in the list is destroyed. Short: remove() waits for it. Context: not a signal handler.
   class Reader {

@@ -47,16 +47,15 @@ void FrontCache::correct_allocs(int64_t by) const {
 #endif
 }
 
-bool FrontCache::take(Taken* taken) {
+bool FrontCache::find_filled(Filled* filled) {
   const uint32_t nr_kinds = wide_ ? 2 : 1;
   const uint32_t nr_stacks = nr_offsets_ * nr_kinds * kNrClasses;
   for (uint32_t tried = 0; tried < nr_stacks; tried++) {
     const uint32_t size_class = cursor_ % kNrClasses;
     const Kind kind = cursor_ / kNrClasses % nr_kinds == 0 ? kFreed : kReady;
-    percpu_stack* from = stack_of(cursor_ / (kNrClasses * nr_kinds), kind, size_class);
-    if (const uint32_t count = percpu_stack_count(from); count != 0) {
-      percpu_stack_set_count(from, count - 1);
-      *taken = {percpu_stack_slots(from)[count - 1], kind, size_class};
+    percpu_stack* stack = stack_of(cursor_ / (kNrClasses * nr_kinds), kind, size_class);
+    if (percpu_stack_count(stack) != 0) {
+      *filled = {stack, kind, size_class};
       return true;
     }
     cursor_ = (cursor_ + 1) % nr_stacks;

@@ -33,7 +33,7 @@
 // Invariants:
 //   a handle is on one stack at most, and its area is taken, not live, and on no other list of the pool
 //   an area on a ready stack is zero in every copy, and charged to nobody
-// Locking: push and pop take none. stop(), start(), take(), and changes of stacks through stack_of() are made with the pool's
+// Locking: push and pop take none. stop(), start(), find_filled(), and changes of stacks through stack_of() are made with the pool's
 // grow lock held, between stop() and start(), with a fence on all CPUs behind stop().
 #ifndef PERCPU_RUNTIME_FRONT_CACHE_H
 #define PERCPU_RUNTIME_FRONT_CACHE_H
@@ -139,14 +139,13 @@ class FrontCache {
     return reinterpret_cast<percpu_stack*>(reinterpret_cast<uintptr_t>(stack(kind, size_class)) + offsets_[cpu]);
   }
 
-  // An area that was on a stack of some CPU, and which stack.
-  struct Taken {
-    uintptr_t area;
+  struct Filled {
+    percpu_stack* stack;
     Kind kind;
     uint32_t size_class;
   };
-  // Takes an area off any stack of any CPU; false when all are empty. Requires: stopped, and fenced since.
-  bool take(Taken* taken);
+  // A stack of some CPU that holds areas; false when all are empty. Requires: stopped, and fenced since.
+  bool find_filled(Filled* filled);
 
   struct Sums {
     uint64_t nr_allocs = 0;
@@ -195,7 +194,7 @@ class FrontCache {
   uint32_t nr_offsets_ = 0;
   const uintptr_t* offsets_ = nullptr;
   uint32_t limit_[kNrClasses] = {};  // of each class's stacks; 0: areas too costly to let them wait
-  uint32_t cursor_ = 0;              // where take() goes on
+  uint32_t cursor_ = 0;              // where find_filled() goes on
 };
 
 inline constexpr FrontCache::ClassTable FrontCache::kClassOf{};

@@ -4,6 +4,8 @@
 #include <csignal>
 #include <urcu-bp.h>
 
+#include "os/cancel.h"
+
 // What liburcu knows of the calling thread: nothing, until it enters its first read section, or asks whether it is inside one. Part
 // of liburcu-bp's interface: its read sections are inlined into programs that want that.
 struct urcu_bp_reader;
@@ -41,6 +43,7 @@ bool Grace::inside_section() { return urcu_bp_reader != nullptr && urcu_bp_read_
 
 bool Grace::wait() {
   if (lost()) return false;
+  const NotCancelled not_cancelled;  // it sleeps in poll()
   waiters_.enter();
   urcu_bp_synchronize_rcu();
   waiters_.leave();

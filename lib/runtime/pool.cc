@@ -657,17 +657,19 @@ void Pool::free_after_grace(void* handle, const char* call) {
 
 // Takes all out of the front caches. Nobody is inside a sequence that began before the fence, and those that begin after
 // it find their stacks stopped.
-// An area leaves its stack and the maps take it back under one lock: to who reads the statistics it is never in between.
+// Areas leave their stack and the maps take them back under one lock: to who reads the statistics they are never in between.
 void Pool::drain_stopped() {
-  constexpr uint32_t kBatch = 64;
-  FrontCache::Taken taken{};
-  for (bool more = true; more;) {
+  FrontCache::Filled filled{};
+  while (front_.find_filled(&filled)) {
+    const bool charged = front_.wide() && filled.kind == FrontCache::kFreed;
     lock_map();
-    for (uint32_t count = 0; count < kBatch && (more = front_.take(&taken)); count++) {
-      const Spot spot = memory_.spot_of(taken.area);
-      if (front_.wide() && taken.kind == FrontCache::kFreed) uncharge(spot, FrontCache::size_of(taken.size_class));
+    const uint32_t count = percpu_stack_count(filled.stack);
+    for (uint32_t i = 0; i < count; i++) {
+      const Spot spot = memory_.spot_of(percpu_stack_slots(filled.stack)[i]);
+      if (charged) uncharge(spot, FrontCache::size_of(filled.size_class));
       release(spot);
     }
+    percpu_stack_set_count(filled.stack, 0);
     unlock_map();
   }
 }

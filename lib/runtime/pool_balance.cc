@@ -108,9 +108,11 @@ uint32_t Pool::look_after_front_caches() {
 }
 
 // Makes freed areas ready, on all CPUs, as far as there is room for them. Meanwhile their CPUs allocate from the maps; all of
-// it takes less than a millisecond.
+// it takes less than a millisecond. An area is on one of the two stacks for read_counts(), which reads under the map lock.
 void Pool::make_ready_stopped() {
   for (uint32_t cpu = 0; cpu < front_.nr_cpus(); cpu++) {
+    uint32_t counts[FrontCache::kNrClasses];
+    uint32_t sum = 0;
     for (uint32_t c = 0; c < FrontCache::kNrClasses; c++) {
       percpu_stack* freed = front_.stack_of(cpu, FrontCache::kFreed, c);
       percpu_stack* ready = front_.stack_of(cpu, FrontCache::kReady, c);
@@ -119,14 +121,20 @@ void Pool::make_ready_stopped() {
       const uint32_t nr_ready = percpu_stack_count(ready);
       const uint32_t count = std::min(nr_freed, front_.limit_of(c) - nr_ready);
       for (uint32_t i = 0; i < count; i++) areas[i] = percpu_stack_slots(freed)[nr_freed - 1 - i];
-      if (count == 0) continue;
       make_ready(c, areas, count);
       for (uint32_t i = 0; i < count; i++) percpu_stack_slots(ready)[nr_ready + i] = areas[count - 1 - i];
-      lock_map();  // read_counts() reads under it, and finds each area on one of the two
-      percpu_stack_set_count(freed, nr_freed - count);
-      percpu_stack_set_count(ready, nr_ready + count);
-      unlock_map();
+      counts[c] = count;
+      sum += count;
     }
+    if (sum == 0) continue;
+    lock_map();
+    for (uint32_t c = 0; c < FrontCache::kNrClasses; c++) {
+      percpu_stack* freed = front_.stack_of(cpu, FrontCache::kFreed, c);
+      percpu_stack* ready = front_.stack_of(cpu, FrontCache::kReady, c);
+      percpu_stack_set_count(freed, percpu_stack_count(freed) - counts[c]);
+      percpu_stack_set_count(ready, percpu_stack_count(ready) + counts[c]);
+    }
+    unlock_map();
   }
 }
 

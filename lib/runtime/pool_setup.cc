@@ -181,7 +181,13 @@ int Pool::make_memory(const PoolSetup& setup, void* tables) {
   return 0;
 }
 
+// Nobody uses the pool any more, so its stacks may be emptied without a fence: freed areas of a wide pool are charged still.
 void Pool::destroy() {
+  if (front_.is_open()) {
+    SleepMutexGuard guard(grow_lock_);
+    front_.stop();
+    drain_stopped();
+  }
   memory_.destroy();
   const System& system = *environment_.system;
   const size_t home_bytes = home_bytes_;

@@ -64,7 +64,8 @@ void Pool::read_stats(percpu_stats* out) {
 }
 
 // All but what the system is asked for. What is freed is not counted: it is what was allocated and does not live. Areas that
-// other threads' calls have in hand meanwhile count as live; the balance thread never has one in hand.
+// other threads' calls have in hand meanwhile count as live, or, where they move from a stack that was read to one that was not, as
+// freed; the balance thread never has one in hand.
 void Pool::read_counts(percpu_stats* out) {
   *out = {};
   lock_map();

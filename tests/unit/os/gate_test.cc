@@ -4,9 +4,12 @@
 #include <doctest/doctest.h>
 
 #include <atomic>
+#include <csignal>
 #include <ctime>
 #include <thread>
 #include <vector>
+
+#include <sys/time.h>
 
 namespace percpu {
 namespace {
@@ -132,6 +135,42 @@ TEST_CASE("who waits for a gate to be empty may give up") {
   gate.leave();
   CHECK(gate.wait_empty(20));
   gate.open();
+}
+
+TEST_CASE("who gives up after a while does so, however often signals come") {
+  struct sigaction action {};
+  action.sa_handler = [](int) {};
+  action.sa_flags = SA_RESTART;
+  struct sigaction before {};
+  sigaction(SIGALRM, &action, &before);
+  const itimerval often = {{0, 1000}, {0, 1000}};
+  setitimer(ITIMER_REAL, &often, nullptr);
+  Gate gate;
+  gate.enter();
+  CHECK(gate.shut());
+  CHECK_FALSE(gate.wait_empty(100));  // hangs where it counts its sleeps
+  gate.open();
+  gate.leave();
+  const itimerval never = {};
+  setitimer(ITIMER_REAL, &never, nullptr);
+  sigaction(SIGALRM, &before, nullptr);
+}
+
+TEST_CASE("a gate that thousands have shut lets nobody in") {
+  Gate gate;
+  constexpr int kMany = 20000;
+  for (int i = 0; i < kMany; i++) CHECK_FALSE(gate.shut());
+  std::atomic<bool> inside{false};
+  std::thread visitor([&] {
+    gate.enter();
+    inside = true;
+    gate.leave();
+  });
+  sleep_ms(20);
+  CHECK_FALSE(inside);
+  for (int i = 0; i < kMany; i++) gate.open();
+  visitor.join();
+  CHECK(inside);
 }
 
 }  // namespace

@@ -306,5 +306,25 @@ TEST_CASE("a domain whose owner let go lives on in its areas, also those that wa
   CHECK(world.world.accounting.entry(parent).references == 1);
 }
 
+TEST_CASE("freed areas that wait in a wide pool are uncharged when it goes") {
+  World world("balance:thread");
+  int error = 0;
+  const DomainId domain = world.accounting.create(world.faulty.system(), "domain", PERCPU_NO_LIMIT, kNoDomain, &error);
+  REQUIRE(domain != kNoDomain);
+  size_t most = 0;
+  for (int round = 0; round < 10; round++) {
+    TestPool pool(world, {.unit_size_bytes = 64 << 10, .nr_cpus = 16});
+    std::vector<void*> filling;
+    fill_first_chunk(pool, filling);
+    std::vector<void*> handles;
+    for (int i = 0; i < 40; i++) handles.push_back(pool.alloc(64, 4, PERCPU_ACCOUNT, domain));
+    free_all(pool, handles);
+    most = std::max(most, world.accounting.entry(domain).charged_bytes.load());
+    free_all(pool, filling);
+  }
+  if (process_has_rseq() && PERCPU_HAVE_SEQUENCES) CHECK(most != 0);  // else this test says nothing
+  CHECK(world.accounting.entry(domain).charged_bytes.load() == 0);
+}
+
 }  // namespace
 }  // namespace percpu

@@ -384,7 +384,7 @@ TEST_CASE("a pool with areas that wait for a grace period is emptied before it g
   world.balancer.free_after_grace();
   CHECK(pool->nr_live() == 0);
   CHECK_FALSE(pool->grace_waiting());
-  world.balancer.remove(*pool);
+  CHECK(world.balancer.remove(*pool));
   pool->destroy();
 }
 
@@ -412,7 +412,7 @@ TEST_CASE("pools come and go while the thread works and others walk the list") {
         std::vector<void*> handles;
         for (int j = 0; j < 20; j++) handles.push_back(pool->allocate(4096, 4, 0, kNoDomain, &error));
         for (void* handle : handles) pool->free(handle);
-        world.balancer.remove(*pool);
+        CHECK(world.balancer.remove(*pool));
         pool->destroy();
       }
     });
@@ -421,6 +421,56 @@ TEST_CASE("pools come and go while the thread works and others walk the list") {
   stop = true;
   walker.join();
   CHECK(world.balancer.first_pool() == nullptr);
+}
+
+TEST_CASE("a pool goes when the program's readers have left, who may have it from a pointer") {
+  World world("balance:thread");
+  Pool* pool = nullptr;
+  REQUIRE(Pool::create(world.environment, pool_setup(world, kSmall), &pool) == 0);
+  world.balancer.add(*pool);
+  std::atomic<bool> reading{false};
+  std::atomic<bool> leave{false};
+  std::thread reader([&] {
+    urcu_bp_read_lock();
+    reading = true;
+    while (!leave) sched_yield();
+    CHECK(pool->page_bytes() == page_size_bytes());
+    urcu_bp_read_unlock();
+  });
+  while (!reading) sched_yield();
+  std::atomic<bool> gone{false};
+  std::thread destroyer([&] {
+    CHECK(world.balancer.remove(*pool));
+    gone = true;
+    pool->destroy();
+  });
+  const timespec some = {0, 50 * 1000 * 1000};
+  nanosleep(&some, nullptr);
+  CHECK_FALSE(gone);
+  leave = true;
+  reader.join();
+  destroyer.join();
+}
+
+TEST_CASE("a thread that is cancelled while no balance thread can be made goes on, and leaves it to be made later") {
+  World world("balance:thread");
+  world.faulty.fail_always(Call::kStartThread, EAGAIN);
+  CapturedStderr captured;
+  TestPool pool(world, kSmall);
+  std::atomic<bool> done{false};
+  std::thread([&] {
+    pthread_cancel(pthread_self());
+    std::vector<void*> handles = allocate_much(pool, 50);
+    free_all(pool, handles);
+    int state = 0;
+    pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &state);
+    done = state == PTHREAD_CANCEL_ENABLE;
+  }).join();
+  CHECK(done);
+  world.faulty.reset();
+  std::vector<void*> handles = allocate_much(pool, 50);
+  CHECK(eventually([&] { return nr_balancers() == 1; }));
+  free_all(pool, handles);
 }
 
 }  // namespace

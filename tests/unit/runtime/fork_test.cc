@@ -14,6 +14,7 @@
 
 #include "../api/fresh.h"
 #include "api/library.h"
+#include "os/fork_depth.h"
 #include "percpu.h"
 
 struct urcu_bp_reader;
@@ -198,6 +199,58 @@ TEST_CASE("no call makes a thread known to liburcu") {
       if (urcu_bp_reader == nullptr) known = true;  // then this test says nothing
     }).join();
     return known ? 1 : 0;
+  });
+  CHECK_FINE(end);
+}
+
+// In the child its copy of liburcu is lost: it cannot tell when its readers have left, so what they may read stays.
+TEST_CASE("a child that may not wait for grace periods keeps the memory of a pool that it destroys") {
+  const ChildEnd end = run_in_child([] {
+    alarm(60);
+    percpu_pool_t* pool = percpu_pool_create(nullptr);
+    void* area = percpu_pool_alloc(pool, 64, 8, 0);
+    auto* copy = static_cast<uint64_t*>(percpu_pool_ptr(pool, area, 0));
+    urcu_bp_read_lock();
+    percpu_free_rcu(percpu_alloc(8, 8));
+    (void)allocate_and_free();  // starts the thread, which waits for us
+    usleep(200 * 1000);
+    const pid_t child = fork();
+    if (child == 0) {
+      alarm(20);
+      urcu_bp_read_unlock();
+      *copy = 7;
+      percpu_pool_free_rcu(pool, area);
+      if (percpu_pool_destroy(pool) != 0) _exit(2);
+      _exit(*static_cast<volatile uint64_t*>(copy) == 7 ? 0 : 1);
+    }
+    urcu_bp_read_unlock();
+    int status = -1;
+    const bool good = waitpid(child, &status, 0) == child && status == 0;
+    percpu_pool_free(pool, area);
+    return good && percpu_pool_destroy(pool) == 0 ? 0 : 1;
+  });
+  CHECK_FINE(end);
+}
+
+// Handlers of the program's that are older than ours prepare after ours: the child of a fork that one makes goes on with the outer
+// fork, and is the parent in that. It is a child for us all the same.
+TEST_CASE("the child of a fork that an older handler makes works, also where it goes on with the fork that it is in") {
+  const ChildEnd end = run_in_child([] {
+    alarm(60);
+    ForkDepth depth;
+    std::atomic<bool> stop{false};
+    std::thread other([&] {
+      while (!stop) usleep(1000);
+    });
+    bool good = depth.prepare() && depth.in_its_process();
+    const pid_t child = fork();
+    if (child == 0) _exit(!depth.prepare() && !depth.resume() && depth.resume() && !depth.in_its_process() ? 0 : 1);
+    int status = -1;
+    good = good && waitpid(child, &status, 0) == child && status == 0;
+    good = good && depth.resume() && depth.in_its_process() && !depth.resume();
+    stop = true;
+    other.join();
+    return good ? 0 : 1;
   });
   CHECK_FINE(end);
 }

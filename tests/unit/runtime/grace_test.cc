@@ -248,5 +248,38 @@ TEST_CASE("who asks is not made known to liburcu, and who reads is told from who
   }).join();
 }
 
+TEST_CASE("a thread that is cancelled waits all the same, and leaves nothing behind") {
+  Grace grace;
+  std::atomic<bool> reading{false};
+  std::atomic<bool> leave{false};
+  std::thread reader([&] {
+    urcu_bp_read_lock();
+    reading = true;
+    while (!leave) sleep_ms(1);
+    urcu_bp_read_unlock();
+  });
+  REQUIRE(eventually([&] { return reading.load(); }));
+  std::atomic<bool> waited{false};
+  std::thread waiter([&] {
+    waited = grace.wait();
+    int state = 0;
+    pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &state);
+    waited = waited && state == PTHREAD_CANCEL_ENABLE;
+  });
+  sleep_ms(50);  // so that it sleeps inside liburcu
+  pthread_cancel(waiter.native_handle());
+  sleep_ms(50);
+  CHECK_FALSE(waited);
+  leave = true;
+  waiter.join();
+  reader.join();
+  CHECK(waited);
+  // Who is still inside would hold this up for seconds, and the child would do without liburcu.
+  grace.fork_prepare();
+  grace.fork_child();
+  CHECK_FALSE(grace.lost());
+  CHECK(grace.wait());
+}
+
 }  // namespace
 }  // namespace percpu

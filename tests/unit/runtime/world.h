@@ -203,7 +203,7 @@ class TestPool {
     world_.faulty.reset();
     pool_->check();
     CHECK(pool_->nr_live() == 0);
-    world_.balancer.remove(*pool_);
+    CHECK(world_.balancer.remove(*pool_));
     pool_->destroy();
   }
   TestPool(const TestPool&) = delete;
