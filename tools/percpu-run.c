@@ -73,6 +73,14 @@ static void add_conf(char **conf, const char *key, const char *value) {
   *conf = *conf != NULL && **conf != 0 ? text("%s,%s", *conf, item) : item;
 }
 
+static int is_elf(const char *path) {
+  unsigned char magic[SELFMAG];
+  const int fd = open(path, O_RDONLY | O_CLOEXEC);
+  const int good = fd >= 0 && read(fd, magic, sizeof magic) == (ssize_t)sizeof magic && memcmp(magic, ELFMAG, SELFMAG) == 0;
+  if (fd >= 0) close(fd);
+  return good;
+}
+
 static char *find_library(void) {
   char self[PATH_MAX];
   const ssize_t len = readlink("/proc/self/exe", self, sizeof self - 1);
@@ -158,6 +166,7 @@ int main(int argc, char **argv) {
   if (strchr(library, '/') != NULL) {
     char *real = realpath(library, NULL);
     if (real == NULL || access(real, R_OK) != 0) fail(kFailed, "the preload library %s: %s", library, strerror(errno));
+    if (!is_elf(real)) fail(kFailed, "the preload library %s: expected a shared library, found something else", library);
     library = real;
   }
   if (strpbrk(library, ": ") != NULL)

@@ -72,7 +72,8 @@ void Balancer::wake() {
 
 // Starts the thread, or finds that somebody else does. The first failure is told; every later call tries again.
 void Balancer::start() {
-  if (stopping_.load(std::memory_order_relaxed)) return;  // the process ends: nothing needs balancing any more
+  // The process ends: nothing needs balancing any more.
+  if (stopping_.load(std::memory_order_relaxed) || retired_.load(std::memory_order_relaxed)) return;
   start_wanted_.store(false, std::memory_order_relaxed);
   uint32_t expected = kNone;
   if (!state_.compare_exchange_strong(expected, kStarting, std::memory_order_acquire)) return;
@@ -114,6 +115,7 @@ void Balancer::stop() {
 
 void Balancer::fork_child() {
   main_ended_.store(false, std::memory_order_relaxed);
+  retired_.store(false, std::memory_order_relaxed);
   state_.store(kNone, std::memory_order_relaxed);
   in_grace_.store(false, std::memory_order_relaxed);
   bell_.reset_after_fork_in_child();
@@ -140,6 +142,28 @@ void* Balancer::end_process(void* self) {
   exit(0);
 }
 
+// A process ends in the last of its threads: not in this one, which has a small stack and all signals blocked, but in one behind it.
+void* Balancer::outlive(void* self) {
+  auto& balancer = *static_cast<Balancer*>(self);
+  (void)pthread_sigmask(SIG_SETMASK, &balancer.mask_of_main_, nullptr);
+  (void)pthread_detach(pthread_self());
+  (void)pthread_join(balancer.self_, nullptr);
+  return nullptr;
+}
+
+// Ends the thread for good: nothing that needs one is left in the front caches, and who finds work due does it from now on.
+void Balancer::retire() {
+  retired_.store(true, std::memory_order_relaxed);
+  state_.store(kNone, std::memory_order_seq_cst);
+  {
+    SleepMutexGuard guard(rounds_lock_);
+    for (Pool* pool = first_pool(); pool != nullptr; pool = pool->next.load(std::memory_order_relaxed)) pool->drain_front_caches();
+  }
+  self_ = pthread_self();
+  pthread_t behind;
+  (void)pthread_create(&behind, nullptr, outlive, this);
+}
+
 void Balancer::run() {
   uint32_t expected = kStarting;
   state_.compare_exchange_strong(expected, kRunning, std::memory_order_release);
@@ -148,7 +172,9 @@ void Balancer::run() {
   while (!stopping_.load(std::memory_order_seq_cst)) {
     uint32_t wait_ms = front_caches_ms == 0 || (job_ms != 0 && job_ms < front_caches_ms) ? job_ms : front_caches_ms;
     if (main_ended_.load(std::memory_order_acquire)) {
-      if (is_last_thread()) {
+      const Last last_thread = is_last_thread();
+      if (last_thread == Last::kUnknown) return retire();
+      if (last_thread == Last::kYes) {
         state_.store(kEnded, std::memory_order_release);  // what runs at exit is not to wait for us
         pthread_t last;
         if (pthread_create(&last, nullptr, end_process, this) != 0) (void)end_process(this);
@@ -177,15 +203,15 @@ void Balancer::run() {
 }
 
 // The kernel says of the process how its main thread is, and how many threads there are, that one included until all have ended.
-bool Balancer::is_last_thread() const {
+Balancer::Last Balancer::is_last_thread() const {
   char text[512];
-  (void)read_beginning(*system_, "/proc/self/stat", text, sizeof text);
+  if (read_beginning(*system_, "/proc/self/stat", text, sizeof text) <= 0) return Last::kUnknown;
   const char* at = strrchr(text, ')');  // behind the program's name, which may hold anything
-  if (at == nullptr || at[1] != ' ' || at[2] != 'Z') return false;
+  if (at == nullptr || at[1] != ' ' || at[2] != 'Z') return Last::kNo;
   at += 2;
   constexpr int kFromStateToThreads = 17;
   for (int field = 0; field < kFromStateToThreads && at != nullptr; field++) at = strchr(at + 1, ' ');
-  return at != nullptr && strncmp(at, " 2 ", 3) == 0;
+  return at != nullptr && strncmp(at, " 2 ", 3) == 0 ? Last::kYes : Last::kNo;
 }
 
 // True while there is more to do.

@@ -92,7 +92,8 @@ class Balancer {
 
   // The main thread has called pthread_exit(): the process is to end with the last of its threads. libc counts ours among them, so
   // it looks from now on, ten times a second, whether it is the only one left, and has exit(0) called then, as libc does in the
-  // last: in a thread that is as the program's are, since handlers and destructors of the program run there.
+  // last: in a thread that is as the program's are, since handlers and destructors of the program run there. Where it cannot
+  // look (no descriptor is left, or there is no /proc) it ends instead, and what it would do is done by the threads that allocate.
   // Context: in the main thread.
   void main_thread_ends();
 
@@ -111,7 +112,10 @@ class Balancer {
   void start();
   void run();
   void run_rounds() PERCPU_EXCLUDES(rounds_lock_);
-  bool is_last_thread() const;
+  enum class Last : uint8_t { kNo, kYes, kUnknown };
+  Last is_last_thread() const;
+  void retire() PERCPU_EXCLUDES(rounds_lock_);
+  static void* outlive(void* self);
   uint32_t look_after_front_caches() PERCPU_EXCLUDES(rounds_lock_);
   bool do_job();
   bool any_grace_waiting() PERCPU_EXCLUDES(rounds_lock_);
@@ -129,10 +133,12 @@ class Balancer {
   std::atomic<bool> start_wanted_{false};
   std::atomic<bool> stopping_{false};
   std::atomic<bool> main_ended_{false};
+  std::atomic<bool> retired_{false};
   sigset_t mask_of_main_{};  // written before main_ended_
   std::atomic<bool> in_grace_{false};  // the thread may be held up by the program's readers
   bool said_unstartable_ = false;      // written by who moved state_ to kStarting
   pthread_t thread_{};
+  pthread_t self_{};  // the same, written by the thread itself before it retires
 };
 
 }  // namespace percpu

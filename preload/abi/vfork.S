@@ -7,7 +7,8 @@
  * child that allocates (it should not, but does) must not touch the CPUs' caches: percpu_thread_.offset and thread_caches are
  * cleared for it, which sends it to the slow path, and in_vfork_word tells that one why. The parent, which goes on when the
  * child has left the memory, takes percpu_thread_.offset back, and is attached to the caches anew by its next call; it is in
- * no other call in between.
+ * no other call in between. in_vfork_word becomes what it was: who calls vfork() may be such a child itself, or stay away from
+ * the caches for ever (clone.cc).
  *
  * The return address is kept in a register across the system call, since the child's return overwrites the stack's.
  */
@@ -22,6 +23,7 @@ vfork:
 	movq	percpu_thread_@gottpoff(%rip), %rsi
 	movq	%fs:(%rsi), %r8
 	movq	in_vfork_word@gottpoff(%rip), %r9
+	movl	%fs:(%r9), %r10d
 	movl	$1, %fs:(%r9)		/* first: a signal handler that allocates here attaches nothing */
 	movq	$0, %fs:(%rsi)
 	movq	thread_caches@gottpoff(%rip), %rdx
@@ -37,7 +39,7 @@ vfork:
 	.cfi_adjust_cfa_offset 8
 	testq	%rax, %rax
 	je	1f
-	movl	$0, %fs:(%r9)
+	movl	%r10d, %fs:(%r9)
 	movq	%r8, %fs:(%rsi)
 	js	2f
 1:	ret

@@ -288,7 +288,9 @@ void PageHeap::fill_huge(uint32_t number, uint64_t nr_pages) {
 void PageHeap::moved_to(uint32_t number) {
   HeapGuard guard(lock_);
   const Span& span = window_->span(number);
-  (void)advise_huge(window_->system(), window_->range(span.first_page, span.nr_pages), false);
+  const PageRange range = window_->range(span.first_page, span.nr_pages);
+  if (window_->nr_nodes() > 1) (void)bind(window_->system(), range, node_);
+  (void)advise_huge(window_->system(), range, false);
   (void)set_huge(span.first_page, span.nr_pages, false);
   if (huge_use_ == HugeUse::kAll && is_large()) cover_huge(number, span.nr_pages);
 }

@@ -2,6 +2,8 @@
 /*
  * The main thread ends by pthread_exit(), and the process with its last thread: with status 0, and what was registered with atexit() is
  * called, whatever the library has in the background. Prints what that says.
+ *
+ * usage: main_ends [blind]      blind: there is no descriptor left, so that nobody can look into /proc
  */
 #include <percpu.h>
 
@@ -9,11 +11,13 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
-static int worked;
+static int worked, blind;
 
 /* It runs as in a thread of the program's: with signals as the main thread had them, and room on the stack. */
 static void say(void) {
@@ -46,15 +50,23 @@ static void fork_and_end(void) {
 
 static void *work(void *counter) {
   nanosleep(&(struct timespec){.tv_nsec = 300000000}, NULL); /* the main thread has ended long since */
+  if (blind) { /* not before: pthread_exit() itself loads a library */
+    const struct rlimit none = {0, 0};
+    if (setrlimit(RLIMIT_NOFILE, &none) != 0) _exit(5);
+    nanosleep(&(struct timespec){.tv_nsec = 300000000}, NULL);
+  }
   percpu_inc((long *)counter);
   percpu_free(counter);
-  fork_and_end();
+  if (!blind) fork_and_end();
+  /* Whether there is a balance thread or not. */
+  for (int i = 0; i < 1000; i++) percpu_free(percpu_alloc(8, 8));
   worked = 1;
   return NULL;
 }
 
-int main(void) {
+int main(int argc, char **argv) {
   alarm(120); /* bounds a hang */
+  blind = argc > 1 && strcmp(argv[1], "blind") == 0;
   long *counter = percpu_alloc(sizeof *counter, sizeof *counter);
   /* Front caches that hold something start the balance thread. */
   percpu_free(percpu_alloc(8, 8));

@@ -145,6 +145,37 @@ TEST_CASE("a child that shares memory and thread-local words, while its parent w
   CHECK(status == 0);
 }
 
+TEST_CASE("who shares its thread-local words with another process stays away from the caches, whatever it forks") {
+  const pid_t outer = fork();
+  REQUIRE(outer >= 0);
+  if (outer == 0) {
+    char* stack = new_stack(kStack);
+    static std::atomic<bool> leave{false};
+    const int child = clone(
+        [](void*) -> int {
+          while (!leave) syscall(SYS_sched_yield);
+          syscall(SYS_exit_group, 0);
+          return 0;
+        },
+        stack + kStack, CLONE_VM | SIGCHLD, nullptr);
+    if (child < 0) _exit(2);
+    malloc_trim(0);
+    int wrong = work(13, 1000) != 0 || cached_bytes() != 0;
+    for (int i = 0; i < 3; ++i) {
+      const pid_t inner = vfork();
+      if (inner == 0) _exit(0);
+      wrong |= inner < 0 || waitpid(inner, nullptr, 0) != inner;
+      wrong |= work(17, 1000) != 0 || cached_bytes() != 0;
+    }
+    leave = true;
+    wrong |= waitpid(child, nullptr, 0) != child;
+    _exit(wrong);
+  }
+  int status = -1;
+  REQUIRE(waitpid(outer, &status, 0) == outer);
+  CHECK(status == 0);
+}
+
 std::atomic<int> nr_cloned{0};
 char* clone_stack = nullptr;
 

@@ -61,6 +61,8 @@ expect(run("-x", "true"), 2, "", "-x: expected an option")
 expect(run("no-such-program-anywhere"), 127, "", "no-such-program-anywhere: No such file or directory")
 expect(run("/"), 126, "", "/: Permission denied")
 expect(run("--library", "/nowhere/lib.so", "true"), 125, "", "the preload library /nowhere/lib.so: No such file")
+for no_library in "/", "/etc/passwd", "/dev/null":
+    expect(run("--library", no_library, "true"), 125, "", "expected a shared library, found something else")
 with tempfile.TemporaryDirectory(prefix="a b") as directory:
     spaced = os.path.join(directory, "lib.so")
     shutil.copy(library, spaced)
