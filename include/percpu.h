@@ -303,7 +303,7 @@ struct percpu_domain_stats {
   size_t peak_charged_bytes; /* the most so far */
   uint64_t nr_refused;       /* allocations that failed at this domain's limit */
 };
-/* Reads a domain's figures, each at its own moment. `domain` is not NULL. Thread-, signal- and fork-safe. */
+/* Reads a domain's figures, each at its own moment. Neither is NULL. Thread-, signal- and fork-safe. */
 void percpu_domain_read(const percpu_domain_t *domain, struct percpu_domain_stats *out);
 
 /* Changes the limit. One below what is charged already only refuses new charges. `domain` is not NULL.
@@ -334,7 +334,7 @@ struct percpu_address {
 
 /*
  * Says what an ordinary address belongs to, in any pool. Returns 1 and fills `out` if it is per-CPU memory (or a
- * handle), 0 if not. Waits for the lock of the pool's maps, and for no other. The answer is a snapshot: the area may be freed
+ * handle), 0 if not; `out` may be NULL, to ask only that. Waits for the lock of the pool's maps, and for no other. The answer is a snapshot: the area may be freed
  * by another thread meanwhile. Thread-, fork-safe.
  */
 int percpu_address_info(const void *address, struct percpu_address *out);
@@ -386,9 +386,10 @@ enum {
 
 /*
  * Reads a pool's statistics. They are exact, and agree with each other, where no thread allocates or frees meanwhile; areas that
- * one does may be counted as live or as freed, nr_live and live_bytes be off by what is under way. `struct_bytes` is sizeof *out: says which members the caller knows; bytes
- * behind those that this version knows become 0. Returns 0, or -1 with errno EINVAL where the pool is NULL. percpu_stats_read()
- * is for the default pool, which it makes if there is none; -1 with errno ENOMEM where that fails. Thread-, fork-safe.
+ * one does may be counted as live or as freed, nr_live and live_bytes be off by what is under way. `struct_bytes` is sizeof *out:
+ * says which members the caller knows; bytes behind those that this version knows become 0. Returns 0, or -1 with errno EINVAL
+ * where `pool` or `out` is NULL, or struct_bytes 0 or above 4,096. percpu_stats_read() is for the default pool, which it makes if
+ * there is none; -1 with errno ENOMEM where that fails. Thread-, fork-safe.
  */
 int percpu_pool_stats_read(percpu_pool_t *pool, struct percpu_stats *out, size_t struct_bytes);
 int percpu_stats_read(struct percpu_stats *out, size_t struct_bytes);
@@ -396,8 +397,8 @@ int percpu_stats_read(struct percpu_stats *out, size_t struct_bytes);
 /*
  * Reads the statistics of the chunks into `out`, up to `max` rows of `struct_bytes` each (bytes behind those that this version
  * knows become 0): a row for the first chunk's reserved part, where it has one, then a row for each chunk. Returns how many
- * rows there are, which may be more than `max`: nr_chunks, or one more. 0 with errno EINVAL where the pool is NULL.
- * Thread-, fork-safe.
+ * rows there are, which may be more than `max`: nr_chunks, or one more. 0 with errno EINVAL where `pool` is NULL, or, with a
+ * `max` above 0, `out` is NULL or struct_bytes is 0 or above 4,096. Thread-, fork-safe.
  */
 size_t percpu_pool_chunks(percpu_pool_t *pool, struct percpu_chunk_stats *out, size_t max, size_t struct_bytes);
 
@@ -410,7 +411,8 @@ enum percpu_report_kind {
 /*
  * Writes a report into `buffer`, as snprintf does: at most `bytes` bytes with the final NUL; returns the length that the
  * whole report has. Each call tells of its own moment: a second one, into a buffer of the length that the first said, may
- * need a few bytes more. 0 with errno EINVAL, and an empty text, where the pool is NULL or there is no such kind.
+ * need a few bytes more. 0 with errno EINVAL, and an empty text, where the pool is NULL or there is no such kind, or the buffer
+ * is NULL and `bytes` is not 0.
  * percpu_report() tells of the default pool, which it makes if there is none (0 with errno ENOMEM where that fails); nothing
  * else is allocated. Thread-, fork-safe.
  */

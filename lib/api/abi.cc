@@ -71,6 +71,14 @@ Pool& pool_of(const char* call, percpu_pool_t* pool, const void* handle) {
   return *inside(pool);
 }
 
+// A row that a caller, compiled against some version, wants filled in: no version has longer ones. False sets errno.
+bool can_hold(const void* out, size_t struct_bytes) {
+  constexpr size_t kMostBytes = 4096;
+  if (out != nullptr && struct_bytes != 0 && struct_bytes <= kMostBytes) return true;
+  errno = EINVAL;
+  return false;
+}
+
 size_t size_in(Pool* pool, const void* handle) {
   const size_t size = pool != nullptr ? pool->area_size(handle) : 0;
   if (size == 0) errno = EINVAL;
@@ -247,6 +255,7 @@ PERCPU_EXPORT percpu_domain_t* percpu_domain_set(percpu_domain_t* domain) {
 PERCPU_EXPORT percpu_domain_t* percpu_domain_current(void) { return outside_domain({current_domain}); }
 PERCPU_EXPORT void percpu_domain_read(const percpu_domain_t* domain, percpu_domain_stats* out) {
   const Domain& entry = library.accounting().entry(id_of("percpu_domain_read", domain));
+  if (out == nullptr) percpu::fatal("percpu_domain_read(%p, NULL): expected where to put the figures", static_cast<const void*>(domain));
   std::memcpy(out->name, entry.name, sizeof out->name);
   out->limit_bytes = entry.limit_bytes.load(std::memory_order_relaxed);
   out->charged_bytes = entry.charged_bytes.load(std::memory_order_relaxed);
@@ -261,12 +270,13 @@ PERCPU_EXPORT void percpu_domain_set_limit(percpu_domain_t* domain, size_t limit
 // ---- questions and statistics --------------------------------------------------------------------------------------
 
 PERCPU_EXPORT int percpu_address_info(const void* address, struct percpu_address* out) {
-  return library.address_info(address, out);
+  percpu_address unwanted;
+  return library.address_info(address, out != nullptr ? out : &unwanted);
 }
 PERCPU_EXPORT int percpu_page_node(const void* address) { return result_of(library.page_node(address)); }
 
 PERCPU_EXPORT int percpu_pool_stats_read(percpu_pool_t* pool, struct percpu_stats* out, size_t struct_bytes) {
-  if (given(pool) == nullptr) return -1;
+  if (given(pool) == nullptr || !can_hold(out, struct_bytes)) return -1;
   struct percpu_stats stats;
   inside(pool)->read_stats(&stats);
   std::memset(out, 0, struct_bytes);
@@ -274,13 +284,14 @@ PERCPU_EXPORT int percpu_pool_stats_read(percpu_pool_t* pool, struct percpu_stat
   return 0;
 }
 PERCPU_EXPORT int percpu_stats_read(struct percpu_stats* out, size_t struct_bytes) {
+  if (!can_hold(out, struct_bytes)) return -1;
   Pool* pool = library.default_pool();
   return pool != nullptr ? percpu_pool_stats_read(outside(pool), out, struct_bytes) : -1;
 }
 
 PERCPU_EXPORT size_t percpu_pool_chunks(percpu_pool_t* pool, struct percpu_chunk_stats* out, size_t max,
                                         size_t struct_bytes) {
-  if (given(pool) == nullptr) return 0;
+  if (given(pool) == nullptr || (max != 0 && !can_hold(out, struct_bytes))) return 0;
   percpu::ChunkCursor cursor;
   struct percpu_chunk_stats row;
   size_t count = 0;
@@ -294,6 +305,10 @@ PERCPU_EXPORT size_t percpu_pool_chunks(percpu_pool_t* pool, struct percpu_chunk
 }
 
 PERCPU_EXPORT size_t percpu_pool_report(percpu_pool_t* pool, enum percpu_report_kind what, char* buffer, size_t bytes) {
+  if (buffer == nullptr && bytes != 0) {
+    errno = EINVAL;
+    return 0;
+  }
   percpu::Text text(buffer, bytes);
   if (given(pool) == nullptr) return 0;
   switch (what) {
