@@ -13,7 +13,8 @@
  * The stop word counts drains that are under way. Sequences that began before the fence are aborted by it and read the
  * word anew; so from the fence until the last drain has lowered the word, none changes the head or follows a node, and
  * several drains agree among themselves by the atomic exchange. No one ever waits for anybody: a drain may be
- * interrupted by a signal handler that drains the same list, and neither sees the other.
+ * interrupted by a signal handler that drains the same list, and neither sees the other. (Explored to the end, with mutants:
+ * tests/model/protocols_test.cc.)
  *
  * The shared list is the one in the extra copy of the group that the thread runs in. It takes what threads without rseq
  * push, and what is pushed to a CPU's list while that is being drained; it gives nodes to threads without rseq, and to

@@ -20,7 +20,8 @@
  *
  * Another CPU's stack is emptied by who stops it first: limit = 0; percpu_fence(cpu); now no sequence changes it, since
  * those that had read the old limit were aborted and begin by reading the new one; take the values, count = 0 (nr_pops stays),
- * and set the limit again. Only one at a time may do so: limits are the business of the stack's owner.
+ * and set the limit again. Only one at a time may do so: limits are the business of the stack's owner. (Explored to the end, with
+ * mutants: tests/model/protocols_test.cc.)
  *
  * nr_pops begins anew after 2^48 pops: a quarter of a year of nothing else, on one CPU, from one stack.
  *

@@ -12,7 +12,8 @@
 // to the class's cache_limit (a batch, on other nodes' stacks). The bytes of all limits of a CPU stay below its budget: where
 // that is used up, the lane with the largest limit of those that asked for nothing lately is emptied and begins again.
 //
-// Who changes what (the protocol rests on the fence, percpu_fence(): membarrier with rseq):
+// Who changes what (the protocol rests on the fence, percpu_fence(): membarrier with rseq; explored to the end, with mutants, by
+// tests/model/protocols_test.cc):
 //   top, slots     sequences on that CPU; who holds the CPU's lock, has closed the CPU and fenced it
 //   end            who holds the CPU's lock. Raised at any time; lowered only while the CPU is closed and fenced
 //   table entries  who holds the CPU's lock

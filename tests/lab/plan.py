@@ -166,6 +166,19 @@ def refusals(build, nr_nodes, events):
     return steps
 
 
+def strict_overcommit(build, events):
+    """The kernel's strict accounting (vm.overcommit_memory=2): what is reserved must not count, and what is refused is an error."""
+    strict = "echo 2 >/proc/sys/vm/overcommit_memory || exit 1; "
+    programs = [("count", [str(build.program("stress_count")), str(events)], "")]
+    if build.preload:
+        programs.append(("malloc", [str(build.program("preload_corners"))], f"LD_PRELOAD={build.preload} "))
+        programs.append(("scarce", [str(build.program("preload_scarce"))], f"LD_PRELOAD={build.preload} "))
+    return [Step(f"overcommit/{name}", ["sh", "-c", f"{strict}{env}{shlex.join(command)}; status=$?; "
+                                        "echo 0 >/proc/sys/vm/overcommit_memory; exit $status"], {}, 1800,
+                 command[:1] + ([build.preload] if env else []))
+            for name, command, env in programs]
+
+
 def hotplugs(build, rounds):
     steps = [Step("hotplug/count", [str(build.program("lab_hotplug")), str(rounds)], {}, 7200)]
     if build.preload:

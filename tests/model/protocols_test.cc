@@ -4,7 +4,7 @@
 // A program here is the code that it stands for, instruction by instruction:
 //
 //   list          include/percpu/list.h: push, pop, drain
-//   stack         include/percpu/stack.h and lib/runtime/front_cache.cc: push, pop, stop, take, start
+//   stack         include/percpu/stack.h and lib/runtime/front_cache.cc: push, pop, stop, drain, start
 //   closed copy   preload/heap/cache_table.h and preload/heap/cpu_cache.cc: push, pop, close, empty, reopen
 #include "protocols.h"
 
