@@ -36,7 +36,7 @@ static void *child_ends(void *unused) {
 static void fork_and_end(void) {
   const pid_t child = fork();
   if (child == 0) {
-    alarm(120);
+    alarm(600);
     worked = 1;
     percpu_free(percpu_alloc(8, 8));
     percpu_free(percpu_alloc(8, 8));
@@ -65,7 +65,7 @@ static void *work(void *counter) {
 }
 
 int main(int argc, char **argv) {
-  alarm(120); /* bounds a hang */
+  alarm(600); /* bounds a hang */
   blind = argc > 1 && strcmp(argv[1], "blind") == 0;
   long *counter = percpu_alloc(sizeof *counter, sizeof *counter);
   /* Front caches that hold something start the balance thread. */

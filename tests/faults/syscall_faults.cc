@@ -34,7 +34,7 @@
 
 namespace {
 
-constexpr unsigned kRunSeconds = 60;
+constexpr unsigned kRunSeconds = 600;
 constexpr size_t kStackWords = 96;
 constexpr int kMostErrors = 3;
 

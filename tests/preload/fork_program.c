@@ -22,7 +22,7 @@ int main(void) {
   for (int i = 0; i < kForks; i++) {
     const pid_t child = fork();
     if (child == 0) {
-      alarm(120);  // bounds a hang
+      alarm(600);  // bounds a hang
       fork_library_work();
       _exit(0);
     }

@@ -166,7 +166,7 @@ void give_birth(uint64_t seed) {
 // In a child, which has this thread only.
 [[noreturn]] void live_as_child(uint64_t seed, int generation) {
   std::mt19937_64 random(seed);
-  alarm(120);  // a child that hangs is a finding, not a wait for ever
+  alarm(600);  // a child that hangs is a finding, not a wait for ever
   const uint64_t before = percpu_sum(events);
   for (int i = 0; i < 100; ++i) percpu_inc(events);
   EXPECT(percpu_sum(events) == before + 100);

@@ -27,13 +27,16 @@ struct ChildEnd {
 // The exit code of a child whose body threw; it says on stderr what.
 inline constexpr int kThrew = 125;
 
+// After how many seconds what runs counts as hanging. Long: on a busy machine a child may wait for a minute until it gets to run.
+inline constexpr unsigned kHangSeconds = 600;
+
 // As alarm(), by a signal that cannot be blocked: liburcu blocks all signals before it takes its locks.
-inline void die_after(int seconds) {
+inline void die_after(unsigned seconds) {
   sigevent event{};
   event.sigev_notify = SIGEV_SIGNAL;
   event.sigev_signo = SIGKILL;
   itimerspec time{};
-  time.it_value.tv_sec = seconds;
+  time.it_value.tv_sec = static_cast<time_t>(seconds);
   timer_t timer;
   if (timer_create(CLOCK_MONOTONIC, &event, &timer) != 0 || timer_settime(timer, 0, &time, nullptr) != 0) abort();
 }

@@ -494,7 +494,7 @@ static void fork_bare_and_exec(struct worker *worker) {
   for (int i = 0; i < 200; i++) {
     pid_t child = _Fork();
     if (child == 0) {
-      alarm(120); /* bounds a hang */
+      alarm(600); /* bounds a hang */
       execve(child_argv[0], child_argv, environ);
       _exit(98);
     }
@@ -584,7 +584,7 @@ static void shared_cpu(void) {
   if (hog == 0) {
     const cpu_set_t mask = only(cpu);
     syscall(SYS_sched_setaffinity, 0, sizeof mask, &mask);
-    alarm(100);
+    alarm(600);
     for (volatile int i = 0;; i = i + 1) {
     }
   }

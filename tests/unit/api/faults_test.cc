@@ -133,7 +133,7 @@ class Scenario {
   }
   void fork_once() {
     const ChildEnd end = run_in_child([&] {
-      alarm(60);
+      alarm(kHangSeconds);
       if (percpu_pool_default() != nullptr) percpu_pool_check(percpu_pool_default());
       for (void* handle : handles_) percpu_free(handle);
       for (int i = 0; i < 5; i++) percpu_free(percpu_alloc_flags(9000, 8, PERCPU_NOWARN));

@@ -55,12 +55,12 @@ inline constexpr int kNotAsExpected = 99;
   _exit(kNotAsExpected);
 }
 
-// Runs the body in a child whose library was never used, with this PERCPU_CONF (null: none). It has a minute, or ends by
+// Runs the body in a child whose library was never used, with this PERCPU_CONF (null: none). It has kHangSeconds, or ends by
 // SIGALRM: a test must not hang where what it tests deadlocks.
 template <class Body>
 ChildEnd fresh(const char* conf, Body body) {
   return run_in_child([&] {
-    alarm(60);
+    alarm(kHangSeconds);
     if (conf != nullptr) {
       setenv("PERCPU_CONF", conf, 1);
     } else {

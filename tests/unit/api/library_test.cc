@@ -1023,7 +1023,7 @@ TEST_CASE("fork from several threads at once: each child finds the library whole
         for (int i = 0; i < 25; i++) {
           const pid_t child = fork();
           if (child == 0) {
-            alarm(30);
+            alarm(kHangSeconds);
             void* handle = percpu_alloc(2000, 4);
             percpu_free_rcu(percpu_alloc(64, 4));
             percpu_address info;

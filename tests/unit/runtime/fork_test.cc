@@ -45,7 +45,7 @@ intptr_t slow_mmap(uintptr_t address, size_t size_bytes, int protection, int fla
 // Does `work` in a second thread, forks while the system is slow in it, and does it again in the child.
 template <class Work>
 int fork_in_the_middle(Work work) {
-  alarm(60);
+  alarm(kHangSeconds);
   static System system = real_system();  // the balance thread calls it until the process has ended
   system.open = slow_open;
   system.mmap = slow_mmap;
@@ -56,7 +56,7 @@ int fork_in_the_middle(Work work) {
   while (inside == 0) usleep(1000);
   const pid_t child = fork();
   if (child == 0) {
-    alarm(20);
+    alarm(kHangSeconds);
     slow = false;
     _exit(work() ? 0 : 1);
   }
@@ -87,7 +87,7 @@ TEST_CASE("a fork while another thread makes the first domain, before there is a
 
 TEST_CASE("a thread that is cancelled makes the first pool all the same") {
   const ChildEnd end = run_in_child([] {
-    alarm(60);
+    alarm(kHangSeconds);
     std::atomic<bool> allocated{false};
     std::thread first([&] {
       pthread_cancel(pthread_self());
@@ -107,7 +107,7 @@ int allocated_in_handlers = 0;
 
 TEST_CASE("a lock that the program holds around allocations may be taken by its own fork handlers, which allocate, too") {
   const ChildEnd end = run_in_child([] {
-    alarm(60);
+    alarm(kHangSeconds);
     // Installed before the library is used.
     const auto allocate = [] { allocated_in_handlers += allocate_and_free() ? 1 : 0; };
     pthread_atfork(allocate, allocate, allocate);
@@ -147,7 +147,7 @@ int counted_wake(const uint32_t* word, int how_many) {
 
 TEST_CASE("a child that may not wait for grace periods keeps what it frees after one, and is left in peace") {
   const ChildEnd end = run_in_child([] {
-    alarm(60);
+    alarm(kHangSeconds);
     static System system = real_system();  // as above
     system.futex_wake = counted_wake;
     library.use_system(system);
@@ -157,7 +157,7 @@ TEST_CASE("a child that may not wait for grace periods keeps what it frees after
     usleep(200 * 1000);
     const pid_t child = fork();
     if (child == 0) {
-      alarm(20);
+      alarm(kHangSeconds);
       urcu_bp_read_unlock();
       percpu_free_rcu(percpu_alloc(8, 8));
       (void)allocate_and_free();
@@ -179,7 +179,7 @@ TEST_CASE("a child that may not wait for grace periods keeps what it frees after
 // liburcu forgets a thread that ends under its lock; a child forked by another thread in that moment would never get it.
 TEST_CASE("no call makes a thread known to liburcu") {
   const ChildEnd end = run_in_child([] {
-    alarm(60);
+    alarm(kHangSeconds);
     bool known = false;
     std::thread([&] {
       percpu_pool_t* pool = percpu_pool_create(nullptr);
@@ -206,7 +206,7 @@ TEST_CASE("no call makes a thread known to liburcu") {
 // In the child its copy of liburcu is lost: it cannot tell when its readers have left, so what they may read stays.
 TEST_CASE("a child that may not wait for grace periods keeps the memory of a pool that it destroys") {
   const ChildEnd end = run_in_child([] {
-    alarm(60);
+    alarm(kHangSeconds);
     percpu_pool_t* pool = percpu_pool_create(nullptr);
     void* area = percpu_pool_alloc(pool, 64, 8, 0);
     auto* copy = static_cast<uint64_t*>(percpu_pool_ptr(pool, area, 0));
@@ -216,7 +216,7 @@ TEST_CASE("a child that may not wait for grace periods keeps the memory of a poo
     usleep(200 * 1000);
     const pid_t child = fork();
     if (child == 0) {
-      alarm(20);
+      alarm(kHangSeconds);
       urcu_bp_read_unlock();
       *copy = 7;
       percpu_pool_free_rcu(pool, area);
@@ -236,7 +236,7 @@ TEST_CASE("a child that may not wait for grace periods keeps the memory of a poo
 // fork, and is the parent in that. It is a child for us all the same.
 TEST_CASE("the child of a fork that an older handler makes works, also where it goes on with the fork that it is in") {
   const ChildEnd end = run_in_child([] {
-    alarm(60);
+    alarm(kHangSeconds);
     ForkDepth depth;
     std::atomic<bool> stop{false};
     std::thread other([&] {

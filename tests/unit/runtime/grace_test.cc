@@ -102,7 +102,7 @@ TEST_CASE("after a fork while others wait, the child can wait too") {
     const pid_t child = fork();
     if (child == 0) {
       grace.fork_child();
-      die_after(20);
+      die_after(kHangSeconds);
       _exit(grace.wait() && !grace.lost() ? 0 : 1);
     }
     grace.fork_parent();
@@ -131,7 +131,7 @@ TEST_CASE("a fork inside the program's read section does not wait for the grace 
     if (child == 0) {
       grace.fork_child();
       urcu_bp_read_unlock();
-      die_after(20);
+      die_after(kHangSeconds);
       if (!grace.lost()) _exit(kNotLost);
       bool good = !grace.wait();
       // Whatever liburcu's locks are in, who asks gets through, in new threads too.
@@ -155,7 +155,7 @@ TEST_CASE("a fork inside the program's read section does not wait for the grace 
 
 TEST_CASE("a fork between urcu_bp_before_fork() and its twins ends, and its child can use the library") {
   const ChildEnd end = run_in_child([] {
-    die_after(60);
+    die_after(kHangSeconds);
     Grace grace;
     std::atomic<bool> stop{false};
     std::thread waiter([&] {
@@ -174,7 +174,7 @@ TEST_CASE("a fork between urcu_bp_before_fork() and its twins ends, and its chil
       if (child == 0) {
         grace.fork_child();
         urcu_bp_after_fork_child();
-        die_after(20);
+        die_after(kHangSeconds);
         const bool waited = grace.wait() && !grace.lost();
         std::thread(read_once).join();
         _exit(waited ? 0 : 1);
@@ -194,7 +194,7 @@ TEST_CASE("a fork between urcu_bp_before_fork() and its twins ends, and its chil
 
 TEST_CASE("threads fork and end at the same time: none is inside liburcu at any of these forks") {
   const ChildEnd end = run_in_child([] {
-    die_after(60);
+    die_after(kHangSeconds);
     Grace grace;
     std::atomic<bool> stop{false};
     std::thread waiter([&] {
@@ -212,7 +212,7 @@ TEST_CASE("threads fork and end at the same time: none is inside liburcu at any 
           const pid_t child = fork();
           if (child == 0) {
             grace.fork_child();
-            die_after(20);
+            die_after(kHangSeconds);
             _exit(grace.wait() && !grace.lost() ? 0 : 1);
           }
           grace.fork_parent();
