@@ -159,8 +159,8 @@ inline std::unique_ptr<Subject> Subject::make(const std::string& name, const Sha
   return made->works(jemalloc) ? std::move(made) : nullptr;
 }
 
-// jemalloc takes more static TLS than glibc leaves for what dlopen() brings. Where that is so the program starts anew, once, with as
-// much as it takes.
+// jemalloc takes more static TLS than glibc leaves for what dlopen() brings. Where that is so the program starts anew, once,
+// with as much as it takes.
 inline void make_room_for_jemalloc(char** argv) {
   if (dlopen("libjemalloc.so.2", RTLD_NOW | RTLD_LOCAL | RTLD_DEEPBIND) != nullptr) return;
   constexpr const char* kVariable = "GLIBC_TUNABLES";

@@ -334,8 +334,8 @@ struct percpu_address {
 
 /*
  * Says what an ordinary address belongs to, in any pool. Returns 1 and fills `out` if it is per-CPU memory (or a
- * handle), 0 if not; `out` may be NULL, to ask only that. Waits for the lock of the pool's maps, and for no other. The answer is a snapshot: the area may be freed
- * by another thread meanwhile. Thread-, fork-safe.
+ * handle), 0 if not; `out` may be NULL, to ask only that. Waits for the lock of the pool's maps, and for no other. The answer is
+ * a snapshot: the area may be freed by another thread meanwhile. Thread-, fork-safe.
  */
 int percpu_address_info(const void *address, struct percpu_address *out);
 

@@ -255,7 +255,9 @@ PERCPU_EXPORT percpu_domain_t* percpu_domain_set(percpu_domain_t* domain) {
 PERCPU_EXPORT percpu_domain_t* percpu_domain_current(void) { return outside_domain({current_domain}); }
 PERCPU_EXPORT void percpu_domain_read(const percpu_domain_t* domain, percpu_domain_stats* out) {
   const Domain& entry = library.accounting().entry(id_of("percpu_domain_read", domain));
-  if (out == nullptr) percpu::fatal("percpu_domain_read(%p, NULL): expected where to put the figures", static_cast<const void*>(domain));
+  if (out == nullptr) {
+    percpu::fatal("percpu_domain_read(%p, NULL): expected where to put the figures", static_cast<const void*>(domain));
+  }
   std::memcpy(out->name, entry.name, sizeof out->name);
   out->limit_bytes = entry.limit_bytes.load(std::memory_order_relaxed);
   out->charged_bytes = entry.charged_bytes.load(std::memory_order_relaxed);

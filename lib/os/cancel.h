@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 //
-// Threads may be cancelled. One that ended inside the library would leave a lock, a gate or half of a change behind for ever, and the
-// calls of the public headers are no cancellation points: so where libc, libnuma or liburcu may sleep, read or write on our
-// behalf, the calling thread is not cancelled.
+// Threads may be cancelled. One that ended inside the library would leave a lock, a gate or half of a change behind for ever,
+// and the calls of the public headers are no cancellation points: so where libc, libnuma or liburcu may sleep, read or write on
+// our behalf, the calling thread is not cancelled.
 #ifndef PERCPU_OS_CANCEL_H
 #define PERCPU_OS_CANCEL_H
 

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT
 //
-// Which fork handlers of a thread take locks and give them back: those of the outermost fork alone, since handlers may be installed
-// twice, and a signal handler, or a handler of somebody else's, may fork while its thread forks. And none in a process of one thread: it has nobody to keep out, and
-// the child goes on where the parent was, also when it was in the middle of a function of ours and a signal handler forks.
+// Which fork handlers of a thread take locks and give them back: those of the outermost fork alone, since handlers may be
+// installed twice, and a signal handler, or a fork handler of somebody else's, may fork while its thread forks. And none in a
+// process of one thread: it has nobody to keep out, and the child goes on where the parent was, also when it was in the middle of
+// a function of ours and a signal handler forks.
 //
 // A thread made by a raw clone() is not known to libc: with no other, it does not count.
 //

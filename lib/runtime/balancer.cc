@@ -142,7 +142,8 @@ void* Balancer::end_process(void* self) {
   exit(0);
 }
 
-// A process ends in the last of its threads: not in this one, which has a small stack and all signals blocked, but in one behind it.
+// A process ends in the last of its threads: not in this one, which has a small stack and all signals blocked, but in one
+// behind it.
 void* Balancer::outlive(void* self) {
   auto& balancer = *static_cast<Balancer*>(self);
   (void)pthread_sigmask(SIG_SETMASK, &balancer.mask_of_main_, nullptr);
