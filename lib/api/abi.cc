@@ -79,6 +79,33 @@ bool can_hold(const void* out, size_t struct_bytes) {
   return false;
 }
 
+// A caller in C may pass any number for an enumeration. To read one that is none as such is undefined in C++.
+template <class Enum>
+unsigned number_of(const Enum& value) {
+  unsigned number;
+  static_assert(sizeof number == sizeof value);
+  std::memcpy(&number, &value, sizeof number);
+  return number;
+}
+
+size_t report_of(Pool* pool, unsigned what, char* buffer, size_t bytes) {
+  percpu::Text text(buffer, bytes);
+  switch (what) {
+    case PERCPU_REPORT_LAYOUT: percpu::report_layout(*pool, text); break;
+    case PERCPU_REPORT_TEXT: percpu::report_text(*pool, text); break;
+    case PERCPU_REPORT_JSON: percpu::report_json(*pool, text); break;
+    default: errno = EINVAL;
+  }
+  return text.needed_bytes();
+}
+
+// Whether there is a buffer, or none is wanted; empty so far. False sets errno.
+bool can_write(char* buffer, size_t bytes) {
+  if (buffer != nullptr && bytes != 0) *buffer = 0;
+  if (buffer == nullptr && bytes != 0) errno = EINVAL;
+  return buffer != nullptr || bytes == 0;
+}
+
 size_t size_in(Pool* pool, const void* handle) {
   const size_t size = pool != nullptr ? pool->area_size(handle) : 0;
   if (size == 0) errno = EINVAL;
@@ -307,23 +334,13 @@ PERCPU_EXPORT size_t percpu_pool_chunks(percpu_pool_t* pool, struct percpu_chunk
 }
 
 PERCPU_EXPORT size_t percpu_pool_report(percpu_pool_t* pool, enum percpu_report_kind what, char* buffer, size_t bytes) {
-  if (buffer == nullptr && bytes != 0) {
-    errno = EINVAL;
-    return 0;
-  }
-  percpu::Text text(buffer, bytes);
-  if (given(pool) == nullptr) return 0;
-  switch (what) {
-    case PERCPU_REPORT_LAYOUT: percpu::report_layout(*inside(pool), text); break;
-    case PERCPU_REPORT_TEXT: percpu::report_text(*inside(pool), text); break;
-    case PERCPU_REPORT_JSON: percpu::report_json(*inside(pool), text); break;
-    default: errno = EINVAL;
-  }
-  return text.needed_bytes();
+  if (!can_write(buffer, bytes) || given(pool) == nullptr) return 0;
+  return report_of(inside(pool), number_of(what), buffer, bytes);
 }
 PERCPU_EXPORT size_t percpu_report(enum percpu_report_kind what, char* buffer, size_t bytes) {
+  if (!can_write(buffer, bytes)) return 0;
   Pool* pool = library.default_pool();
-  return pool != nullptr ? percpu_pool_report(outside(pool), what, buffer, bytes) : 0;
+  return pool != nullptr ? report_of(pool, number_of(what), buffer, bytes) : 0;
 }
 
 PERCPU_EXPORT int percpu_pool_check(percpu_pool_t* pool) {
