@@ -141,23 +141,29 @@ int open_dumped(const System& system, PageRange range) {
   return result;
 }
 
+namespace {
+
+// EINVAL: the kernel does not know the advice, or the range is not as it takes it. EPERM and ENOSYS are a sandbox's answer to
+// advice that it does not know.
+bool unknown_advice(int error) { return error == -EINVAL || error == -EPERM || error == -ENOSYS; }
+
+}  // namespace
+
 int populate(const System& system, PageRange range) {
   int error = 0;
   for (int tries = 0; tries < kMaxRetries; ++tries) {
     error = system.madvise(range.start, range.size_bytes, MADV_POPULATE_WRITE);
     if (!retryable(error)) break;
   }
-  // EINVAL: the kernel does not know the advice, or the range is not writable; touching tells the two apart. EPERM and ENOSYS are
-  // a sandbox's answer to advice that it does not know.
-  const bool unknown = error == -EINVAL || error == -EPERM || error == -ENOSYS;
-  return unknown ? populate_by_touching(system, range) : error;
+  // Touching tells whether the advice is unknown or the range not writable.
+  return unknown_advice(error) ? populate_by_touching(system, range) : error;
 }
 
 int depopulate(const System& system, PageRange range) {
   int error = system.madvise(range.start, range.size_bytes, MADV_DONTNEED);
   if (error != -EINVAL) return error;
   error = system.madvise(range.start, range.size_bytes, MADV_DONTNEED_LOCKED);
-  if (error != -EINVAL) return error;
+  if (!unknown_advice(error)) return error;
   error = system.munlock(range.start, range.size_bytes);
   return error != 0 ? error : system.madvise(range.start, range.size_bytes, MADV_DONTNEED);
 }
