@@ -263,7 +263,9 @@ bool kernel_gives_back_locked_pages() {
 }
 
 TEST_CASE("locked pages are given back too, also by a kernel that cannot but unlock them") {
-  for (const auto& [failing_advices, error] : {std::pair(0, 0), {1, EINVAL}, {2, EINVAL}, {2, EPERM}, {2, ENOSYS}}) {
+  for (const auto& failing : {std::pair(0, 0), {1, EINVAL}, {2, EINVAL}, {2, EPERM}, {2, ENOSYS}}) {
+    const int failing_advices = failing.first;
+    const int error = failing.second;
     CAPTURE(error);
     Reserved reserved(4);
     REQUIRE(open_range(sys, reserved.all()) == 0);
