@@ -46,7 +46,7 @@ class Subject {
   // Bytes of its own state; negative where it does not say.
   virtual double metadata_bytes() { return -1; }
 
-  static std::unique_ptr<Subject> make(const std::string& name, const Shape& shape);
+  static std::shared_ptr<Subject> make(const std::string& name, const Shape& shape);
   // Calls use() with a shared pointer to a subject of its own class, and returns what that returns; a Result() where the machine,
   // or this build, does not have it.
   template <class Result, class Use>
@@ -148,15 +148,8 @@ Result Subject::with(const std::string& name, const Shape& shape, const Use& use
 }
 
 // Null where the machine, or this build, does not have it.
-inline std::unique_ptr<Subject> Subject::make(const std::string& name, const Shape& shape) {
-  if (name == "percpu") return std::make_unique<PercpuSubject>(shape);
-#ifdef PERCPU_BENCH_LIBRSEQ
-  if (name == "librseq") return std::make_unique<LibrseqSubject>(shape);
-#endif
-  const bool jemalloc = name == "jemalloc";
-  if (!jemalloc && name != "calloc") return nullptr;
-  auto made = std::make_unique<ArraySubject>(shape, jemalloc);
-  return made->works(jemalloc) ? std::move(made) : nullptr;
+inline std::shared_ptr<Subject> Subject::make(const std::string& name, const Shape& shape) {
+  return with<std::shared_ptr<Subject>>(name, shape, [](auto subject) { return subject; });
 }
 
 // jemalloc takes more static TLS than glibc leaves for what dlopen() brings. Where that is so the program starts anew, once,

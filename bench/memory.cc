@@ -84,7 +84,7 @@ bool run(const char* name, const Scenario& scenario, Figures* figures) {
   if (pipe(ends) != 0) std::exit(1);
   const pid_t child = fork();
   if (child == 0) {
-    const std::unique_ptr<Subject> subject = Subject::make(name, {scenario.bytes, 8, scenario.units});
+    const std::shared_ptr<Subject> subject = Subject::make(name, {scenario.bytes, 8, scenario.units});
     if (subject == nullptr) _exit(3);
     const Figures found = measure(*subject, scenario);
     _exit(write(ends[1], &found, sizeof found) == sizeof found ? 0 : 1);

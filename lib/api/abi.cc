@@ -79,15 +79,6 @@ bool can_hold(const void* out, size_t struct_bytes) {
   return false;
 }
 
-// A caller in C may pass any number for an enumeration. To read one that is none as such is undefined in C++.
-template <class Enum>
-unsigned number_of(const Enum& value) {
-  unsigned number;
-  static_assert(sizeof number == sizeof value);
-  std::memcpy(&number, &value, sizeof number);
-  return number;
-}
-
 size_t report_of(Pool* pool, unsigned what, char* buffer, size_t bytes) {
   percpu::Text text(buffer, bytes);
   switch (what) {
@@ -335,12 +326,12 @@ PERCPU_EXPORT size_t percpu_pool_chunks(percpu_pool_t* pool, struct percpu_chunk
 
 PERCPU_EXPORT size_t percpu_pool_report(percpu_pool_t* pool, enum percpu_report_kind what, char* buffer, size_t bytes) {
   if (!can_write(buffer, bytes) || given(pool) == nullptr) return 0;
-  return report_of(inside(pool), number_of(what), buffer, bytes);
+  return report_of(inside(pool), percpu::number_of(what), buffer, bytes);
 }
 PERCPU_EXPORT size_t percpu_report(enum percpu_report_kind what, char* buffer, size_t bytes) {
   if (!can_write(buffer, bytes)) return 0;
   Pool* pool = library.default_pool();
-  return pool != nullptr ? report_of(pool, number_of(what), buffer, bytes) : 0;
+  return pool != nullptr ? report_of(pool, percpu::number_of(what), buffer, bytes) : 0;
 }
 
 PERCPU_EXPORT int percpu_pool_check(percpu_pool_t* pool) {

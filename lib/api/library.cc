@@ -173,15 +173,6 @@ int Library::make_default_pool_now() {
 
 namespace {
 
-// What a caller in C may have put into an enum, where any number fits.
-template <class Enum>
-unsigned number_of(const Enum& from) {
-  unsigned number;
-  static_assert(sizeof from == sizeof number);
-  std::memcpy(&number, &from, sizeof number);
-  return number;
-}
-
 // One line on stderr, and EINVAL.
 int bad_member(const char* member, const char* expected, size_t found) {
   report("percpu_pool_create: %s: expected %s, found %zu", member, expected, found);

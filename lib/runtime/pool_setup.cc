@@ -183,7 +183,7 @@ int Pool::make_memory(const PoolSetup& setup, void* tables) {
 
 // Nobody uses the pool any more, so its stacks may be emptied without a fence: freed areas of a wide pool are charged still.
 void Pool::destroy() {
-  if (front_.is_open()) {
+  if (front_.wide()) {
     SleepMutexGuard guard(grow_lock_);
     front_.stop();
     drain_stopped();
