@@ -71,6 +71,11 @@ void Pool::drain_pending() {
     map_lock_.unlock();
     change_depth(static_cast<uint32_t>(-1));
   }
+  // Who frees the areas here need not be who looks for due work afterwards: it may be the balance thread itself, about to sleep,
+  // or somebody who only asks.
+  if (balance_mode_ == BalanceMode::kThread && (state_.load(std::memory_order_relaxed) & kBalance) != 0) {
+    environment_.balancer->wake();
+  }
 }
 
 // ---- allocation ----------------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@
 #include <thread>
 #include <vector>
 
+#include "../patience.h"
 #include "misused.h"
 
 extern "C" {
@@ -472,9 +473,13 @@ TEST_CASE("blocks are in core dumps") {
 
 TEST_CASE("a thousand living threads cost no more cache than two") {
   const size_t bound = static_cast<size_t>(sysconf(_SC_NPROCESSORS_CONF)) * (4u << 20);
-  const size_t few = cached_with_threads(2);
-  // Where the threads have no rseq there are no caches.
-  CHECK((few > 0) == (__rseq_size != 0));
+  size_t few = cached_with_threads(2);
+  if (__rseq_size != 0) {
+    // Idle caches are emptied: not so soon, unless this process had to wait long for a CPU.
+    CHECK(patience::eventually([&] { return few > 0 || (few = cached_with_threads(2)) > 0; }));
+  } else {
+    CHECK(few == 0);  // threads without rseq have no caches
+  }
   CHECK(few <= bound);
   // Caches belong to CPUs: the same bound, however many threads there are.
   CHECK(cached_with_threads(1000) <= bound);

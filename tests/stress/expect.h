@@ -13,7 +13,7 @@
 #include <cinttypes>
 #include <cstdio>
 #include <cstdlib>
-#include <thread>
+#include "../patience.h"
 
 #define EXPECT(condition)                                                                                        \
   do {                                                                                                           \
@@ -25,6 +25,9 @@
   } while (0)
 
 namespace storm {
+
+using patience::eventually;
+using patience::kHangSeconds;
 
 class Deadline {
  public:
@@ -40,16 +43,6 @@ inline percpu_stats stats_of(percpu_pool_t *pool) {
   percpu_stats stats;
   EXPECT(percpu_pool_stats_read(pool, &stats, sizeof stats) == 0);
   return stats;
-}
-
-// Waits for it, a minute at most. Returns whether it came true.
-template <class Condition>
-bool eventually(Condition condition) {
-  for (int tries = 0; tries < 60000; ++tries) {
-    if (condition()) return true;
-    std::this_thread::sleep_for(std::chrono::milliseconds(1));
-  }
-  return condition();
 }
 
 }  // namespace storm

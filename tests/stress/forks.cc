@@ -98,7 +98,7 @@ void wait_for(pid_t child) {
 }
 
 void in_child(Owner &owner, bool fork_again) {
-  alarm(600);
+  alarm(storm::kHangSeconds);
   percpu_pool_t *pool = percpu_pool_default();
   EXPECT(percpu_pool_check(pool) == 0);
   owner.check();
@@ -115,7 +115,7 @@ void in_child(Owner &owner, bool fork_again) {
   if (fork_again) {
     const pid_t child = fork();
     if (child == 0) {
-      alarm(600);
+      alarm(storm::kHangSeconds);
       owner.check();
       EXPECT(percpu_pool_check(pool) == 0);
       percpu_pool_t *another = percpu_pool_create(nullptr);

@@ -100,7 +100,7 @@ void wait_on(uint64_t) {
 
 // Whether all that waits for a grace period is freed: a pool can only go when nothing waits in it.
 void in_child(bool inside_section) {
-  alarm(600);
+  alarm(storm::kHangSeconds);
   if (inside_section) urcu_bp_read_unlock();
   // The areas that other threads of the parent were about to publish are nobody's; the published one is whole.
   look();

@@ -29,7 +29,6 @@ struct Area {
 struct Keeper {
   Area kept[kKept] = {};
   uint64_t random = 1;
-  uint64_t allocated = 0, refused = 0, counted = 0;
 
   uint64_t next() { return random = random * 6364136223846793005u + 1442695040888963407u, random >> 33; }
   void step();
@@ -51,16 +50,16 @@ void Keeper::step() {
     area.handle = static_cast<unsigned char *>(percpu_alloc_flags(area.size_bytes, 4, PERCPU_ATOMIC | PERCPU_NOWARN));
     if (area.handle == nullptr) {
       EXPECT(errno == ENOMEM || errno == EAGAIN);
-      ++refused;
+      ++refused_total;
       return;
     }
-    ++allocated;
+    ++allocated_total;
     const unsigned char *copy = percpu_this_ptr(area.handle);
     for (uint32_t i = 0; i < area.size_bytes; ++i) EXPECT(copy[i] == 0);
     percpu_write(area.handle, static_cast<unsigned char>(0xaa));
   }
   percpu_inc(count_handle);
-  ++counted;
+  ++handled_total;
 }
 
 void Keeper::free_all() {
@@ -68,9 +67,6 @@ void Keeper::free_all() {
     if (area.handle != nullptr) percpu_free(area.handle);
     area.handle = nullptr;
   }
-  allocated_total += allocated;
-  refused_total += refused;
-  handled_total += counted;
 }
 
 void on_usr1(int) {
@@ -177,18 +173,16 @@ int main(int argc, char **argv) {
   while (ready != static_cast<int>(nr_threads)) std::this_thread::yield();
   std::vector<pthread_t> victims;
   for (std::thread &thread : threads) victims.push_back(thread.native_handle());
-  uint64_t blows = 0;
   {
     storm::Storm torment(victims, seed);
     const storm::Deadline deadline(seconds);
     percpu_stats stats;
-    while (!deadline.passed()) {
+    while (!deadline.passed() || torment.blows() <= 100 || handled_total <= 100 || allocated_total == 0) {
       EXPECT(percpu_stats_read(&stats, sizeof stats) == 0);
       EXPECT(stats.nr_live <= stats.nr_allocs);
       percpu_balance();
     }
     torment.end();
-    blows = torment.blows();
   }
   stop = true;
   for (std::thread &thread : threads) thread.join();
@@ -205,6 +199,5 @@ int main(int argc, char **argv) {
   }));
   printf("%" PRIu64 " signals, %" PRIu64 " areas allocated in handlers, %" PRIu64 " refused, %" PRIu64 " steps of threads\n",
          handled_total.load(), allocated_total.load(), refused_total.load(), counted_by_threads.load());
-  EXPECT(blows > 100 && handled_total > 100 && allocated_total > 0);
   return 0;
 }

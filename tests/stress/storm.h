@@ -60,13 +60,15 @@ struct Options {
 
 class Storm {
  public:
-  // Threads: those that suffer; they must outlive the storm.
+  // Threads: those that suffer; they must outlive the storm. Returns once each may have been hit: it blows from the beginning on.
   Storm(std::vector<pthread_t> threads, uint64_t seed, Options options = {})
       : threads_(std::move(threads)),
         cpus_(allowed_cpus()),
         options_(options),
         mask_(block_signal()),
-        tormentor_([this, seed] { run(seed); }) {}
+        tormentor_([this, seed] { run(seed); }) {
+    while (blows() < 2 * threads_.size()) usleep(100);
+  }
   ~Storm() { end(); }
   Storm(const Storm &) = delete;
   Storm &operator=(const Storm &) = delete;

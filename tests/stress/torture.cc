@@ -166,7 +166,7 @@ void give_birth(uint64_t seed) {
 // In a child, which has this thread only.
 [[noreturn]] void live_as_child(uint64_t seed, int generation) {
   std::mt19937_64 random(seed);
-  alarm(600);  // a child that hangs is a finding, not a wait for ever
+  alarm(storm::kHangSeconds);  // a child that hangs is a finding, not a wait for ever
   const uint64_t before = percpu_sum(events);
   for (int i = 0; i < 100; ++i) percpu_inc(events);
   EXPECT(percpu_sum(events) == before + 100);
@@ -293,7 +293,7 @@ int main(int argc, char **argv) {
     const storm::Deadline first(seconds / 10), end(seconds);
     while (!first.passed()) usleep(10'000);
     early = level();
-    while (!end.passed()) usleep(10'000);
+    while (!end.passed() || forks == 0 || handled == 0) usleep(10'000);
     late = level();
     blows.end();
     stop = true;
@@ -312,6 +312,5 @@ int main(int argc, char **argv) {
   printf("%" PRIu64 " events, %" PRIu64 " signals handled, %" PRIu64 " forks; resident %zu MiB early, %zu MiB late\n", sum,
          handled.load(), forks.load(), early >> 20, late >> 20);
   if (!kSanitized) EXPECT(late <= early + early / 4 + kMargin);
-  EXPECT(forks > 0 && handled > 0);
   return 0;
 }

@@ -16,6 +16,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "../patience.h"
+
 namespace percpu {
 
 struct ChildEnd {
@@ -27,8 +29,7 @@ struct ChildEnd {
 // The exit code of a child whose body threw; it says on stderr what.
 inline constexpr int kThrew = 125;
 
-// After how many seconds what runs counts as hanging. Long: on a busy machine a child may wait for a minute until it gets to run.
-inline constexpr unsigned kHangSeconds = 600;
+using patience::kHangSeconds;
 
 // As alarm(), by a signal that cannot be blocked: liburcu blocks all signals before it takes its locks.
 inline void die_after(unsigned seconds) {

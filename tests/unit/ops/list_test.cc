@@ -33,8 +33,14 @@ uint32_t nr_copies() {
 // nobody may follow its next meanwhile, so that points nowhere.
 class Shop {
  public:
+  // Every CPU's copy gets its part: whichever of them the threads come to run on, there is something to take.
   explicit Shop(size_t nr_items) : items_(nr_items) {
-    for (Item &item : items_) percpu_list_push(list_, &item.node);
+    int cpu = -1;
+    for (Item &item : items_) {
+      fixture_pin(cpu = fixture_next_cpu(cpu));
+      percpu_list_push(list_, &item.node);
+    }
+    fixture_pin(-1);
   }
 
   void take_and_give(unsigned how_many) {

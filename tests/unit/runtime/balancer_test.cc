@@ -292,6 +292,23 @@ TEST_CASE("what is freed into a CPU's front cache goes back to the maps once it 
   pool->check();
 }
 
+TEST_CASE("what is freed while its pool is locked is given back, though nobody calls anything afterwards") {
+  World world("balance:thread");
+  TestPool pool(world, kSmall);
+  std::vector<void*> handles = allocate_much(pool, 40);
+  world.balancer.start_now();
+  REQUIRE(eventually([&] { return world.balancer.running(); }));
+  usleep(50 * 1000);  // so that it sleeps, as far as this can be told
+  const uint64_t chunks = pool.stats().nr_chunks;
+  REQUIRE(chunks >= 4);
+  // As a handler of fork() does, or a handler of a signal: the areas wait until the lock is free, and whoever had it frees them.
+  pool->fork_stop();
+  pool->fork_prepare();
+  free_all(pool, handles);
+  pool->fork_parent();
+  CHECK(eventually([&] { return pool.stats().nr_chunks <= 2; }));
+}
+
 TEST_CASE("a thread that cannot be started is told once, and its work done by those who allocate, until it can") {
   World world("balance:thread");
   world.faulty.fail_always(Call::kStartThread, EAGAIN);

@@ -27,6 +27,7 @@
 #include <string>
 #include <vector>
 
+#include "../../patience.h"
 #include "../os/faulty_system.h"
 #include "core/config.h"
 #include "os/pages.h"
@@ -86,16 +87,7 @@ inline size_t count_lines(const std::string& text, const std::string& with = "")
 
 inline bool contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
 
-// Waits until `condition()` holds, at most ten seconds (a sanitizer's seconds are short). Returns whether it does.
-template <class Condition>
-bool eventually(Condition condition) {
-  for (int tries = 0; tries < 10000; tries++) {
-    if (condition()) return true;
-    const timespec millisecond = {0, 1000 * 1000};
-    nanosleep(&millisecond, nullptr);
-  }
-  return condition();
-}
+using patience::eventually;
 
 // How many balance threads the process has. One that was joined is still listed for a moment: where none is expected any more,
 // wait until it has gone.
