@@ -125,8 +125,7 @@ void Library::read_memory_settings() {
   (void)read_beginning(system(), "/sys/kernel/mm/transparent_hugepage/hpage_pmd_size", text, sizeof text);
   const uint64_t huge_page_bytes = leading_number(text).value_or(0);
   if (huge_page_bytes > page_size_bytes() && std::has_single_bit(huge_page_bytes)) environment_.huge_page_bytes = huge_page_bytes;
-  environment_.strict_overcommit =
-      read_beginning(system(), "/proc/sys/vm/overcommit_memory", text, sizeof text) > 0 && text[0] == '2';
+  environment_.strict_overcommit = strict_overcommit(system());
 }
 
 Pool* Library::make_default_pool() {

@@ -7,6 +7,7 @@
 
 #include "base/check.h"
 #include "base/cpu_mask.h"
+#include "os/file.h"
 
 // Newer than the headers of the oldest libc that this builds with.
 #ifndef MADV_POPULATE_WRITE
@@ -139,6 +140,11 @@ int open_dumped(const System& system, PageRange range) {
   const int result = open_range(system, range);
   if (result == 0) static_cast<void>(system.madvise(range.start, range.size_bytes, MADV_DODUMP));
   return result;
+}
+
+bool strict_overcommit(const System& system) {
+  char text[16];
+  return read_beginning(system, "/proc/sys/vm/overcommit_memory", text, sizeof text) > 0 && text[0] == '2';
 }
 
 namespace {

@@ -67,6 +67,10 @@ inline constexpr NodeId kNoNode{};
 // The same for what belongs to the program: it is in core dumps from now on, until it is retired.
 [[nodiscard]] int open_dumped(const System& system, PageRange range);
 
+// Whether the kernel counts every page that can be written to against a limit of the machine's, backed or not
+// (vm.overcommit_memory=2).
+[[nodiscard]] bool strict_overcommit(const System& system);
+
 // Backs every page of the range, and keeps the content of those that are backed already, also while others write to them.
 // Uses MADV_POPULATE_WRITE; where the kernel has none (before 5.14), touches page after page by a system call that
 // reports a failure in place of raising a signal.

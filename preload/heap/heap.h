@@ -158,6 +158,7 @@ class Heap {
   MemoryLimit::Room read_room();
   void keep_within(MemoryLimit::Room room);
   void choose_huge_use();
+  void ask_for_books();  // the kernel's: see page_heap.h
   uint64_t backed_pages() const;
   uint64_t held_pages();
   uint64_t dirty_pages() const;

@@ -76,6 +76,11 @@ void Heap::choose_huge_use() {
   for (uint32_t node = 0; node < window_.nr_nodes(); ++node) pages_[node].set_huge_use(huge_use_);
 }
 
+void Heap::ask_for_books() {
+  if (config_.limit != HeapLimit::kAuto || !strict_overcommit(window_.system())) return;
+  for (uint32_t node = 0; node < window_.nr_nodes(); ++node) pages_[node].set_strict(true);
+}
+
 void Heap::look_now() {
   if (this_thread_forks() || !decay_lock_.try_lock()) return;  // whoever has it looks, or gives everything back
   look_at_limit();
@@ -86,7 +91,10 @@ void Heap::look_at_limit() {
   const int saved_errno = errno;
   const uint64_t now = coarse_ms();
   const bool first = limit_found_ms_ == 0;
-  if (first) choose_huge_use();
+  if (first) {
+    choose_huge_use();
+    ask_for_books();
+  }
   const bool due = first || now - limit_found_ms_ >= kFindMs;
   if (due && (config_.limit != HeapLimit::kAuto || limit_.find(window_.system()))) limit_found_ms_ = now | 1;
   keep_within(read_room());

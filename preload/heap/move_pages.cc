@@ -9,6 +9,7 @@
 #include "base/bits.h"
 #include "base/check.h"
 #include "os/pages.h"
+#include "preload/heap/mappings.h"
 #include "preload/heap/window.h"
 
 namespace percpu::heap {
@@ -39,35 +40,6 @@ bool moves_leave_addresses_open() {
   (void)munmap(from, kPageBytes);
   __atomic_store_n(&known, found, __ATOMIC_RELAXED);
   return found == kYes;
-}
-
-// How many mappings the process has; UINT32_MAX where that cannot be told.
-uint32_t count_mappings(const System& system) {
-  const int file = system.open("/proc/self/maps");
-  if (file < 0) return UINT32_MAX;
-  char text[4096];
-  uint32_t count = 0;
-  ssize_t length = 0;
-  while ((length = system.read(file, text, sizeof text)) > 0) {
-    for (ssize_t i = 0; i < length; ++i) count += text[i] == '\n';
-  }
-  (void)system.close(file);
-  return length < 0 ? UINT32_MAX : count;
-}
-
-// Whether a move may make mappings: what is moved merges with its neighbours no more, also when it is freed, and a process has 65,530
-// (vm.max_map_count). Looks again after so many moves, wished or done, each of which makes two at most; half of all is the program's.
-bool may_make_mappings(const System& system, bool may_look) {
-  constexpr uint32_t kMovesBetweenLooks = 4096;
-  constexpr uint32_t kMostMappings = 24 * 1024;
-  static uint32_t moves = 0;
-  static bool allowed = true;
-  const uint32_t moved = __atomic_add_fetch(&moves, 1, __ATOMIC_RELAXED);
-  if (moved % kMovesBetweenLooks == 0) {
-    const bool few = may_look ? count_mappings(system) < kMostMappings : moved < 3 * kMovesBetweenLooks;
-    __atomic_store_n(&allowed, few, __ATOMIC_RELAXED);
-  }
-  return __atomic_load_n(&allowed, __ATOMIC_RELAXED);
 }
 
 // Moves pages whose addresses are one mapping to addresses that the kernel chooses, and those to `to`; the old ones stay open,

@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: MIT
 #include "preload/heap/page_heap.h"
 
+#include <errno.h>
+
 #include <bit>
 
 #include "base/check.h"
+#include "preload/heap/mappings.h"
 
 namespace percpu::heap {
 
@@ -100,6 +103,7 @@ void PageHeap::join_and_insert(uint32_t number) {
       unlink(before);
       span.first_page = window_->span(before).first_page;
       span.nr_pages += window_->span(before).nr_pages;
+      span.closed |= window_->span(before).closed;
       window_->give_span(before);
     }
   }
@@ -108,6 +112,7 @@ void PageHeap::join_and_insert(uint32_t number) {
     if (window_->entry(next_page).kind() == kKindFree && window_->span(behind).clean == span.clean) {
       unlink(behind);
       span.nr_pages += window_->span(behind).nr_pages;
+      span.closed |= window_->span(behind).closed;
       window_->give_span(behind);
     }
   }
@@ -123,6 +128,7 @@ bool PageHeap::cut(uint32_t number, uint64_t nr_pages) {
   other.first_page = span.first_page + nr_pages;
   other.nr_pages = span.nr_pages - nr_pages;
   other.clean = span.clean;
+  other.closed = span.closed;
   other.freed_tick = span.freed_tick;
   span.nr_pages = nr_pages;
   join_and_insert(rest);
@@ -138,6 +144,7 @@ uint32_t PageHeap::cut_front(uint32_t number, uint64_t start) {
   span.first_page = start;
   span.nr_pages = front.first_page + front.nr_pages - start;
   span.clean = front.clean;
+  span.closed = front.closed;
   span.freed_tick = front.freed_tick;
   span.state = SpanState::kInHand;
   front.nr_pages = start - front.first_page;
@@ -149,7 +156,7 @@ uint32_t PageHeap::cut_front(uint32_t number, uint64_t start) {
 bool PageHeap::grow(uint64_t nr_pages) {
   const uint64_t left = end_ - frontier_;
   if (nr_pages > left) return false;
-  const uint64_t ahead = round_up((frontier_ - begin_) / 8, kStepPages);
+  const uint64_t ahead = strict_ ? kStepPages : round_up((frontier_ - begin_) / 8, kStepPages);
   uint64_t step = ahead < kMostAheadPages ? ahead : kMostAheadPages;
   if (step < nr_pages) step = round_up(nr_pages, kStepPages);
   if (step > left) step = left;
@@ -167,9 +174,16 @@ bool PageHeap::grow(uint64_t nr_pages) {
   span.first_page = frontier_;
   span.nr_pages = step;
   span.clean = true;
+  span.closed = false;
   frontier_ += step;
   join_and_insert(number);
   return true;
+}
+
+bool PageHeap::reopen(uint32_t number, uint64_t nr_pages) {
+  const Span& span = window_->span(number);
+  if (!span.closed) return true;
+  return open_dumped(window_->system(), window_->range(span.first_page, nr_pages < span.nr_pages ? nr_pages : span.nr_pages)) == 0;
 }
 
 // ---- allocation ------------------------------------------------------------------------------------------------------
@@ -197,25 +211,32 @@ uint32_t PageHeap::allocate(uint64_t nr_pages, uint64_t align_pages, Purpose pur
     return 0;
   }
   number = rest;
+  // A region that blocks fill is opened as a whole.
+  if (!reopen(number, huge && dense ? round_up(start + nr_pages, kRegionPages) - start : nr_pages)) {
+    join_and_insert(number);
+    return 0;
+  }
   if (huge && dense) fill_huge(number, nr_pages);
   if (huge && !dense) cover_huge(number, nr_pages);
   if (!cut(number, nr_pages)) {
     join_and_insert(number);
     return 0;
   }
+  window_->span(number).closed = false;
   if (window_->span(number).clean) store_relaxed(&backed_pages_, backed_pages_ + nr_pages);
   return number;
 }
 
 void PageHeap::release(uint32_t number, bool clean) {
-  HeapGuard guard(lock_);
   Span& span = window_->span(number);
+  const bool lost = clean && load_relaxed(&strict_) && give_back(span) == Given::kLost;
+  HeapGuard guard(lock_);
   // Blocks have an entry at each page, a large one at its first.
   window_->clear_entries(span.first_page, span.state == SpanState::kSmall ? span.nr_pages : 1);
   span.clean = clean;
   span.freed_tick = tick_;
   if (clean) (void)set_huge(span.first_page, span.nr_pages, false);
-  join_and_insert(number);
+  if (!lost) join_and_insert(number);
 }
 
 bool PageHeap::resize(uint32_t number, uint64_t nr_pages) {
@@ -236,7 +257,7 @@ bool PageHeap::resize(uint32_t number, uint64_t nr_pages) {
   const uint32_t behind = window_->span_of(next_page);
   if (window_->span(behind).nr_pages < wanted) return false;
   unlink(behind);
-  if (!cut(behind, wanted)) {
+  if (!reopen(behind, wanted) || !cut(behind, wanted)) {
     insert(behind);
     return false;
   }
@@ -279,6 +300,7 @@ void PageHeap::fill_huge(uint32_t number, uint64_t nr_pages) {
   if (!cut(number, last - span.first_page) || !set_huge(span.first_page, span.nr_pages, true)) return;
   if (span.nr_pages == nr_pages) return;
   span.clean = false;
+  span.closed = false;
   span.freed_tick = tick_;
   store_relaxed(&backed_pages_, backed_pages_ + span.nr_pages - nr_pages);
   (void)cut(number, nr_pages);  // without a record for the rest all of it stays in hand, and goes back
@@ -348,6 +370,23 @@ uint32_t PageHeap::take_to_purge(uint32_t* bin, bool fresh_too, bool break_huge)
   }
 }
 
+void PageHeap::set_strict(bool may_look) {
+  HeapGuard guard(lock_);
+  may_look_ = may_look;
+  store_relaxed(&strict_, true);
+}
+
+PageHeap::Given PageHeap::give_back(Span& span) {
+  const System& system = window_->system();
+  const PageRange range = window_->range(span.first_page, span.nr_pages);
+  if (load_relaxed(&strict_) && span.nr_pages >= kClosedFromPages && may_make_mappings(system, may_look_)) {
+    const int result = retire(system, range, node_);
+    span.closed = result == kRetired || result == kRetiredUnplaced;
+    return result >= 0 ? Given::kYes : result == -ENOMEM ? Given::kLost : Given::kNo;
+  }
+  return depopulate(system, range) == 0 ? Given::kYes : Given::kNo;
+}
+
 uint64_t PageHeap::purge(uint64_t nr_pages, bool fresh_too) {
   uint64_t purged = 0;
   for (const bool break_huge : {false, true}) {
@@ -361,12 +400,13 @@ uint64_t PageHeap::purge(uint64_t nr_pages, bool fresh_too) {
       if (number == 0) break;
       // In nobody's list now: no other thread looks at it.
       Span& span = window_->span(number);
-      const bool given = depopulate(window_->system(), window_->range(span.first_page, span.nr_pages)) == 0;
+      const Given given = give_back(span);
+      if (given == Given::kLost) return purged;
       HeapGuard guard(lock_);
       const uint64_t pages = span.nr_pages;
-      span.clean = given;
+      span.clean = given == Given::kYes;
       join_and_insert(number);
-      if (!given) return purged;
+      if (given == Given::kNo) return purged;
       purged += pages;
       purged_pages_ += pages;
     }

@@ -14,8 +14,12 @@
 // as dirty pages are taken first, it fills up before another is begun. When any of its pages go back, it is sparse, or empty:
 // it ceases to be huge, so that the kernel does not fill it up again.
 //
+// Strict books. Where the kernel counts every page that can be written to, backed or not (vm.overcommit_memory=2), long runs that go
+// back are also *closed*: a fresh mapping without access takes their place, which is not counted. They are clean runs, and are opened
+// again when they are handed out; whatever they are joined with is taken for closed too. Less is opened ahead.
+//
 // Invariants: a free run's first and last page have its entry in the page map, with kKindFree; its record is kFree. A huge
-// region has no clean page.
+// region has no clean page. A dirty run is open.
 // Locking: lock_; system calls that give pages back are made without it, on runs that are in no list (kInHand).
 #ifndef PERCPU_PRELOAD_HEAP_PAGE_HEAP_H
 #define PERCPU_PRELOAD_HEAP_PAGE_HEAP_H
@@ -70,6 +74,9 @@ class PageHeap {
   // From now on; what is huge stays so. Nothing is before this is called.
   void set_huge_use(HugeUse use) PERCPU_EXCLUDES(lock_);
 
+  // From now on the kernel's books are strict. may_look: see mappings.h.
+  void set_strict(bool may_look) PERCPU_EXCLUDES(lock_);
+
   PageStats stats() PERCPU_EXCLUDES(lock_);
 
   // Never gives out again what it gave out, or holds, until now. Returns the first page of what it may give out.
@@ -88,6 +95,8 @@ class PageHeap {
   static constexpr uint32_t kNrBins = kExactBins + 8 * 26;
   static constexpr uint64_t kStepPages = (uint64_t{2} << 20) >> kPageShift;
   static constexpr uint64_t kMostAheadPages = 32 * kStepPages;
+  // Shorter runs stay open: glibc's malloc leaves no shorter blocks to the kernel either, and each may cost two mappings.
+  static constexpr uint64_t kClosedFromPages = (uint64_t{128} << 10) >> kPageShift;
   static constexpr int kMaxLooks = 16;  // at runs of a bin whose runs may be too short
   // A heap with less in use has no huge pages: of one that has, they add a sixteenth at most.
   static constexpr uint64_t kHugeFromPages = (uint64_t{32} << 20) >> kPageShift;
@@ -113,6 +122,11 @@ class PageHeap {
   // record for it: then nothing has changed.
   uint32_t cut_front(uint32_t number, uint64_t start) PERCPU_REQUIRES(lock_);
   bool grow(uint64_t nr_pages) PERCPU_REQUIRES(lock_);
+  // Opens the first nr_pages of a clean run where that is needed. False where the system refuses.
+  bool reopen(uint32_t number, uint64_t nr_pages) PERCPU_REQUIRES(lock_);
+  enum class Given : uint8_t { kNo, kYes, kLost };
+  // Gives the pages of a run back that is in no list. kLost: the addresses are the kernel's now, and never to be used again.
+  Given give_back(Span& span) PERCPU_EXCLUDES(lock_);
   uint64_t purge(uint64_t nr_pages, bool fresh_too) PERCPU_EXCLUDES(lock_);
   uint32_t take_to_purge(uint32_t* bin, bool fresh_too, bool break_huge) PERCPU_REQUIRES(lock_);
   void count(const Span& span, bool add) PERCPU_REQUIRES(lock_);
@@ -139,6 +153,8 @@ class PageHeap {
   uint64_t least_dirty_ PERCPU_GUARDED_BY(lock_) = 0;  // since the last tick
   uint64_t backed_pages_ = 0;
   HugeUse huge_use_ PERCPU_GUARDED_BY(lock_) = HugeUse::kNone;
+  bool strict_ = false;
+  bool may_look_ = false;  // set before strict_
   uint64_t huge_regions_ PERCPU_GUARDED_BY(lock_) = 0;
   uint64_t huge_edges_ PERCPU_GUARDED_BY(lock_) = 0;  // between regions that are huge and those that are not
   uint32_t tick_ PERCPU_GUARDED_BY(lock_) = 0;

@@ -31,6 +31,7 @@ struct Span {
   SpanState state = SpanState::kUnused;
   uint8_t size_class = 0;
   bool clean = false;       // kFree: reads as zero, backed by nothing
+  bool closed = false;      // kFree, clean: some of its pages may have to be opened before they are used
   bool listed = false;      // kSmall: on its central list, as it has free blocks
   uint32_t nr_free = 0;     // kSmall: bits set in free_blocks
   uint32_t hint = 0;        // kSmall: no word before this one has a bit set

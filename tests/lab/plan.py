@@ -171,9 +171,10 @@ def strict_overcommit(build, events):
     strict = "echo 2 >/proc/sys/vm/overcommit_memory || exit 1; "
     programs = [("count", [str(build.program("stress_count")), str(events)], "")]
     if build.preload:
-        # (Not the corners: they want blocks of gigabytes and the stacks of a thousand threads, which the kernel refuses then. Not the
-        # storm, which forks a heap whose most counts twice: RESULTS.md, "Known, and open".)
-        programs.append(("count under the preload", programs[0][1], f"LD_PRELOAD={build.preload} "))
+        # (Not the corners: they want blocks of gigabytes and the stacks of a thousand threads, which the kernel refuses then.)
+        preload = f"LD_PRELOAD={build.preload} "
+        programs.append(("count under the preload", programs[0][1], preload))
+        programs.append(("storm under the preload", [str(build.program("preload_storm")), "300", "5"], preload))
     return [Step(f"overcommit/{name}", ["sh", "-c", f"{strict}{env}{shlex.join(command)}; status=$?; "
                                         "echo 0 >/proc/sys/vm/overcommit_memory; exit $status"], {}, 1800,
                  command[:1] + ([build.preload] if env else []))

@@ -7,8 +7,12 @@
 #include <doctest/doctest.h>
 #include <sys/mman.h>
 
+#include <cstdio>
+#include <fstream>
 #include <map>
 #include <random>
+#include <string>
+#include <utility>
 
 #include "../../unit/seed.h"
 #include "small_system.h"
@@ -316,11 +320,92 @@ TEST_CASE("a block whose pages moved away leaves clean ones, and nothing huge") 
 
 // ---- beside a model --------------------------------------------------------------------------------------------------
 
+// How the kernel has the page: "rw-p", as /proc/self/maps says.
+std::string access_of(const void* address) {
+  std::ifstream maps("/proc/self/maps");
+  for (std::string line; std::getline(maps, line);) {
+    uintptr_t begin = 0;
+    uintptr_t end = 0;
+    char access[5] = "";
+    if (sscanf(line.c_str(), "%lx-%lx %4s", &begin, &end, access) == 3 && reinterpret_cast<uintptr_t>(address) - begin < end - begin)
+      return access;
+  }
+  return "";
+}
+
+TEST_CASE("where the kernel's books are strict, long runs that go back are closed, and opened again when they are needed") {
+  Fixture at;
+  at.pages.set_strict(true);
+  const uint32_t a = at.take(100);
+  const uint32_t fence = at.take(1);
+  const uint32_t small = at.take(10);
+  const uint32_t end = at.take(1);
+  CHECK(at.pages.stats().open_pages <= 2 * kRegionPages);
+  at.touch(a);
+  at.touch(small);
+  const uint64_t first = at.first(a);
+  at.pages.release(a);
+  at.pages.release(small);
+  CHECK(at.pages.purge_all() == 110);
+  CHECK(access_of(at.word(first)) == "---p");
+  CHECK(access_of(at.word(first + 99)) == "---p");
+  CHECK(access_of(at.word(at.first(small))) == "rw-p");
+  // A part of it, at an alignment; then the rest, by a block that grows.
+  const uint32_t b = at.take(20);
+  CHECK(at.first(b) == first);
+  CHECK(access_of(at.word(first + 19)) == "rw-p");
+  CHECK(access_of(at.word(first + 20)) == "---p");
+  for (uint64_t i = 0; i < 20; ++i) CHECK(*at.word(first + i) == 0);
+  at.touch(b);
+  REQUIRE(at.pages.resize(b, 60));
+  for (uint64_t i = 20; i < 60; ++i) CHECK(*at.word(first + i) == 0);
+  at.touch(b);
+  // The system opens no more: nothing has changed, and later it works.
+  SmallSystem::opens_left = 0;
+  CHECK_FALSE(at.pages.resize(b, 100));
+  CHECK(at.pages.allocate(40, 1, Purpose::kLarge) == 0);
+  SmallSystem::opens_left = -1;
+  REQUIRE(at.pages.resize(b, 100));
+  at.touch(b);
+  // A block whose pages moved away.
+  REQUIRE(madvise(at.word(first), 100 << kPageShift, MADV_DONTNEED) == 0);
+  at.pages.release(b, true);
+  CHECK(access_of(at.word(first)) == "---p");
+  at.pages.release(fence);
+  at.pages.release(end);
+  (void)at.pages.purge_all();
+  const uint32_t all = at.take(at.pages.stats().open_pages);
+  at.touch(all);
+}
+
+TEST_CASE("a run whose addresses are lost while it is closed is nobody's from then on") {
+  Fixture at;
+  at.pages.set_strict(true);
+  const uint32_t a = at.take(100);
+  at.touch(a);
+  const uint64_t first = at.first(a);
+  at.pages.release(a);
+  SmallSystem::loses_pages = true;
+  CHECK(at.pages.purge_all() == 0);
+  SmallSystem::loses_pages = false;
+  const PageStats stats = at.pages.stats();
+  CHECK(stats.dirty_pages == 0);
+  CHECK(stats.open_pages - stats.clean_pages == 100);
+  for (int i = 0; i < 20; ++i) {
+    const uint32_t other = at.take(100);
+    CHECK((at.first(other) >= first + 100 || at.first(other) + 100 <= first));
+    at.touch(other);
+  }
+}
+
 TEST_CASE("random calls do what a model says") {
   std::mt19937_64 random(test_seed());
-  for (const HugeUse use : {HugeUse::kNone, HugeUse::kDense, HugeUse::kAll}) {
+  for (const auto& [use, strict] : {std::pair{HugeUse::kNone, false}, {HugeUse::kDense, false}, {HugeUse::kAll, false},
+                                    {HugeUse::kNone, true}, {HugeUse::kDense, true}, {HugeUse::kAll, true}}) {
+    CAPTURE(strict);
     Fixture at;
     at.pages.set_huge_use(use);
+    if (strict) at.pages.set_strict(true);
     struct Run {
       uint64_t first = 0;
       uint64_t nr_pages = 0;

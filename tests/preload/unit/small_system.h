@@ -6,6 +6,7 @@
 #define PERCPU_TESTS_PRELOAD_SMALL_SYSTEM_H
 
 #include <errno.h>
+#include <sys/mman.h>
 
 #include <cstring>
 #include <string>
@@ -25,15 +26,20 @@ struct SmallSystem {
   static inline std::vector<Said> binds;
   static inline int opens_left = -1;  // mprotects that succeed yet; negative: all
   static inline bool keeps_pages = false;  // MADV_DONTNEED fails
+  static inline bool loses_pages = false;  // a mapping that is to take another one's place takes that away, and fails
 
   static const System& system() {
     advices.clear();
     binds.clear();
     opens_left = -1;
-    keeps_pages = false;
+    keeps_pages = loses_pages = false;
     static System small = real_system();
     small.mmap = [](uintptr_t address, size_t bytes, int protection, int flags) -> intptr_t {
       if (bytes > (size_t{1} << 30) + (size_t{2} << 20)) return -ENOMEM;
+      if (loses_pages && (flags & MAP_FIXED) != 0) {
+        (void)real_system().munmap(address, bytes);
+        return -ENOMEM;
+      }
       return real_system().mmap(address, bytes, protection, flags);
     };
     small.mprotect = [](uintptr_t address, size_t bytes, int protection) {
