@@ -168,21 +168,32 @@ class UnitMemory {
     return word;
   }
   // Writes only where something lies: memory that was never touched stays the kernel's shared zero page. Requires: a multiple of 4.
+  // Bit by bit of the size, without loops below a cache line: sizes of areas are the same again and again.
   static void zero_if_not(char* at, size_t size_bytes) {
-    using Pair = uint64_t __attribute__((vector_size(16)));
-    for (; size_bytes >= 4 * sizeof(Pair); at += 4 * sizeof(Pair), size_bytes -= 4 * sizeof(Pair)) {
-      Pair words[4];
-      std::memcpy(words, at, sizeof words);
-      const Pair any = (words[0] | words[1]) | (words[2] | words[3]);
-      if ((any[0] | any[1]) != 0) std::memset(at, 0, sizeof words);
-    }
-    for (; size_bytes >= sizeof(uint64_t); at += sizeof(uint64_t), size_bytes -= sizeof(uint64_t)) {
+    for (; size_bytes >= 64; size_bytes -= 64) at = zero_pairs_if_not<4>(at);
+    if ((size_bytes & 32) != 0) at = zero_pairs_if_not<2>(at);
+    if ((size_bytes & 16) != 0) at = zero_pairs_if_not<1>(at);
+    if ((size_bytes & 8) != 0) {
       if (word_at(reinterpret_cast<uintptr_t>(at)) != 0) std::memset(at, 0, sizeof(uint64_t));
+      at += sizeof(uint64_t);
     }
-    if (size_bytes == 0) return;
+    if ((size_bytes & 4) == 0) return;
     uint32_t last;
     std::memcpy(&last, at, sizeof last);
     if (last != 0) std::memset(at, 0, sizeof last);
+  }
+  // The same for so many pairs of words. Returns what lies behind them.
+  template <size_t kNrPairs>
+  static char* zero_pairs_if_not(char* at) {
+    using Pair = uint64_t __attribute__((vector_size(16)));
+    Pair any{};
+    for (size_t i = 0; i < kNrPairs; i++) {
+      Pair pair;  // one by one: g++ would keep a copy of an array of them in memory
+      std::memcpy(&pair, at + i * sizeof pair, sizeof pair);
+      any |= pair;
+    }
+    if ((any[0] | any[1]) != 0) std::memset(at, 0, kNrPairs * sizeof(Pair));
+    return at + kNrPairs * sizeof(Pair);
   }
 
   // Units of one group on one node, as they lie in a chunk.

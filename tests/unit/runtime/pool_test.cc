@@ -165,6 +165,29 @@ TEST_CASE("an area is zero in every copy, fresh or used before, cold and extra c
   }
 }
 
+TEST_CASE("of a small area each word that is not zero is zeroed in every copy, and nothing beside it") {
+  World world;
+  TestPool pool(world);
+  void* area = pool.alloc(512, 64);
+  constexpr size_t kBefore = 60;  // bytes, not at a line
+  const uintptr_t handle = reinterpret_cast<uintptr_t>(area) + kBefore;
+  const auto word = [&](unsigned char* copy, ptrdiff_t index) { return reinterpret_cast<uint32_t*>(copy + kBefore) + index; };
+  for (size_t size = 4; size <= UnitMemory::kSmallBytes; size += 4) {
+    const auto words = static_cast<ptrdiff_t>(size / 4);
+    for (ptrdiff_t dirty = 0; dirty < words; dirty++) {
+      pool.each_copy(area, [&](uint32_t, unsigned char* at) { *word(at, dirty) = *word(at, -1) = *word(at, words) = 7; });
+      pool->memory().zero_small(handle, size);
+      pool.each_copy(area, [&](uint32_t, unsigned char* at) {
+        for (ptrdiff_t i = 0; i < words; i++) REQUIRE(*word(at, i) == 0);
+        REQUIRE(*word(at, -1) == 7);
+        REQUIRE(*word(at, words) == 7);
+        *word(at, words) = 0;
+      });
+    }
+  }
+  pool.free(area);
+}
+
 TEST_CASE("copies of CPUs that may not run us, and the extra copy, stay unbacked until they are written") {
   World world;
   TestPool pool(world, {.unit_size_bytes = 32 << 10, .nr_cpus = 64});
