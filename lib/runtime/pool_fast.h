@@ -4,8 +4,8 @@
 // where the flags are a constant little of them is left. Whatever is out of the ordinary goes to the functions in pool.cc,
 // which do all of it.
 //
-// What an allocation does here: a sequence that pops, an atomic "or" that makes the area live, and where the pool is not wide, a
-// look at each copy. A free: a compare-and-exchange by which one of several that free the same area wins, and one sequence that
+// What an allocation does here: a sequence that pops, where the pool is not wide a look at each copy, and an atomic "or" that makes
+// the area live. A free: a compare-and-exchange by which one of several that free the same area wins, and one sequence that
 // pushes. Nothing here waits, and no line is written that other CPUs write, but by accident.
 //
 // Included by pool.h.
@@ -28,10 +28,11 @@ __attribute__((always_inline)) inline void* Pool::allocate_fast(size_t size_byte
   if (fragments > FrontCache::kLargest / kFragmentBytes || !front_.pop_fast(fragments, &handle)) [[unlikely]] return nullptr;
   if ((handle & (align_bytes - 1)) != 0) [[unlikely]] return misaligned(handle);
   const Spot spot = memory_.spot_of(handle);
-  // Live before its memory is zeroed, which only its owner could tell.
-  marks_.begin_life(spot.chunk, spot.offset);
+  // Zeroed before it is live: what is read in this would wait for the atomic instruction (14 ns a pair of allocation and free on an
+  // AMD EPYC of family 25, model 17; the other way round 19 in three of five tries, for no reason that a program could see).
   static_assert(FrontCache::kLargest <= UnitMemory::kSmallBytes);
   if (!front_.wide()) memory_.zero_small(handle, fragments * kFragmentBytes);
+  marks_.begin_life(spot.chunk, spot.offset);
   PERCPU_TRACE7(alloc, name_, handle, size_bytes, align_bytes, spot.offset.bytes,
                 fragments * kFragmentBytes * memory_.nr_real_copies(), flags);
   void* const result = reinterpret_cast<void*>(handle);
