@@ -125,8 +125,9 @@ class PERCPU_CAPABILITY("sleep mutex") SleepMutex {
     return word_.compare_exchange_strong(expected, kLocked, std::memory_order_acquire, std::memory_order_relaxed);
   }
 
+  // Sequentially consistent: see Pool::after_call().
   void unlock() PERCPU_RELEASE() {
-    if (word_.exchange(kFree, std::memory_order_release) == kContended) wake_one();
+    if (word_.exchange(kFree, std::memory_order_seq_cst) == kContended) wake_one();
   }
 
   // Makes the mutex free. Requires: the process has this thread only.

@@ -94,8 +94,15 @@ void Balancer::start() {
     said_unstartable_ = true;
     report("the balance thread cannot be started (error %d); its work is done by the threads that allocate", -result);
   }
-  state_.store(kNone, std::memory_order_release);
+  serve_no_more();
   start_wanted_.store(true, std::memory_order_relaxed);
+}
+
+// Until a thread runs, who finds work due does it: and what was left to it already is done here.
+void Balancer::serve_no_more() {
+  state_.store(kNone, std::memory_order_seq_cst);
+  SleepMutexGuard guard(rounds_lock_);
+  for (Pool* pool = first_pool(); pool != nullptr; pool = pool->next.load(std::memory_order_relaxed)) pool->take_over();
 }
 
 void Balancer::main_thread_ends() {
@@ -152,14 +159,10 @@ void* Balancer::outlive(void* self) {
   return nullptr;
 }
 
-// Ends the thread for good: nothing that needs one is left in the front caches, and who finds work due does it from now on.
+// Ends the thread for good.
 void Balancer::retire() {
   retired_.store(true, std::memory_order_relaxed);
-  state_.store(kNone, std::memory_order_seq_cst);
-  {
-    SleepMutexGuard guard(rounds_lock_);
-    for (Pool* pool = first_pool(); pool != nullptr; pool = pool->next.load(std::memory_order_relaxed)) pool->drain_front_caches();
-  }
+  serve_no_more();
   self_ = pthread_self();
   pthread_t behind;
   (void)pthread_create(&behind, nullptr, outlive, this);

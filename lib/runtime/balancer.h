@@ -83,7 +83,7 @@ class Balancer {
   }
   // Whether there is a thread that hears of what is due, or nobody needs one any more. False: who finds work due does it.
   bool serves() const {
-    return state_.load(std::memory_order_relaxed) != kNone || stopping_.load(std::memory_order_relaxed);
+    return state_.load(std::memory_order_seq_cst) != kNone || stopping_.load(std::memory_order_relaxed);
   }
 
   // Waits for a grace period and frees what waited for it, in all pools. Context: may block; not inside a read section;
@@ -93,7 +93,8 @@ class Balancer {
   // The main thread has called pthread_exit(): the process is to end with the last of its threads. libc counts ours among them, so
   // it looks from now on, ten times a second, whether it is the only one left, and has exit(0) called then, as libc does in the
   // last: in a thread that is as the program's are, since handlers and destructors of the program run there. Where it cannot
-  // look (no descriptor is left, or there is no /proc) it ends instead, and what it would do is done by the threads that allocate.
+  // look (no descriptor is left, or there is no /proc) it ends instead, and what it would do is done by the threads that allocate;
+  // but they cannot wait for grace periods, so what percpu_free_rcu() is given then stays.
   // Context: in the main thread.
   void main_thread_ends();
 
@@ -115,6 +116,7 @@ class Balancer {
   enum class Last : uint8_t { kNo, kYes, kUnknown };
   Last is_last_thread() const;
   void retire() PERCPU_EXCLUDES(rounds_lock_);
+  void serve_no_more() PERCPU_EXCLUDES(rounds_lock_);
   static void* outlive(void* self);
   uint32_t look_after_front_caches() PERCPU_EXCLUDES(rounds_lock_);
   bool do_job();

@@ -149,6 +149,7 @@ void* Pool::allocate_slow(size_t size_bytes, size_t align_bytes, unsigned flags,
       environment_.warnings->failure({size_bytes, align_bytes, flags, "the accounting domain's limit"}, !atomic);
       if (atomic) this->request(kSay);
     }
+    after_call(atomic ? Caller::kAtomic : Caller::kMayBlock);  // what was given back before it failed may be work
     *error = ENOMEM;
     return nullptr;
   }
@@ -287,7 +288,7 @@ uint32_t Pool::take_spare(uint32_t size_class, uintptr_t* areas, uint32_t most) 
     const bool populated = !core_->next_unpopulated_run(*found);
     (void)core_->clear_live(found->chunk, found->offset);
     if (!populated) {
-      (void)core_->release(found->chunk, found->offset);
+      if (core_->release(found->chunk, found->offset).wake_balancer) request(kBalance);
       break;
     }
     counters_.nr_taken++;
@@ -420,7 +421,7 @@ void Pool::give_back(const Area& area) {
   lock_map();
   const bool mine = core_->clear_live(area.chunk, area.offset);
   PERCPU_CHECK(mine, "expected an area that nobody knows of, found it freed");
-  (void)core_->release(area.chunk, area.offset);
+  if (core_->release(area.chunk, area.offset).wake_balancer) request(kBalance);
   unlock_map();
 }
 
@@ -541,7 +542,7 @@ void Pool::free_rest(ChunkId chunk, AreaOffset offset) {
 
 // What the inline part of a free comes to when it is not all there is to do.
 void Pool::freed() {
-  if (!cached()) (void)front_caches_may_hold();
+  if (!cached() && !front_caches_may_hold()) flush_freed_here();
   after_call(Caller::kFreeing);
 }
 
@@ -597,7 +598,7 @@ bool Pool::cache(uint32_t size_class, Spot spot) {
   if (!pushed && flush_freed(size_class, front_.limit_of(size_class) / 2) != 0) {
     pushed = front_.push(FrontCache::kFreed, size_class, handle);
   }
-  if (pushed) (void)front_caches_may_hold();
+  if (pushed && !front_caches_may_hold()) flush_freed_here();
   return pushed;
 }
 
@@ -610,6 +611,10 @@ bool Pool::front_caches_may_hold() {
     return false;
   }
   state_.fetch_and(~uint32_t{kNoneCached}, std::memory_order_seq_cst);
+  if (!environment_.balancer->serves()) {  // it failed to start meanwhile, and found none cached
+    state_.fetch_or(kNoneCached | kThread, std::memory_order_seq_cst);
+    return false;
+  }
   environment_.balancer->wake();
   return true;
 }

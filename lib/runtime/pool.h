@@ -130,6 +130,8 @@ class Pool {
   uint32_t look_after_front_caches() PERCPU_EXCLUDES(grow_lock_, map_lock_);
   // One round, and no more. Context: may block; the balancer's list of pools may be locked.
   void make_round() PERCPU_EXCLUDES(grow_lock_, map_lock_);
+  // From now on no thread serves: does what was left to it. Context: may block; the balancer's list of pools may be locked.
+  void take_over() PERCPU_EXCLUDES(grow_lock_, map_lock_);
   // The balancer's questions: is a round due that the thread should make (asking clears it), is anything due.
   bool take_due();
   bool due() const { return (state_.load(std::memory_order_relaxed) & (kAllDue & ~uint32_t{kSay})) != 0; }
@@ -257,13 +259,14 @@ class Pool {
     kFreeing,   // system calls, but neither wait for long nor call into libc: may be a signal handler
     kAtomic,    // no system call but a futex wake
   };
-  bool cached() const { return (state_.load(std::memory_order_relaxed) & kNoneCached) == 0; }
+  bool cached() const { return (state_.load(std::memory_order_seq_cst) & kNoneCached) == 0; }
   bool records_used() const { return (state_.load(std::memory_order_relaxed) & kRecordsUsed) != 0; }
   void use_records() {
     if (!records_used()) state_.fetch_or(kRecordsUsed, std::memory_order_relaxed);
   }
   void request(uint32_t due);
-  void after_call(Caller caller);
+  void after_call(Caller caller) PERCPU_EXCLUDES(grow_lock_, map_lock_);
+  bool balance_due() const { return (state_.load(std::memory_order_seq_cst) & kBalance) != 0; }
   void run_round() PERCPU_REQUIRES(grow_lock_) PERCPU_EXCLUDES(map_lock_);
   bool run_plan(bool populate) PERCPU_REQUIRES(grow_lock_) PERCPU_EXCLUDES(map_lock_);
   bool carry_out(const BalanceStep& step, bool populate) PERCPU_REQUIRES(grow_lock_) PERCPU_EXCLUDES(map_lock_);

@@ -8,17 +8,23 @@
 #include "runtime/trace.h"
 
 namespace percpu {
+namespace {
+
+// A call does no more than this for others who leave it work meanwhile.
+constexpr int kMostRounds = 8;
+
+}  // namespace
 
 // Leaves a note that work is due. Context: any.
 void Pool::request(uint32_t due) {
   if (balance_mode_ == BalanceMode::kOff) due &= ~uint32_t{kBalance};
   if (due == kGrace && environment_.grace->lost()) return;  // it would stay due for ever
-  if ((state_.load(std::memory_order_relaxed) & due) != due) state_.fetch_or(due, std::memory_order_release);
+  if ((state_.load(std::memory_order_relaxed) & due) != due) state_.fetch_or(due, std::memory_order_seq_cst);
 }
 
 // At the end of every call: says what atomic contexts could not say, and sees to the work that is due.
 void Pool::after_call(Caller caller) {
-  uint32_t due = state_.load(std::memory_order_relaxed) & kAllDue;
+  uint32_t due = state_.load(std::memory_order_seq_cst) & kAllDue;
   if ((due & kSay) != 0 && caller == Caller::kMayBlock) {
     state_.fetch_and(~uint32_t{kSay}, std::memory_order_acquire);
     environment_.warnings->write_deferred();
@@ -34,16 +40,19 @@ void Pool::after_call(Caller caller) {
       balancer.start_if_wanted();
     }
   }
-  if ((due & kBalance) == 0 || balance_mode_ == BalanceMode::kOff || caller == Caller::kAtomic) return;
+  if (balance_mode_ == BalanceMode::kOff || caller == Caller::kAtomic) return;
   if (balance_mode_ == BalanceMode::kThread && balancer.serves()) return;
   if (caller == Caller::kMayBlock) {
-    make_round();
+    for (int rounds = 0; rounds < kMostRounds && balance_due(); rounds++) make_round();
     return;
   }
   // A free by an ordinary caller may wait for locks, one by a signal handler may not, and both come here: if nobody holds
-  // a lock of this pool, doing the work is safe for both.
-  if (grow_lock_.try_lock()) {
-    if (!inside_map_lock()) run_round();
+  // a lock of this pool, doing the work is safe for both. Who holds it comes here afterwards, and finds what became due
+  // meanwhile: work is noted before the try at the lock, the lock given back before the look at what is due, in an order that all
+  // agree on.
+  std::atomic_thread_fence(std::memory_order_seq_cst);
+  for (int rounds = 0; rounds < kMostRounds && balance_due() && !inside_map_lock() && grow_lock_.try_lock(); rounds++) {
+    run_round();
     grow_lock_.unlock();
   }
 }
@@ -51,6 +60,11 @@ void Pool::after_call(Caller caller) {
 bool Pool::take_due() {
   if (balance_mode_ != BalanceMode::kThread) return false;
   return (state_.fetch_and(~uint32_t{kBalance}, std::memory_order_acquire) & kBalance) != 0;
+}
+
+void Pool::take_over() {
+  if (cached()) drain_front_caches();
+  if (take_due()) make_round();
 }
 
 void Pool::balance() {
@@ -268,6 +282,7 @@ void Pool::fork_parent() {
   unlock_map();
   if (front_.is_open()) front_.start();
   grow_lock_.unlock();
+  after_call(Caller::kFreeing);  // handlers of the program may have freed areas meanwhile
 }
 
 // What the parent's balancer had in hand or had been told is due is due in the child.
