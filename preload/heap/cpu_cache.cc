@@ -117,6 +117,7 @@ int CpuCache::open(const Window& window, size_t budget_bytes, bool unchecked) {
   attr.unit_size = 2 * area;
   attr.dynamic_size = area;
   attr.max_alloc = area;
+  attr.max_bytes = attr.unit_size;
   attr.first_chunk = PERCPU_FIRST_PAGE;
   attr.balance = PERCPU_BALANCE_OFF;  // one area, which stays
   percpu_pool_t* pool = percpu_pool_create(&attr);

@@ -461,7 +461,7 @@ HeapTotals Heap::totals() {
   if (!prepared_.done()) return sum;
   for (uint32_t node = 0; node < window_.nr_nodes(); ++node) {
     const PageStats pages = pages_[node].stats();
-    sum.open_bytes += pages.open_pages << kPageShift;
+    sum.open_bytes += (pages.open_pages - pages.closed_pages) << kPageShift;
     sum.dirty_bytes += pages.dirty_pages << kPageShift;
     sum.clean_bytes += pages.clean_pages << kPageShift;
     sum.purged_bytes += pages.purged_pages << kPageShift;

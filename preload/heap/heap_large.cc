@@ -19,7 +19,7 @@ void* Heap::allocate_large(size_t size_bytes, size_t align_bytes, bool* clean) {
       if (number == 0) continue;
       Span& span = window_.span(number);
       span.state = SpanState::kLarge;
-      if (clean != nullptr) *clean = span.clean;
+      if (clean != nullptr) *clean = span.pages == Pages::kClean;
       window_.set_entry(span.first_page, number, kKindLarge);
       heed_limit();
       return window_.address_of(span.first_page);

@@ -29,7 +29,7 @@ bool may_make_mappings(const System& system, bool may_look) {
   static uint32_t asks = 0;
   static bool allowed = true;
   const uint32_t asked = __atomic_add_fetch(&asks, 1, __ATOMIC_RELAXED);
-  if (asked % kAsksBetweenLooks == 0) {
+  if (asked == 1 || asked % kAsksBetweenLooks == 0) {
     const bool few = may_look ? count_mappings(system) < kMostMappings : asked < 3 * kAsksBetweenLooks;
     __atomic_store_n(&allowed, few, __ATOMIC_RELAXED);
   }

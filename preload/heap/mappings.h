@@ -10,7 +10,7 @@
 namespace percpu::heap {
 
 // Whether the caller may do something that makes two mappings more at most, and that may stay so. Looks at how many there are
-// when it was asked some thousand times, wished or done.
+// when it is asked first, and each time it was asked some thousand times, wished or done.
 // may_look: whether files may be opened for that (limit:off); else some thousand are all. Context: any thread.
 bool may_make_mappings(const System& system, bool may_look);
 

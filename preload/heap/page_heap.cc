@@ -35,7 +35,7 @@ uint32_t PageHeap::bin_of(uint64_t nr_pages) {
 }
 
 void PageHeap::count(const Span& span, bool add) {
-  uint64_t& pages = span.clean ? clean_pages_ : dirty_pages_;
+  uint64_t& pages = pages_of(span);
   store_relaxed(&pages, add ? pages + span.nr_pages : pages - span.nr_pages);
   if (dirty_pages_ < least_dirty_) least_dirty_ = dirty_pages_;
 }
@@ -78,7 +78,8 @@ bool PageHeap::fits(const Span& span, uint64_t nr_pages, uint64_t align_pages) c
   return start + nr_pages <= span.first_page + span.nr_pages;
 }
 
-uint32_t PageHeap::find(const Bins& bins, uint64_t nr_pages, uint64_t align_pages) {
+uint32_t PageHeap::find(Pages pages, uint64_t nr_pages, uint64_t align_pages) {
+  const Bins& bins = bins_[static_cast<size_t>(pages)];
   const uint32_t first = bin_of(nr_pages);
   for (uint32_t word = first / 64; word < sizeof bins.nonempty / sizeof bins.nonempty[0]; ++word) {
     uint64_t bits = bins.nonempty[word];
@@ -94,29 +95,31 @@ uint32_t PageHeap::find(const Bins& bins, uint64_t nr_pages, uint64_t align_page
   return 0;
 }
 
-// Joins the free neighbours of the same kind to the run, and puts it on its list. Requires: in no list.
-void PageHeap::join_and_insert(uint32_t number) {
+uint32_t PageHeap::free_before(const Span& span) {
+  if (span.first_page == begin_ || window_->entry(span.first_page - 1).kind() != kKindFree) return 0;
+  return window_->span_of(span.first_page - 1);
+}
+
+uint32_t PageHeap::free_behind(const Span& span) {
+  const uint64_t next_page = span.first_page + span.nr_pages;
+  if (next_page >= frontier_ || window_->entry(next_page).kind() != kKindFree) return 0;
+  return window_->span_of(next_page);
+}
+
+// Joins the free neighbours of the same kind to the run. Requires: in no list.
+void PageHeap::join(uint32_t number) {
   Span& span = window_->span(number);
-  if (span.first_page > begin_) {
-    const uint32_t before = window_->span_of(span.first_page - 1);
-    if (window_->entry(span.first_page - 1).kind() == kKindFree && window_->span(before).clean == span.clean) {
-      unlink(before);
-      span.first_page = window_->span(before).first_page;
-      span.nr_pages += window_->span(before).nr_pages;
-      span.closed |= window_->span(before).closed;
-      window_->give_span(before);
-    }
+  if (const uint32_t before = free_before(span); before != 0 && window_->span(before).pages == span.pages) {
+    unlink(before);
+    span.first_page = window_->span(before).first_page;
+    span.nr_pages += window_->span(before).nr_pages;
+    window_->give_span(before);
   }
-  if (const uint64_t next_page = span.first_page + span.nr_pages; next_page < frontier_) {
-    const uint32_t behind = window_->span_of(next_page);
-    if (window_->entry(next_page).kind() == kKindFree && window_->span(behind).clean == span.clean) {
-      unlink(behind);
-      span.nr_pages += window_->span(behind).nr_pages;
-      span.closed |= window_->span(behind).closed;
-      window_->give_span(behind);
-    }
+  if (const uint32_t behind = free_behind(span); behind != 0 && window_->span(behind).pages == span.pages) {
+    unlink(behind);
+    span.nr_pages += window_->span(behind).nr_pages;
+    window_->give_span(behind);
   }
-  insert(number);
 }
 
 bool PageHeap::cut(uint32_t number, uint64_t nr_pages) {
@@ -127,8 +130,7 @@ bool PageHeap::cut(uint32_t number, uint64_t nr_pages) {
   Span& other = window_->span(rest);
   other.first_page = span.first_page + nr_pages;
   other.nr_pages = span.nr_pages - nr_pages;
-  other.clean = span.clean;
-  other.closed = span.closed;
+  other.pages = span.pages;
   other.freed_tick = span.freed_tick;
   span.nr_pages = nr_pages;
   join_and_insert(rest);
@@ -143,8 +145,7 @@ uint32_t PageHeap::cut_front(uint32_t number, uint64_t start) {
   Span& span = window_->span(rest);
   span.first_page = start;
   span.nr_pages = front.first_page + front.nr_pages - start;
-  span.clean = front.clean;
-  span.closed = front.closed;
+  span.pages = front.pages;
   span.freed_tick = front.freed_tick;
   span.state = SpanState::kInHand;
   front.nr_pages = start - front.first_page;
@@ -152,19 +153,24 @@ uint32_t PageHeap::cut_front(uint32_t number, uint64_t start) {
   return rest;
 }
 
-// Opens at least nr_pages more. Opens ahead by an eighth of what is open, so that a growing heap makes few system calls.
+int PageHeap::take_of_window(uint64_t nr_pages) {
+  return strict_ ? window_->open_tables(frontier_, nr_pages) : window_->open_pages(frontier_, nr_pages);
+}
+
+// Takes at least nr_pages more of the window. Opens ahead by an eighth of what is open, so that a growing heap makes few system
+// calls; where the kernel's books are strict, nothing.
 bool PageHeap::grow(uint64_t nr_pages) {
   const uint64_t left = end_ - frontier_;
   if (nr_pages > left) return false;
-  const uint64_t ahead = strict_ ? kStepPages : round_up((frontier_ - begin_) / 8, kStepPages);
+  const uint64_t ahead = round_up((frontier_ - begin_) / 8, kStepPages);
   uint64_t step = ahead < kMostAheadPages ? ahead : kMostAheadPages;
   if (step < nr_pages) step = round_up(nr_pages, kStepPages);
   if (step > left) step = left;
   const uint32_t number = window_->take_span();
   if (number == 0) return false;
-  if (window_->open_pages(frontier_, step) != 0) {
+  if (take_of_window(step) != 0) {
     step = nr_pages;
-    if (window_->open_pages(frontier_, step) != 0) {
+    if (take_of_window(step) != 0) {
       window_->give_span(number);
       return false;
     }
@@ -173,95 +179,115 @@ bool PageHeap::grow(uint64_t nr_pages) {
   Span& span = window_->span(number);
   span.first_page = frontier_;
   span.nr_pages = step;
-  span.clean = true;
-  span.closed = false;
+  span.pages = strict_ ? Pages::kClosed : Pages::kClean;
   frontier_ += step;
   join_and_insert(number);
   return true;
 }
 
-bool PageHeap::reopen(uint32_t number, uint64_t nr_pages) {
-  const Span& span = window_->span(number);
-  if (!span.closed) return true;
-  return open_dumped(window_->system(), window_->range(span.first_page, nr_pages < span.nr_pages ? nr_pages : span.nr_pages)) == 0;
+uint32_t PageHeap::open_closed(uint32_t number, uint64_t start, uint64_t nr_pages) {
+  const Span& run = window_->span(number);
+  const uint64_t run_end = run.first_page + run.nr_pages;
+  // What stays closed in front is between two mappings then: not for the sake of little, nor without limit.
+  const bool from_begin = start - run.first_page < kClosedFromPages || !may_make_mappings(window_->system(), may_look_);
+  const uint64_t first = from_begin ? run.first_page : start;
+  uint64_t end = start + nr_pages > first + kOpenedPages ? start + nr_pages : first + kOpenedPages;
+  if (end > run_end || run_end - end < kClosedFromPages) end = run_end;
+  const uint32_t part = cut_front(number, first);
+  if (part == 0 || !cut(part, end - first)) {
+    join_and_insert(part == 0 ? number : part);
+    return 0;
+  }
+  const PageRange range = window_->range(first, end - first);
+  if (open_dumped(window_->system(), range) != 0) {
+    // Where it was several mappings some may be open now.
+    if (retire(window_->system(), range, node_) != -ENOMEM) join_and_insert(part);
+    return 0;
+  }
+  window_->span(part).pages = Pages::kClean;
+  return part;
 }
 
 // ---- allocation ------------------------------------------------------------------------------------------------------
 
 uint32_t PageHeap::allocate(uint64_t nr_pages, uint64_t align_pages, Purpose purpose) {
   HeapGuard guard(lock_);
-  uint32_t number = find(dirty_, nr_pages, align_pages);
   const bool large = is_large();
-  if (number == 0) number = find(clean_, nr_pages, align_pages);
+  uint32_t number = find(Pages::kDirty, nr_pages, align_pages);
+  if (number == 0) number = find(Pages::kClean, nr_pages, align_pages);
+  if (number == 0) number = find(Pages::kClosed, nr_pages, align_pages);
   if (number == 0) {
     if (nr_pages + align_pages - 1 < nr_pages || !grow(nr_pages + align_pages - 1)) return 0;
-    number = find(clean_, nr_pages, align_pages);
+    number = find(strict_ ? Pages::kClosed : Pages::kClean, nr_pages, align_pages);
     if (number == 0) return 0;
   }
   unlink(number);
   const uint64_t base_page = window_->base() >> kPageShift;
   uint64_t start = round_up(window_->span(number).first_page + base_page, align_pages) - base_page;
   const bool dense = purpose == Purpose::kBlocks || nr_pages <= kDensePages;
-  const bool huge = window_->span(number).clean && large &&
+  const bool huge = window_->span(number).pages != Pages::kDirty && large &&
                     (dense ? huge_use_ != HugeUse::kNone && align_pages == 1 : huge_use_ == HugeUse::kAll);
   if (huge && dense) start = huge_start(window_->span(number), start, nr_pages);
+  if (window_->span(number).pages == Pages::kClosed) {
+    // A region that blocks fill is opened as a whole.
+    number = open_closed(number, start, huge && dense ? round_up(start + nr_pages, kRegionPages) - start : nr_pages);
+    if (number == 0) return 0;
+  }
   const uint32_t rest = cut_front(number, start);
   if (rest == 0) {
     join_and_insert(number);
     return 0;
   }
   number = rest;
-  // A region that blocks fill is opened as a whole.
-  if (!reopen(number, huge && dense ? round_up(start + nr_pages, kRegionPages) - start : nr_pages)) {
-    join_and_insert(number);
-    return 0;
-  }
   if (huge && dense) fill_huge(number, nr_pages);
   if (huge && !dense) cover_huge(number, nr_pages);
   if (!cut(number, nr_pages)) {
     join_and_insert(number);
     return 0;
   }
-  window_->span(number).closed = false;
-  if (window_->span(number).clean) store_relaxed(&backed_pages_, backed_pages_ + nr_pages);
+  if (window_->span(number).pages == Pages::kClean) store_relaxed(&backed_pages_, backed_pages_ + nr_pages);
   return number;
 }
 
 void PageHeap::release(uint32_t number, bool clean) {
-  Span& span = window_->span(number);
-  const bool lost = clean && load_relaxed(&strict_) && give_back(span) == Given::kLost;
-  HeapGuard guard(lock_);
-  // Blocks have an entry at each page, a large one at its first.
-  window_->clear_entries(span.first_page, span.state == SpanState::kSmall ? span.nr_pages : 1);
-  span.clean = clean;
-  span.freed_tick = tick_;
-  if (clean) (void)set_huge(span.first_page, span.nr_pages, false);
-  if (!lost) join_and_insert(number);
+  {
+    HeapGuard guard(lock_);
+    Span& span = window_->span(number);
+    // Blocks have an entry at each page, a large one at its first.
+    window_->clear_entries(span.first_page, span.state == SpanState::kSmall ? span.nr_pages : 1);
+    span.pages = Pages::kDirty;
+    span.freed_tick = tick_;
+    if (!clean) return join_and_insert(number);
+    span.state = SpanState::kInHand;
+    (void)set_huge(span.first_page, span.nr_pages, false);
+  }
+  (void)give_back(number, true);
 }
 
 bool PageHeap::resize(uint32_t number, uint64_t nr_pages) {
   HeapGuard guard(lock_);
   Span& span = window_->span(number);
   if (nr_pages <= span.nr_pages) {
-    const bool was_clean = span.clean;
-    span.clean = false;
+    const Pages were = span.pages;
+    span.pages = Pages::kDirty;
     span.freed_tick = tick_;
     const bool done = cut(number, nr_pages);
-    span.clean = was_clean;
+    span.pages = were;
     return done;
   }
   const uint64_t wanted = nr_pages - span.nr_pages;
-  const uint64_t next_page = span.first_page + span.nr_pages;
-  if (next_page >= frontier_) return false;
-  if (window_->entry(next_page).kind() != kKindFree) return false;
-  const uint32_t behind = window_->span_of(next_page);
-  if (window_->span(behind).nr_pages < wanted) return false;
+  uint32_t behind = free_behind(span);
+  if (behind == 0 || window_->span(behind).nr_pages < wanted) return false;
   unlink(behind);
-  if (!reopen(behind, wanted) || !cut(behind, wanted)) {
-    insert(behind);
+  if (window_->span(behind).pages == Pages::kClosed) {
+    behind = open_closed(behind, window_->span(behind).first_page, wanted);
+    if (behind == 0) return false;
+  }
+  if (!cut(behind, wanted)) {
+    join_and_insert(behind);
     return false;
   }
-  if (window_->span(behind).clean) store_relaxed(&backed_pages_, backed_pages_ + wanted);
+  if (window_->span(behind).pages == Pages::kClean) store_relaxed(&backed_pages_, backed_pages_ + wanted);
   span.nr_pages = nr_pages;
   window_->give_span(behind);
   return true;
@@ -299,12 +325,11 @@ void PageHeap::fill_huge(uint32_t number, uint64_t nr_pages) {
   if (span.first_page % kRegionPages != 0 || last > span.first_page + span.nr_pages) return;
   if (!cut(number, last - span.first_page) || !set_huge(span.first_page, span.nr_pages, true)) return;
   if (span.nr_pages == nr_pages) return;
-  span.clean = false;
-  span.closed = false;
+  span.pages = Pages::kDirty;
   span.freed_tick = tick_;
   store_relaxed(&backed_pages_, backed_pages_ + span.nr_pages - nr_pages);
   (void)cut(number, nr_pages);  // without a record for the rest all of it stays in hand, and goes back
-  span.clean = span.nr_pages == nr_pages;
+  if (span.nr_pages == nr_pages) span.pages = Pages::kClean;
 }
 
 void PageHeap::moved_to(uint32_t number) {
@@ -347,8 +372,9 @@ bool PageHeap::set_huge(uint64_t page, uint64_t nr_pages, bool huge) {
 // leaves no huge region with some of its pages. 0: there is none.
 uint32_t PageHeap::take_to_purge(uint32_t* bin, bool fresh_too, bool break_huge) {
   for (;; --*bin) {
-    if ((dirty_.nonempty[*bin / 64] >> *bin % 64 & 1) != 0) {
-      for (uint32_t number = dirty_.head[*bin]; number != 0; number = window_->span(number).next) {
+    const Bins& dirty = bins_[static_cast<size_t>(Pages::kDirty)];
+    if ((dirty.nonempty[*bin / 64] >> *bin % 64 & 1) != 0) {
+      for (uint32_t number = dirty.head[*bin]; number != 0; number = window_->span(number).next) {
         const Span& span = window_->span(number);
         if (!fresh_too && span.freed_tick == tick_) continue;
         uint64_t start = span.first_page;
@@ -373,18 +399,43 @@ uint32_t PageHeap::take_to_purge(uint32_t* bin, bool fresh_too, bool break_huge)
 void PageHeap::set_strict(bool may_look) {
   HeapGuard guard(lock_);
   may_look_ = may_look;
-  store_relaxed(&strict_, true);
+  strict_ = true;
 }
 
-PageHeap::Given PageHeap::give_back(Span& span) {
-  const System& system = window_->system();
-  const PageRange range = window_->range(span.first_page, span.nr_pages);
-  if (load_relaxed(&strict_) && span.nr_pages >= kClosedFromPages && may_make_mappings(system, may_look_)) {
-    const int result = retire(system, range, node_);
-    span.closed = result == kRetired || result == kRetiredUnplaced;
-    return result >= 0 ? Given::kYes : result == -ENOMEM ? Given::kLost : Given::kNo;
+// Beside a closed run it makes no mapping more.
+bool PageHeap::to_be_closed(const Span& span) {
+  if (!strict_) return false;
+  for (const uint32_t neighbour : {free_before(span), free_behind(span)}) {
+    if (neighbour != 0 && window_->span(neighbour).pages == Pages::kClosed) return true;
   }
-  return depopulate(system, range) == 0 ? Given::kYes : Given::kNo;
+  return span.nr_pages >= kClosedFromPages && may_make_mappings(window_->system(), may_look_);
+}
+
+bool PageHeap::give_back(uint32_t number, bool empty) {
+  Span& span = window_->span(number);
+  const PageRange own = window_->range(span.first_page, span.nr_pages);
+  const uint64_t own_pages = span.nr_pages;
+  bool close = false;
+  {
+    HeapGuard guard(lock_);
+    if (strict_) {
+      span.pages = Pages::kClean;
+      join(number);
+      close = to_be_closed(span);
+    }
+  }
+  // In nobody's list now: no other thread looks at it, nor at what was joined to it.
+  const System& system = window_->system();
+  int result = kOnlyDepopulated;
+  if (close) result = retire(system, window_->range(span.first_page, span.nr_pages), node_);
+  if (!close && !empty) result = depopulate(system, own) == 0 ? kOnlyDepopulated : -EINVAL;
+  HeapGuard guard(lock_);
+  if (close && result == -ENOMEM) return false;  // the addresses are the kernel's, and never to be used again
+  const bool given = result >= 0;
+  span.pages = !given ? Pages::kDirty : close && result != kOnlyDepopulated ? Pages::kClosed : Pages::kClean;
+  join_and_insert(number);
+  if (given) purged_pages_ += own_pages;
+  return given;
 }
 
 uint64_t PageHeap::purge(uint64_t nr_pages, bool fresh_too) {
@@ -393,22 +444,15 @@ uint64_t PageHeap::purge(uint64_t nr_pages, bool fresh_too) {
     uint32_t bin = kNrBins - 1;
     while (purged < nr_pages) {
       uint32_t number = 0;
+      uint64_t pages = 0;
       {
         HeapGuard guard(lock_);
         number = take_to_purge(&bin, fresh_too, break_huge);
+        if (number != 0) pages = window_->span(number).nr_pages;
       }
       if (number == 0) break;
-      // In nobody's list now: no other thread looks at it.
-      Span& span = window_->span(number);
-      const Given given = give_back(span);
-      if (given == Given::kLost) return purged;
-      HeapGuard guard(lock_);
-      const uint64_t pages = span.nr_pages;
-      span.clean = given == Given::kYes;
-      join_and_insert(number);
-      if (given == Given::kNo) return purged;
+      if (!give_back(number, false)) return purged;
       purged += pages;
-      purged_pages_ += pages;
     }
   }
   return purged;
@@ -436,9 +480,8 @@ uint64_t PageHeap::purge_to(uint64_t keep_pages) {
 
 uint64_t PageHeap::begin_anew() {
   HeapGuard guard(lock_);
-  dirty_ = {};
-  clean_ = {};
-  dirty_pages_ = clean_pages_ = least_dirty_ = 0;
+  for (Bins& bins : bins_) bins = {};
+  dirty_pages_ = clean_pages_ = closed_pages_ = least_dirty_ = 0;
   // Neighbours are not joined across this line: a free run before it is nobody's from now on. (What a block lies on there stays.)
   if (frontier_ > begin_ && window_->entry(frontier_ - 1).kind() == kKindFree) window_->set_entry(frontier_ - 1, 0, kKindNone);
   return frontier_;
@@ -446,7 +489,7 @@ uint64_t PageHeap::begin_anew() {
 
 PageStats PageHeap::stats() {
   HeapGuard guard(lock_);
-  return {frontier_ - begin_, dirty_pages_, clean_pages_, purged_pages_, huge_regions_};
+  return {frontier_ - begin_, dirty_pages_, clean_pages_, closed_pages_, purged_pages_, huge_regions_};
 }
 
 }  // namespace percpu::heap

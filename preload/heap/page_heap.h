@@ -14,12 +14,13 @@
 // as dirty pages are taken first, it fills up before another is begun. When any of its pages go back, it is sparse, or empty:
 // it ceases to be huge, so that the kernel does not fill it up again.
 //
-// Strict books. Where the kernel counts every page that can be written to, backed or not (vm.overcommit_memory=2), long runs that go
-// back are also *closed*: a fresh mapping without access takes their place, which is not counted. They are clean runs, and are opened
-// again when they are handed out; whatever they are joined with is taken for closed too. Less is opened ahead.
+// Strict books. Where the kernel counts every page that can be written to, backed or not (vm.overcommit_memory=2), what goes back is
+// *closed* where it makes a long run with the clean pages beside it, or lies beside a closed one: a fresh mapping without access takes
+// its place, which is not counted. So is what is new of the window. An allocation takes of it what neither dirty nor clean runs
+// have, and some more, which is clean then.
 //
 // Invariants: a free run's first and last page have its entry in the page map, with kKindFree; its record is kFree. A huge
-// region has no clean page. A dirty run is open.
+// region has no clean page, and no closed one.
 // Locking: lock_; system calls that give pages back are made without it, on runs that are in no list (kInHand).
 #ifndef PERCPU_PRELOAD_HEAP_PAGE_HEAP_H
 #define PERCPU_PRELOAD_HEAP_PAGE_HEAP_H
@@ -32,6 +33,7 @@ struct PageStats {
   uint64_t open_pages = 0;   // of the window, used or free
   uint64_t dirty_pages = 0;  // free and backed
   uint64_t clean_pages = 0;  // free and not backed
+  uint64_t closed_pages = 0;  // free and without access
   uint64_t purged_pages = 0;  // given back so far
   uint64_t huge_regions = 0;
 };
@@ -54,7 +56,7 @@ class PageHeap {
   void init(Window& window, uint32_t node) PERCPU_NO_THREAD_SAFETY_ANALYSIS;
 
   // Takes a run of pages whose first is a multiple of align_pages (a power of two). Its record is kInHand; the caller makes
-  // it what it is to be. span.clean: it reads as zero.
+  // it what it is to be. span.pages: kClean where it reads as zero, else kDirty.
   // Returns: the span's number, or 0 where there is no memory.
   [[nodiscard]] uint32_t allocate(uint64_t nr_pages, uint64_t align_pages, Purpose purpose) PERCPU_EXCLUDES(lock_);
   // Takes a run back, of any state; its pages count as dirty, or as clean if they are.
@@ -97,6 +99,8 @@ class PageHeap {
   static constexpr uint64_t kMostAheadPages = 32 * kStepPages;
   // Shorter runs stay open: glibc's malloc leaves no shorter blocks to the kernel either, and each may cost two mappings.
   static constexpr uint64_t kClosedFromPages = (uint64_t{128} << 10) >> kPageShift;
+  // Opened at once, so that small allocations need no system call each.
+  static constexpr uint64_t kOpenedPages = (uint64_t{512} << 10) >> kPageShift;
   static constexpr int kMaxLooks = 16;  // at runs of a bin whose runs may be too short
   // A heap with less in use has no huge pages: of one that has, they add a sixteenth at most.
   static constexpr uint64_t kHugeFromPages = (uint64_t{32} << 20) >> kPageShift;
@@ -110,29 +114,41 @@ class PageHeap {
   };
 
   static uint32_t bin_of(uint64_t nr_pages);
-  Bins& bins_of(const Span& span) PERCPU_REQUIRES(lock_) { return span.clean ? clean_ : dirty_; }
-  uint32_t find(const Bins& bins, uint64_t nr_pages, uint64_t align_pages) PERCPU_REQUIRES(lock_);
+  Bins& bins_of(const Span& span) PERCPU_REQUIRES(lock_) { return bins_[static_cast<size_t>(span.pages)]; }
+  uint64_t& pages_of(const Span& span) PERCPU_REQUIRES(lock_) {
+    return span.pages == Pages::kDirty ? dirty_pages_ : span.pages == Pages::kClean ? clean_pages_ : closed_pages_;
+  }
+  uint32_t find(Pages pages, uint64_t nr_pages, uint64_t align_pages) PERCPU_REQUIRES(lock_);
   bool fits(const Span& span, uint64_t nr_pages, uint64_t align_pages) const;
   void insert(uint32_t number) PERCPU_REQUIRES(lock_);
   void unlink(uint32_t number) PERCPU_REQUIRES(lock_);
-  void join_and_insert(uint32_t number) PERCPU_REQUIRES(lock_);
+  void join(uint32_t number) PERCPU_REQUIRES(lock_);
+  void join_and_insert(uint32_t number) PERCPU_REQUIRES(lock_) {
+    join(number);
+    insert(number);
+  }
+  // The run that is free just before this one, or just behind it; 0: none is.
+  uint32_t free_before(const Span& span) PERCPU_REQUIRES(lock_);
+  uint32_t free_behind(const Span& span) PERCPU_REQUIRES(lock_);
   // Cuts the run after nr_pages; the rest becomes a free run. False where there is no record for it.
   bool cut(uint32_t number, uint64_t nr_pages) PERCPU_REQUIRES(lock_);
   // Cuts the run before `start`; what is in front becomes a free run. Returns the number of the rest, 0 where there is no
   // record for it: then nothing has changed.
   uint32_t cut_front(uint32_t number, uint64_t start) PERCPU_REQUIRES(lock_);
+  int take_of_window(uint64_t nr_pages) PERCPU_REQUIRES(lock_);
   bool grow(uint64_t nr_pages) PERCPU_REQUIRES(lock_);
-  // Opens the first nr_pages of a clean run where that is needed. False where the system refuses.
-  bool reopen(uint32_t number, uint64_t nr_pages) PERCPU_REQUIRES(lock_);
-  enum class Given : uint8_t { kNo, kYes, kLost };
-  // Gives the pages of a run back that is in no list. kLost: the addresses are the kernel's now, and never to be used again.
-  Given give_back(Span& span) PERCPU_EXCLUDES(lock_);
+  // Opens [start, start + nr_pages) of a closed run in hand, and perhaps some more around it; the rest is free again. Returns the
+  // number of what is open, clean and in hand; 0 where the system refuses: then all is free again.
+  uint32_t open_closed(uint32_t number, uint64_t start, uint64_t nr_pages) PERCPU_REQUIRES(lock_);
+  // Gives a run back to the system that is in no list, and makes it free. False where the system takes nothing.
+  bool give_back(uint32_t number, bool empty) PERCPU_EXCLUDES(lock_);
+  bool to_be_closed(const Span& span) PERCPU_REQUIRES(lock_);
   uint64_t purge(uint64_t nr_pages, bool fresh_too) PERCPU_EXCLUDES(lock_);
   uint32_t take_to_purge(uint32_t* bin, bool fresh_too, bool break_huge) PERCPU_REQUIRES(lock_);
   void count(const Span& span, bool add) PERCPU_REQUIRES(lock_);
 
   bool is_large() const PERCPU_REQUIRES(lock_) {
-    return frontier_ - begin_ - dirty_pages_ - clean_pages_ >= kHugeFromPages;
+    return frontier_ - begin_ - dirty_pages_ - clean_pages_ - closed_pages_ >= kHugeFromPages;
   }
   uint64_t huge_start(const Span& span, uint64_t start, uint64_t nr_pages) PERCPU_REQUIRES(lock_);
   void cover_huge(uint32_t number, uint64_t nr_pages) PERCPU_REQUIRES(lock_);
@@ -145,16 +161,16 @@ class PageHeap {
   NodeId node_{};
   HeapLock lock_;
   uint64_t frontier_ PERCPU_GUARDED_BY(lock_) = 0;  // pages before it are open
-  Bins dirty_ PERCPU_GUARDED_BY(lock_);
-  Bins clean_ PERCPU_GUARDED_BY(lock_);
+  Bins bins_[3] PERCPU_GUARDED_BY(lock_);  // by Pages
   uint64_t dirty_pages_ = 0;
   uint64_t clean_pages_ PERCPU_GUARDED_BY(lock_) = 0;
+  uint64_t closed_pages_ PERCPU_GUARDED_BY(lock_) = 0;
   uint64_t purged_pages_ PERCPU_GUARDED_BY(lock_) = 0;
   uint64_t least_dirty_ PERCPU_GUARDED_BY(lock_) = 0;  // since the last tick
   uint64_t backed_pages_ = 0;
   HugeUse huge_use_ PERCPU_GUARDED_BY(lock_) = HugeUse::kNone;
-  bool strict_ = false;
-  bool may_look_ = false;  // set before strict_
+  bool strict_ PERCPU_GUARDED_BY(lock_) = false;
+  bool may_look_ PERCPU_GUARDED_BY(lock_) = false;
   uint64_t huge_regions_ PERCPU_GUARDED_BY(lock_) = 0;
   uint64_t huge_edges_ PERCPU_GUARDED_BY(lock_) = 0;  // between regions that are huge and those that are not
   uint32_t tick_ PERCPU_GUARDED_BY(lock_) = 0;

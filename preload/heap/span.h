@@ -23,6 +23,13 @@ enum class SpanState : uint8_t {
   kLarge,   // one block
 };
 
+// What a free run's pages are to the system.
+enum class Pages : uint8_t {
+  kDirty,   // backed, and as they were left
+  kClean,   // backed by nothing: they read as zero
+  kClosed,  // without access, and in no books of the kernel's (page_heap.h): to be opened before they are used, then clean
+};
+
 struct Span {
   uint64_t first_page = 0;  // in the window
   uint64_t nr_pages = 0;
@@ -30,8 +37,7 @@ struct Span {
   uint32_t prev = 0;
   SpanState state = SpanState::kUnused;
   uint8_t size_class = 0;
-  bool clean = false;       // kFree: reads as zero, backed by nothing
-  bool closed = false;      // kFree, clean: some of its pages may have to be opened before they are used
+  Pages pages = Pages::kDirty;  // kFree; and of a run that was just handed out, how it was
   bool listed = false;      // kSmall: on its central list, as it has free blocks
   uint32_t nr_free = 0;     // kSmall: bits set in free_blocks
   uint32_t hint = 0;        // kSmall: no word before this one has a bit set

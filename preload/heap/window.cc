@@ -90,14 +90,19 @@ int Window::open_table(const void* table, size_t entry_bytes, uint64_t first, ui
   return open_range(*system_, {begin, end - begin});
 }
 
-int Window::open_pages(uint64_t page, uint64_t nr_pages) {
+int Window::open_tables(uint64_t page, uint64_t nr_pages) {
   if (const int result = open_table(map_, sizeof *map_, page, nr_pages); result != 0) return result;
   if (const int result = open_table(page_spans_, sizeof *page_spans_, page, nr_pages); result != 0) return result;
   const uint64_t region = page / kRegionPages;
   const uint64_t nr_regions = (page + nr_pages - 1) / kRegionPages - region + 1;
   if (const int result = open_table(huge_, sizeof *huge_, region, nr_regions); result != 0) return result;
   __atomic_fetch_add(&metadata_bytes_, nr_pages * (sizeof *map_ + sizeof *page_spans_), __ATOMIC_RELAXED);
-  return open_dumped(*system_, range(page, nr_pages));
+  return 0;
+}
+
+int Window::open_pages(uint64_t page, uint64_t nr_pages) {
+  const int result = open_tables(page, nr_pages);
+  return result != 0 ? result : open_dumped(*system_, range(page, nr_pages));
 }
 
 uint32_t Window::take_span() {

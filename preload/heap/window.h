@@ -78,7 +78,8 @@ class Window {
   bool is_huge(uint64_t region) const { return huge_[region] != 0; }
   void set_huge(uint64_t region, bool huge) { huge_[region] = huge ? 1 : 0; }
 
-  // Opens pages of the window and their part of the page map. 0 or -errno.
+  // Opens the part of the tables that is about these pages of the window; and the pages too. 0 or -errno.
+  [[nodiscard]] int open_tables(uint64_t page, uint64_t nr_pages);
   [[nodiscard]] int open_pages(uint64_t page, uint64_t nr_pages);
 
   // ---- spans
