@@ -611,10 +611,8 @@ bool Pool::front_caches_may_hold() {
     return false;
   }
   state_.fetch_and(~uint32_t{kNoneCached}, std::memory_order_seq_cst);
-  if (!environment_.balancer->serves()) {  // it failed to start meanwhile, and found none cached
-    state_.fetch_or(kNoneCached | kThread, std::memory_order_seq_cst);
-    return false;
-  }
+  // Where it could not be started meanwhile, and found none cached: the next try to start it will find them.
+  if (!environment_.balancer->serves()) request(kThread);
   environment_.balancer->wake();
   return true;
 }

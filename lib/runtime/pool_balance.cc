@@ -49,7 +49,8 @@ void Pool::after_call(Caller caller) {
   // A free by an ordinary caller may wait for locks, one by a signal handler may not, and both come here: if nobody holds
   // a lock of this pool, doing the work is safe for both. Who holds it comes here afterwards, and finds what became due
   // meanwhile: work is noted before the try at the lock, the lock given back before the look at what is due, in an order that all
-  // agree on.
+  // agree on. (What a handler left that interrupted a call on another pool waits for this one's next call, as does what was freed
+  // late by somebody who only asked.)
   std::atomic_thread_fence(std::memory_order_seq_cst);
   for (int rounds = 0; rounds < kMostRounds && balance_due() && !inside_map_lock() && grow_lock_.try_lock(); rounds++) {
     run_round();
@@ -65,6 +66,7 @@ bool Pool::take_due() {
 void Pool::take_over() {
   if (cached()) drain_front_caches();
   if (take_due()) make_round();
+  after_call(Caller::kFreeing);
 }
 
 void Pool::balance() {
@@ -282,7 +284,6 @@ void Pool::fork_parent() {
   unlock_map();
   if (front_.is_open()) front_.start();
   grow_lock_.unlock();
-  after_call(Caller::kFreeing);  // handlers of the program may have freed areas meanwhile
 }
 
 // What the parent's balancer had in hand or had been told is due is due in the child.

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT
 //
-// What a pool answers when asked. Who holds a lock for that may be left work by others, as whoever holds one; so these end as all
-// calls do.
+// What a pool answers when asked.
 #include <algorithm>
 #include <cstring>
 
@@ -13,7 +12,6 @@ namespace percpu {
 uint64_t Pool::nr_live() {
   percpu_stats stats;
   read_counts(&stats);
-  after_call(Caller::kFreeing);
   return stats.nr_live;
 }
 
@@ -35,7 +33,6 @@ bool Pool::address_info(uintptr_t address, percpu_address* info) {
   std::optional<AreaView> area;
   if (core_->chunk_exists(spot.chunk)) area = core_->area_containing(spot.chunk, spot.offset);
   unlock_map();
-  after_call(Caller::kFreeing);
   if (area && area->live) {
     info->handle = reinterpret_cast<void*>(memory_.handle(spot.chunk, area->start));
     info->area_bytes = area->size_bytes;
@@ -64,7 +61,6 @@ size_t Pool::resident_metadata() {
 void Pool::read_stats(percpu_stats* out) {
   read_counts(out);
   out->metadata_bytes = resident_metadata();
-  after_call(Caller::kFreeing);
 }
 
 // All but what the system is asked for. What is freed is not counted: it is what was allocated and does not live. Areas that
@@ -148,19 +144,14 @@ size_t Pool::read_chunks_from(ChunkCursor& cursor, percpu_chunk_stats* rows, siz
     rows[count++] = describe(*chunk, stats, false);
     cursor.next_chunk = chunk->value + 1;
   }
-  after_call(Caller::kFreeing);
   return count;
 }
 
 void Pool::check() {
-  std::optional<Defect> defect;
-  {
-    SleepMutexGuard guard(grow_lock_);
-    lock_map();
-    defect = core_->check();
-    unlock_map();
-  }
-  after_call(Caller::kFreeing);
+  SleepMutexGuard guard(grow_lock_);
+  lock_map();
+  const std::optional<Defect> defect = core_->check();
+  unlock_map();
   if (!defect) return;
   fatal("pool '%s', chunk %u%s, page %u: %s: expected %ld, found %ld", name_, defect->chunk.value,
         defect->reserved ? " (reserved part)" : "", defect->page.value, defect->what, defect->expected, defect->found);
