@@ -281,7 +281,8 @@ uint32_t Heap::kind_of_block(const void* block, const char* what) {
     return kind;
   }
   if (kind < kKindLane ||
-      !begins_block(static_cast<int32_t>(window_.offset_of(block) - entry.first_block), kClasses.info[class_of_lane(kind - kKindLane)].inverse))
+      !begins_block(static_cast<int32_t>(window_.offset_of(block) - entry.first_block),
+                    kClasses.info[class_of_lane(kind - kKindLane)].inverse))
     refuse(block, what);
   return kind;
 }
@@ -461,7 +462,7 @@ HeapTotals Heap::totals() {
   if (!prepared_.done()) return sum;
   for (uint32_t node = 0; node < window_.nr_nodes(); ++node) {
     const PageStats pages = pages_[node].stats();
-    sum.open_bytes += (pages.open_pages - pages.closed_pages) << kPageShift;
+    sum.open_bytes += pages.open_pages << kPageShift;
     sum.dirty_bytes += pages.dirty_pages << kPageShift;
     sum.clean_bytes += pages.clean_pages << kPageShift;
     sum.purged_bytes += pages.purged_pages << kPageShift;

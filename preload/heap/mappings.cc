@@ -6,10 +6,18 @@
 namespace percpu::heap {
 namespace {
 
-// How many mappings the process has; UINT32_MAX where that cannot be told.
+constexpr uint32_t kAsksBetweenLooks = 4096;
+// Half of all is the program's.
+constexpr uint32_t kMostMappings = 24 * 1024;
+
+uint32_t asks = 0;
+uint32_t asks_at_look = 0;
+bool few = true;
+
+// How many mappings the process has; 0 where that cannot be told.
 uint32_t count_mappings(const System& system) {
   const int file = system.open("/proc/self/maps");
-  if (file < 0) return UINT32_MAX;
+  if (file < 0) return 0;
   char text[4096];
   uint32_t count = 0;
   ssize_t length = 0;
@@ -17,23 +25,24 @@ uint32_t count_mappings(const System& system) {
     for (ssize_t i = 0; i < length; ++i) count += text[i] == '\n';
   }
   (void)system.close(file);
-  return length < 0 ? UINT32_MAX : count;
+  return length < 0 ? 0 : count;
 }
 
 }  // namespace
 
-// Half of all is the program's.
-bool may_make_mappings(const System& system, bool may_look) {
-  constexpr uint32_t kAsksBetweenLooks = 4096;
-  constexpr uint32_t kMostMappings = 24 * 1024;
-  static uint32_t asks = 0;
-  static bool allowed = true;
-  const uint32_t asked = __atomic_add_fetch(&asks, 1, __ATOMIC_RELAXED);
-  if (asked == 1 || asked % kAsksBetweenLooks == 0) {
-    const bool few = may_look ? count_mappings(system) < kMostMappings : asked < 3 * kAsksBetweenLooks;
-    __atomic_store_n(&allowed, few, __ATOMIC_RELAXED);
-  }
-  return __atomic_load_n(&allowed, __ATOMIC_RELAXED);
+bool may_make_mappings() {
+  const uint32_t asked = __atomic_add_fetch(&asks, 1, __ATOMIC_RELAXED) - __atomic_load_n(&asks_at_look, __ATOMIC_RELAXED);
+  return __atomic_load_n(&few, __ATOMIC_RELAXED) && asked < 3 * kAsksBetweenLooks;
+}
+
+void look_at_mappings(const System& system, bool may_look) {
+  const uint32_t now = __atomic_load_n(&asks, __ATOMIC_RELAXED);
+  const uint32_t last = __atomic_load_n(&asks_at_look, __ATOMIC_RELAXED);
+  if (!may_look || now == 0 || (last != 0 && now - last < kAsksBetweenLooks)) return;
+  const uint32_t count = count_mappings(system);
+  if (count == 0) return;
+  __atomic_store_n(&few, count < kMostMappings, __ATOMIC_RELAXED);
+  __atomic_store_n(&asks_at_look, now, __ATOMIC_RELAXED);
 }
 
 }  // namespace percpu::heap

@@ -9,10 +9,12 @@
 
 namespace percpu::heap {
 
-// Whether the caller may do something that makes two mappings more at most, and that may stay so. Looks at how many there are
-// when it is asked first, and each time it was asked some thousand times, wished or done.
-// may_look: whether files may be opened for that (limit:off); else some thousand are all. Context: any thread.
-bool may_make_mappings(const System& system, bool may_look);
+// Whether the caller may do something that makes two mappings more at most, and that may stay so. Context: any.
+bool may_make_mappings();
+
+// Looks at how many there are, where some thousand were asked for, wished or done, since the last look; nobody looks, some thousand
+// more are all. may_look: whether files may be opened for that (limit:off). Context: no lock of ours is held.
+void look_at_mappings(const System& system, bool may_look);
 
 }  // namespace percpu::heap
 

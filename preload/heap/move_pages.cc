@@ -48,7 +48,8 @@ bool moves_leave_addresses_open() {
 // what the second is given is one mapping.
 // False: nothing was done.
 bool move_mapping(const System& system, uintptr_t from, uintptr_t to, size_t bytes, bool may_look) {
-  if (!may_make_mappings(system, may_look) || !moves_leave_addresses_open()) return false;
+  look_at_mappings(system, may_look);
+  if (!may_make_mappings() || !moves_leave_addresses_open()) return false;
   void* const between = mremap(reinterpret_cast<void*>(from), bytes, bytes, MREMAP_MAYMOVE | MREMAP_DONTUNMAP, nullptr);
   if (between == MAP_FAILED) return false;
   void* const target = reinterpret_cast<void*>(to);

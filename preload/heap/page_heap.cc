@@ -185,27 +185,36 @@ bool PageHeap::grow(uint64_t nr_pages) {
   return true;
 }
 
-uint32_t PageHeap::open_closed(uint32_t number, uint64_t start, uint64_t nr_pages) {
-  const Span& run = window_->span(number);
-  const uint64_t run_end = run.first_page + run.nr_pages;
+uint32_t PageHeap::open_closed(uint32_t number, uint64_t start, uint64_t nr_pages, uint64_t wanted) {
+  const System& system = window_->system();
+  const uint64_t run_first = window_->span(number).first_page;
+  const uint64_t run_end = run_first + window_->span(number).nr_pages;
   // What stays closed in front is between two mappings then: not for the sake of little, nor without limit.
-  const bool from_begin = start - run.first_page < kClosedFromPages || !may_make_mappings(window_->system(), may_look_);
-  const uint64_t first = from_begin ? run.first_page : start;
-  uint64_t end = start + nr_pages > first + kOpenedPages ? start + nr_pages : first + kOpenedPages;
-  if (end > run_end || run_end - end < kClosedFromPages) end = run_end;
-  const uint32_t part = cut_front(number, first);
-  if (part == 0 || !cut(part, end - first)) {
-    join_and_insert(part == 0 ? number : part);
-    return 0;
-  }
-  const PageRange range = window_->range(first, end - first);
-  if (open_dumped(window_->system(), range) != 0) {
+  const uint64_t front = start - run_first;
+  const bool from_begin = front < kClosedFromPages || (front <= kRegionPages && !may_make_mappings());
+  for (const bool only_needed : {false, true}) {
+    const uint64_t first = only_needed || !from_begin ? start : run_first;
+    uint64_t end = start + nr_pages;
+    if (!only_needed) {
+      end = start + wanted > first + kOpenedPages ? start + wanted : first + kOpenedPages;
+      if (end > run_end || run_end - end < kClosedFromPages) end = run_end;
+    }
+    const uint32_t part = cut_front(number, first);
+    if (part == 0 || !cut(part, end - first)) {
+      join_and_insert(part == 0 ? number : part);
+      return 0;
+    }
+    number = part;
+    const PageRange range = window_->range(first, end - first);
+    if (open_dumped(system, range) == 0) {
+      window_->span(number).pages = Pages::kClean;
+      return number;
+    }
     // Where it was several mappings some may be open now.
-    if (retire(window_->system(), range, node_) != -ENOMEM) join_and_insert(part);
-    return 0;
+    if (retire(system, range, node_) == -ENOMEM) return 0;  // the addresses are the kernel's
   }
-  window_->span(part).pages = Pages::kClean;
-  return part;
+  join_and_insert(number);
+  return 0;
 }
 
 // ---- allocation ------------------------------------------------------------------------------------------------------
@@ -229,8 +238,8 @@ uint32_t PageHeap::allocate(uint64_t nr_pages, uint64_t align_pages, Purpose pur
                     (dense ? huge_use_ != HugeUse::kNone && align_pages == 1 : huge_use_ == HugeUse::kAll);
   if (huge && dense) start = huge_start(window_->span(number), start, nr_pages);
   if (window_->span(number).pages == Pages::kClosed) {
-    // A region that blocks fill is opened as a whole.
-    number = open_closed(number, start, huge && dense ? round_up(start + nr_pages, kRegionPages) - start : nr_pages);
+    // A region that blocks fill is opened as a whole, where that can be.
+    number = open_closed(number, start, nr_pages, huge && dense ? round_up(start + nr_pages, kRegionPages) - start : nr_pages);
     if (number == 0) return 0;
   }
   const uint32_t rest = cut_front(number, start);
@@ -258,8 +267,13 @@ void PageHeap::release(uint32_t number, bool clean) {
     span.pages = Pages::kDirty;
     span.freed_tick = tick_;
     if (!clean) return join_and_insert(number);
-    span.state = SpanState::kInHand;
     (void)set_huge(span.first_page, span.nr_pages, false);
+    if (!strict_) {
+      span.pages = Pages::kClean;
+      purged_pages_ += span.nr_pages;
+      return join_and_insert(number);
+    }
+    span.state = SpanState::kInHand;
   }
   (void)give_back(number, true);
 }
@@ -280,7 +294,7 @@ bool PageHeap::resize(uint32_t number, uint64_t nr_pages) {
   if (behind == 0 || window_->span(behind).nr_pages < wanted) return false;
   unlink(behind);
   if (window_->span(behind).pages == Pages::kClosed) {
-    behind = open_closed(behind, window_->span(behind).first_page, wanted);
+    behind = open_closed(behind, window_->span(behind).first_page, wanted, wanted);
     if (behind == 0) return false;
   }
   if (!cut(behind, wanted)) {
@@ -398,8 +412,8 @@ uint32_t PageHeap::take_to_purge(uint32_t* bin, bool fresh_too, bool break_huge)
 
 void PageHeap::set_strict(bool may_look) {
   HeapGuard guard(lock_);
-  may_look_ = may_look;
-  strict_ = true;
+  store_relaxed(&may_look_, may_look);
+  store_relaxed(&strict_, true);
 }
 
 // Beside a closed run it makes no mapping more.
@@ -408,7 +422,7 @@ bool PageHeap::to_be_closed(const Span& span) {
   for (const uint32_t neighbour : {free_before(span), free_behind(span)}) {
     if (neighbour != 0 && window_->span(neighbour).pages == Pages::kClosed) return true;
   }
-  return span.nr_pages >= kClosedFromPages && may_make_mappings(window_->system(), may_look_);
+  return span.nr_pages >= kClosedFromPages && may_make_mappings();
 }
 
 bool PageHeap::give_back(uint32_t number, bool empty) {
@@ -440,6 +454,7 @@ bool PageHeap::give_back(uint32_t number, bool empty) {
 
 uint64_t PageHeap::purge(uint64_t nr_pages, bool fresh_too) {
   uint64_t purged = 0;
+  if (load_relaxed(&strict_)) look_at_mappings(window_->system(), load_relaxed(&may_look_));
   for (const bool break_huge : {false, true}) {
     uint32_t bin = kNrBins - 1;
     while (purged < nr_pages) {
@@ -489,7 +504,7 @@ uint64_t PageHeap::begin_anew() {
 
 PageStats PageHeap::stats() {
   HeapGuard guard(lock_);
-  return {frontier_ - begin_, dirty_pages_, clean_pages_, closed_pages_, purged_pages_, huge_regions_};
+  return {frontier_ - begin_ - closed_pages_, dirty_pages_, clean_pages_, closed_pages_, purged_pages_, huge_regions_};
 }
 
 }  // namespace percpu::heap

@@ -21,7 +21,8 @@
 //
 // Invariants: a free run's first and last page have its entry in the page map, with kKindFree; its record is kFree. A huge
 // region has no clean page, and no closed one.
-// Locking: lock_; system calls that give pages back are made without it, on runs that are in no list (kInHand).
+// Locking: lock_; system calls that give pages back are made without it, on runs that are in no list (kInHand); but not where what
+// was opened is closed again, since not all could be.
 #ifndef PERCPU_PRELOAD_HEAP_PAGE_HEAP_H
 #define PERCPU_PRELOAD_HEAP_PAGE_HEAP_H
 
@@ -137,9 +138,9 @@ class PageHeap {
   uint32_t cut_front(uint32_t number, uint64_t start) PERCPU_REQUIRES(lock_);
   int take_of_window(uint64_t nr_pages) PERCPU_REQUIRES(lock_);
   bool grow(uint64_t nr_pages) PERCPU_REQUIRES(lock_);
-  // Opens [start, start + nr_pages) of a closed run in hand, and perhaps some more around it; the rest is free again. Returns the
-  // number of what is open, clean and in hand; 0 where the system refuses: then all is free again.
-  uint32_t open_closed(uint32_t number, uint64_t start, uint64_t nr_pages) PERCPU_REQUIRES(lock_);
+  // Opens [start, start + nr_pages) of a closed run in hand, and if it can be `wanted` pages and some more around them; the rest is
+  // free again. Returns the number of what is open, clean and in hand; 0 where the system refuses: then all is free again.
+  uint32_t open_closed(uint32_t number, uint64_t start, uint64_t nr_pages, uint64_t wanted) PERCPU_REQUIRES(lock_);
   // Gives a run back to the system that is in no list, and makes it free. False where the system takes nothing.
   bool give_back(uint32_t number, bool empty) PERCPU_EXCLUDES(lock_);
   bool to_be_closed(const Span& span) PERCPU_REQUIRES(lock_);
@@ -160,7 +161,7 @@ class PageHeap {
   uint64_t end_ = 0;
   NodeId node_{};
   HeapLock lock_;
-  uint64_t frontier_ PERCPU_GUARDED_BY(lock_) = 0;  // pages before it are open
+  uint64_t frontier_ PERCPU_GUARDED_BY(lock_) = 0;  // pages before it were taken of the window: open, or closed
   Bins bins_[3] PERCPU_GUARDED_BY(lock_);  // by Pages
   uint64_t dirty_pages_ = 0;
   uint64_t clean_pages_ PERCPU_GUARDED_BY(lock_) = 0;
@@ -169,8 +170,8 @@ class PageHeap {
   uint64_t least_dirty_ PERCPU_GUARDED_BY(lock_) = 0;  // since the last tick
   uint64_t backed_pages_ = 0;
   HugeUse huge_use_ PERCPU_GUARDED_BY(lock_) = HugeUse::kNone;
-  bool strict_ PERCPU_GUARDED_BY(lock_) = false;
-  bool may_look_ PERCPU_GUARDED_BY(lock_) = false;
+  bool strict_ = false;    // changed under lock_, once
+  bool may_look_ = false;  // the same
   uint64_t huge_regions_ PERCPU_GUARDED_BY(lock_) = 0;
   uint64_t huge_edges_ PERCPU_GUARDED_BY(lock_) = 0;  // between regions that are huge and those that are not
   uint32_t tick_ PERCPU_GUARDED_BY(lock_) = 0;

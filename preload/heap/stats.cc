@@ -38,7 +38,7 @@ void Heap::print_stats(Text& text) {
               ul(cache_.work().taken_blocks));
   for (uint32_t node = 0; node < window_.nr_nodes(); ++node) {
     const PageStats pages = pages_[node].stats();
-    text.format("  node %u: %lu KiB open, %lu backed and free, %lu not backed\n", node, kib((pages.open_pages - pages.closed_pages) << kPageShift),
+    text.format("  node %u: %lu KiB open, %lu backed and free, %lu not backed\n", node, kib(pages.open_pages << kPageShift),
                 kib(pages.dirty_pages << kPageShift), kib(pages.clean_pages << kPageShift));
   }
   for (uint32_t cpu = 0; cpu < cache_.nr_cpus(); ++cpu) {
@@ -74,7 +74,7 @@ void Heap::print_json(Text& text) {
   for (uint32_t node = 0; node < window_.nr_nodes(); ++node) {
     const PageStats pages = pages_[node].stats();
     text.format("%s{\"node\":%u,\"open_bytes\":%lu,\"dirty_bytes\":%lu,\"clean_bytes\":%lu}", node == 0 ? "" : ",", node,
-                ul((pages.open_pages - pages.closed_pages) << kPageShift), ul(pages.dirty_pages << kPageShift), ul(pages.clean_pages << kPageShift));
+                ul(pages.open_pages << kPageShift), ul(pages.dirty_pages << kPageShift), ul(pages.clean_pages << kPageShift));
   }
   text.put("],\"cpus\":[");
   bool first = true;

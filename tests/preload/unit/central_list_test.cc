@@ -48,7 +48,7 @@ struct Fixture {
   }
   uint64_t used_pages() {
     const PageStats stats = pages.stats();
-    return stats.open_pages - stats.dirty_pages - stats.clean_pages - stats.closed_pages;
+    return stats.open_pages - stats.dirty_pages - stats.clean_pages;
   }
 };
 

@@ -24,6 +24,7 @@ struct SmallSystem {
   };
   static inline std::vector<Said> advices;
   static inline std::vector<Said> binds;
+  static inline size_t largest_open = SIZE_MAX;  // larger mprotects fail; the tables are opened by 64 KiB
   static inline int opens_left = -1;  // mprotects that succeed yet; negative: all
   static inline bool keeps_pages = false;  // MADV_DONTNEED fails
   static inline bool loses_pages = false;  // a mapping that is to take another one's place takes that away, and fails
@@ -32,6 +33,7 @@ struct SmallSystem {
     advices.clear();
     binds.clear();
     opens_left = -1;
+    largest_open = SIZE_MAX;
     keeps_pages = loses_pages = false;
     static System small = real_system();
     small.mmap = [](uintptr_t address, size_t bytes, int protection, int flags) -> intptr_t {
@@ -43,7 +45,7 @@ struct SmallSystem {
       return real_system().mmap(address, bytes, protection, flags);
     };
     small.mprotect = [](uintptr_t address, size_t bytes, int protection) {
-      if (opens_left == 0) return -ENOMEM;
+      if (opens_left == 0 || bytes > largest_open) return -ENOMEM;
       if (opens_left > 0) opens_left--;
       return real_system().mprotect(address, bytes, protection);
     };
