@@ -9,6 +9,8 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "base/raw_syscall.h"
+
 namespace percpu {
 
 namespace {
@@ -16,15 +18,13 @@ namespace {
 // write(2) without libc's cancellation point: a thread may be cancelled here neither half way through a line nor with one
 // of our locks held.
 void write_all(int file, const char* chars, size_t len_bytes) {
-  int saved_errno = errno;
   while (len_bytes > 0) {
-    long written = syscall(SYS_write, file, chars, len_bytes);
-    if (written < 0 && errno == EINTR) continue;
+    const long written = raw_syscall(SYS_write, file, reinterpret_cast<long>(chars), static_cast<long>(len_bytes));
+    if (written == -EINTR) continue;
     if (written <= 0) break;  // nowhere to complain to
     chars += written;
     len_bytes -= static_cast<size_t>(written);
   }
-  errno = saved_errno;
 }
 
 class Line {

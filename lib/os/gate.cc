@@ -4,16 +4,9 @@
 #include <climits>
 #include <ctime>
 
+#include "os/clock.h"
+
 namespace percpu {
-namespace {
-
-uint64_t now_ms() {
-  timespec now{};
-  (void)clock_gettime(CLOCK_MONOTONIC, &now);
-  return static_cast<uint64_t>(now.tv_sec) * 1000 + static_cast<uint64_t>(now.tv_nsec) / 1000000;
-}
-
-}  // namespace
 
 void Gate::enter() {
   uint32_t now = word_.load(std::memory_order_relaxed);
@@ -37,11 +30,11 @@ bool Gate::shut() { return (word_.fetch_add(kShut, std::memory_order_seq_cst) & 
 // By the clock, not by how often it slept: a program's signals may come more often than any sleep ends by itself.
 bool Gate::wait_empty(uint32_t patience_ms) {
   constexpr timespec kSlice = {0, 10 * 1000 * 1000};
-  const uint64_t until_ms = patience_ms != 0 ? now_ms() + patience_ms : UINT64_MAX;
+  const uint64_t until_ms = patience_ms != 0 ? coarse_ms() + patience_ms : UINT64_MAX;
   for (;;) {
     const uint32_t now = word_.load(std::memory_order_seq_cst);
     if ((now & kInside) == 0) return true;
-    if (patience_ms != 0 && now_ms() >= until_ms) return false;
+    if (patience_ms != 0 && coarse_ms() >= until_ms) return false;
     (void)futex_wait(word_, now, patience_ms != 0 ? &kSlice : nullptr);
   }
 }

@@ -12,22 +12,29 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <cstddef>
+#include <type_traits>
+
+#include "base/raw_syscall.h"
 #include "os/cancel.h"
 
 namespace percpu {
 
 namespace {
 
-// Most calls go through syscall(2): libc's functions of the same names are cancellation points (open, read, close), do
-// not exist (futex, rseq), or are replaced by sanitizers with ones that do nothing (munlock). Those that change mappings
-// use libc's functions, which sanitizers need to see.
+long word(const void* pointer) { return reinterpret_cast<long>(pointer); }
+template <class Number>
+  requires std::is_integral_v<Number>
+long word(Number number) {
+  return static_cast<long>(number);
+}
+long word(std::nullptr_t) { return 0; }
+
+// Calls do not go by libc's functions of the same names: these are cancellation points (open, read, close), do not exist (futex,
+// rseq), are replaced by sanitizers with ones that do nothing (munlock), or by programs with ones that allocate.
 template <class... Args>
 long raw(long number, Args... args) {
-  int saved_errno = errno;
-  long result = syscall(number, args...);
-  if (result == -1) result = -errno;
-  errno = saved_errno;
-  return result;
+  return raw_syscall(number, word(args)...);
 }
 
 template <class Call>
@@ -39,6 +46,16 @@ int without_errno(Call call) {
   return result;
 }
 
+// Sanitizers need to see what changes mappings: they replace libc's functions.
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define PERCPU_SANITIZED_ 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+#define PERCPU_SANITIZED_ 1
+#endif
+#endif
+
+#ifdef PERCPU_SANITIZED_
 void* pointer(uintptr_t address) { return reinterpret_cast<void*>(address); }
 
 // mmap and mremap return MAP_FAILED, which is -1 too.
@@ -71,6 +88,25 @@ int do_mprotect(uintptr_t address, size_t size_bytes, int protection) {
 int do_madvise(uintptr_t address, size_t size_bytes, int advice) {
   return without_errno([=] { return madvise(pointer(address), size_bytes, advice); });
 }
+#else
+intptr_t do_mmap(uintptr_t address, size_t size_bytes, int protection, int flags) {
+  return raw(SYS_mmap, address, size_bytes, protection, flags | MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+}
+
+int do_munmap(uintptr_t address, size_t size_bytes) { return static_cast<int>(raw(SYS_munmap, address, size_bytes)); }
+
+intptr_t do_mremap(uintptr_t address, size_t old_size_bytes, size_t new_size_bytes, int flags) {
+  return raw(SYS_mremap, address, old_size_bytes, new_size_bytes, flags);
+}
+
+int do_mprotect(uintptr_t address, size_t size_bytes, int protection) {
+  return static_cast<int>(raw(SYS_mprotect, address, size_bytes, protection));
+}
+
+int do_madvise(uintptr_t address, size_t size_bytes, int advice) {
+  return static_cast<int>(raw(SYS_madvise, address, size_bytes, advice));
+}
+#endif
 
 int do_munlock(uintptr_t address, size_t size_bytes) {
   return static_cast<int>(raw(SYS_munlock, address, size_bytes));
@@ -90,7 +126,7 @@ int do_get_mempolicy(int* mode, uint64_t* nodes, size_t nodes_len_bits, uintptr_
 }
 
 int do_query_page(uintptr_t address, int* status) {
-  void* page = pointer(address);
+  void* page = reinterpret_cast<void*>(address);
   return static_cast<int>(raw(SYS_move_pages, 0, 1UL, &page, nullptr, status, 0));
 }
 

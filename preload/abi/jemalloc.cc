@@ -72,12 +72,13 @@ constexpr Entry kEntries[] = {
 };
 constexpr size_t kNrEntries = sizeof kEntries / sizeof kEntries[0];
 
-// "arena.<number>.purge" or ".decay".
+// "arena.0.purge" or ".decay": the only arena; or all, which have a number of their own.
 bool is_purge(const char* name) {
-  if (strncmp(name, "arena.", 6) != 0) return false;
-  const char* rest = name + 6;
-  while (*rest >= '0' && *rest <= '9') ++rest;
-  return rest != name + 6 && (strcmp(rest, ".purge") == 0 || strcmp(rest, ".decay") == 0);
+  for (const char* arena : {"arena.0.", "arena.4096."}) {
+    const size_t length = strlen(arena);
+    if (strncmp(name, arena, length) == 0) return strcmp(name + length, "purge") == 0 || strcmp(name + length, "decay") == 0;
+  }
+  return false;
 }
 
 bool find(const char* name, Name* id) {
@@ -105,20 +106,34 @@ int answer(void* out, size_t* out_bytes, T value) {
   return 0;
 }
 
-int control(Name id, void* out, size_t* out_bytes, const void* in) {
+// What is true here and cannot be changed: a value that says so may be written, another one not.
+int answer_true(void* out, size_t* out_bytes, const void* in, size_t in_bytes) {
+  if (const int error = answer(out, out_bytes, true); error != 0 || in == nullptr) return error;
+  bool wish = false;
+  if (in_bytes != sizeof wish) return EINVAL;
+  memcpy(&wish, in, sizeof wish);
+  return wish ? 0 : EPERM;
+}
+
+int control(Name id, void* out, size_t* out_bytes, const void* in, size_t in_bytes) {
   static uint64_t epoch = 1;
   switch (id) {
-    case Name::kVersion: return answer<const char*>(out, out_bytes, "5.3.0-percpu");
     case Name::kEpoch:
+      if (in != nullptr && in_bytes != sizeof epoch) return EINVAL;
       if (in != nullptr) __atomic_fetch_add(&epoch, 1, __ATOMIC_RELAXED);
       return answer(out, out_bytes, __atomic_load_n(&epoch, __ATOMIC_RELAXED));
     case Name::kTcacheEnabled:
-    case Name::kBackground: return in != nullptr ? 0 : answer(out, out_bytes, true);
+    case Name::kBackground: return answer_true(out, out_bytes, in, in_bytes);
+    case Name::kTcacheFlush: return 0;
+    case Name::kPurge: (void)heap.trim(); return 0;
+    default: break;
+  }
+  if (in != nullptr) return EPERM;  // the rest can only be asked for
+  switch (id) {
+    case Name::kVersion: return answer<const char*>(out, out_bytes, "5.3.0-percpu");
     case Name::kNarenas: return answer(out, out_bytes, 1u);
     case Name::kPage: return answer(out, out_bytes, size_t{percpu::heap::kPageBytes});
     case Name::kQuantum: return answer(out, out_bytes, size_t{16});
-    case Name::kTcacheFlush: return 0;
-    case Name::kPurge: (void)heap.trim(); return 0;
     default: break;
   }
   const HeapTotals totals = heap.totals();
@@ -157,9 +172,9 @@ PRELOAD_EXPORT size_t nallocx(size_t size, int flags) {
   return (flags & kAlignMask) > 30 ? 0 : heap.usable_for(align_of(flags), size);
 }
 
-PRELOAD_EXPORT int mallctl(const char* name, void* out, size_t* out_bytes, void* in, size_t) {
+PRELOAD_EXPORT int mallctl(const char* name, void* out, size_t* out_bytes, void* in, size_t in_bytes) {
   Name id;
-  return find(name, &id) ? control(id, out, out_bytes, in) : ENOENT;
+  return find(name, &id) ? control(id, out, out_bytes, in, in_bytes) : ENOENT;
 }
 
 // A name's number is one word here, its place in the table.
@@ -175,9 +190,10 @@ PRELOAD_EXPORT int mallctlnametomib(const char* name, size_t* mib, size_t* mib_w
   return 0;
 }
 
-PRELOAD_EXPORT int mallctlbymib(const size_t* mib, size_t mib_words, void* out, size_t* out_bytes, void* in, size_t) {
+PRELOAD_EXPORT int mallctlbymib(const size_t* mib, size_t mib_words, void* out, size_t* out_bytes, void* in,
+                                  size_t in_bytes) {
   if (mib_words != 1 || mib[0] > kNrEntries) return ENOENT;
-  return control(mib[0] == kNrEntries ? Name::kPurge : kEntries[mib[0]].id, out, out_bytes, in);
+  return control(mib[0] == kNrEntries ? Name::kPurge : kEntries[mib[0]].id, out, out_bytes, in, in_bytes);
 }
 
 // jemalloc's way to print: pieces of text to the program's own function, or to stderr.

@@ -3,13 +3,13 @@
 
 #include <errno.h>
 #include <sys/auxv.h>
-#include <time.h>
 
 #include <sys/mman.h>
 
 #include <cstring>
 
 #include "base/check.h"
+#include "os/clock.h"
 #include "os/env.h"
 #include "preload/heap/nodes.h"
 
@@ -27,12 +27,6 @@ constinit uint64_t shelves[kMaxHeapNodes][kNrClasses][CentralList::kShelf] = {};
 constexpr uint64_t kTickMs = 200;
 // From here on a growing block moves by moving its pages, which costs less than copying them.
 constexpr size_t kMoveBytes = size_t{512} * 1024;
-
-uint64_t now_ms() {
-  timespec now{};
-  clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
-  return static_cast<uint64_t>(now.tv_sec) * 1000 + static_cast<uint64_t>(now.tv_nsec) / 1000000;
-}
 
 }  // namespace
 
@@ -401,7 +395,7 @@ void* Heap::reallocate(void* block, size_t size_bytes) {
 bool Heap::tick() {
   if (this_thread_forks()) return true;  // all CPUs are closed: age() would open them
   if (!decay_lock_.try_lock()) return true;
-  store_relaxed(&last_tick_ms_, now_ms());
+  store_relaxed(&last_tick_ms_, coarse_ms());
   cache_.age(false, sink_to_lists, this);
   uint64_t dirty = 0;
   for (uint32_t node = 0; node < window_.nr_nodes(); ++node) {
@@ -430,7 +424,7 @@ void Heap::decay_if_due() {
     return;
   }
   heed_limit();
-  const uint64_t since_ms = now_ms() - load_relaxed(&last_tick_ms_);
+  const uint64_t since_ms = coarse_ms() - load_relaxed(&last_tick_ms_);
   if (since_ms < kTickMs) return;
   // The balance thread may sleep because there was nothing to do. Where it does not hear, or has no time, who frees ticks.
   if (load_relaxed(&threads_begun_)) percpu_balance_wake_();

@@ -15,11 +15,13 @@
 // where it never could look, the limit counts as near.
 #include <errno.h>
 #include <sys/prctl.h>
-#include <time.h>
+#include <sys/syscall.h>
 
 #include <algorithm>
 #include <cstring>
 
+#include "base/raw_syscall.h"
+#include "os/clock.h"
 #include "os/file.h"
 #include "preload/heap/heap.h"
 
@@ -32,12 +34,6 @@ constexpr uint64_t kLookStepPages = 16384;  // without a limit
 constexpr uint64_t kLeastStepPages = 64;
 constexpr uint64_t kQuietDirtyPages = (uint64_t{256} << 20) >> kPageShift;  // of a program without threads
 constexpr size_t kLeastBudget = 32 * 1024;
-
-uint64_t coarse_ms() {
-  timespec now{};
-  clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
-  return static_cast<uint64_t>(now.tv_sec) * 1000 + static_cast<uint64_t>(now.tv_nsec) / 1000000;
-}
 
 // "always [madvise] never": the one in brackets.
 bool system_says(const System& system, const char* what) {
@@ -69,7 +65,7 @@ uint64_t Heap::dirty_pages() const {
 
 void Heap::choose_huge_use() {
   const System& system = window_.system();
-  if (config_.thp == HeapThp::kOff || prctl(PR_GET_THP_DISABLE, 0, 0, 0, 0) == 1) return;
+  if (config_.thp == HeapThp::kOff || raw_syscall(SYS_prctl, PR_GET_THP_DISABLE) == 1) return;
   const bool always = system_says(system, "[always]");
   if (!always && !system_says(system, "[madvise]")) return;
   huge_use_ = always || config_.thp == HeapThp::kOn ? HugeUse::kAll : HugeUse::kDense;

@@ -3,11 +3,13 @@
 
 #include <errno.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 
 #include <cstring>
 
 #include "base/bits.h"
 #include "base/check.h"
+#include "base/raw_syscall.h"
 #include "os/pages.h"
 #include "preload/heap/mappings.h"
 #include "preload/heap/window.h"
@@ -21,23 +23,29 @@ constexpr size_t kCopyBytes = size_t{1} << 20;
 #define MREMAP_DONTUNMAP 4  // Linux 5.7; headers before glibc 2.32 do not have it
 #endif
 
+// To addresses that the kernel chooses, or with MREMAP_FIXED to `to`. Returns the address, or -errno.
+intptr_t remap(uintptr_t from, size_t bytes, int flags, uintptr_t to) {
+  return raw_syscall(SYS_mremap, static_cast<long>(from), static_cast<long>(bytes), static_cast<long>(bytes), flags,
+                     static_cast<long>(to));
+}
+
 // Whether mremap leaves the old addresses open, as MREMAP_DONTUNMAP asks: tried once, when there is something to move. qemu's
 // user mode takes them for unmapped, and then gives their memory back no more though it says so, and calloc() counts on that.
-bool moves_leave_addresses_open() {
+bool moves_leave_addresses_open(const System& system) {
   enum : int { kUnknown, kYes, kNo };
   static int known = kUnknown;
   if (int found = __atomic_load_n(&known, __ATOMIC_RELAXED); found != kUnknown) return found == kYes;
   int found = kNo;
-  void* const from = mmap(nullptr, kPageBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (from == MAP_FAILED) return false;
-  void* const to = mremap(from, kPageBytes, kPageBytes, MREMAP_MAYMOVE | MREMAP_DONTUNMAP, nullptr);
-  if (to != MAP_FAILED) {
-    volatile char* byte = static_cast<volatile char*>(from);
+  const intptr_t from = system.mmap(0, kPageBytes, PROT_READ | PROT_WRITE, 0);
+  if (from < 0) return false;
+  const intptr_t to = remap(static_cast<uintptr_t>(from), kPageBytes, MREMAP_MAYMOVE | MREMAP_DONTUNMAP, 0);
+  if (to >= 0) {
+    volatile char* byte = reinterpret_cast<volatile char*>(from);
     *byte = 1;
-    if (madvise(from, kPageBytes, MADV_DONTNEED) == 0 && *byte == 0) found = kYes;
-    (void)munmap(to, kPageBytes);
+    if (system.madvise(static_cast<uintptr_t>(from), kPageBytes, MADV_DONTNEED) == 0 && *byte == 0) found = kYes;
+    (void)system.munmap(static_cast<uintptr_t>(to), kPageBytes);
   }
-  (void)munmap(from, kPageBytes);
+  (void)system.munmap(static_cast<uintptr_t>(from), kPageBytes);
   __atomic_store_n(&known, found, __ATOMIC_RELAXED);
   return found == kYes;
 }
@@ -49,17 +57,15 @@ bool moves_leave_addresses_open() {
 // False: nothing was done.
 bool move_mapping(const System& system, uintptr_t from, uintptr_t to, size_t bytes, bool may_look) {
   look_at_mappings(system, may_look);
-  if (!may_make_mappings() || !moves_leave_addresses_open()) return false;
-  void* const between = mremap(reinterpret_cast<void*>(from), bytes, bytes, MREMAP_MAYMOVE | MREMAP_DONTUNMAP, nullptr);
-  if (between == MAP_FAILED) return false;
-  void* const target = reinterpret_cast<void*>(to);
-  if (mremap(between, bytes, bytes, MREMAP_MAYMOVE | MREMAP_FIXED, target) == MAP_FAILED) {
+  if (!may_make_mappings() || !moves_leave_addresses_open(system)) return false;
+  const intptr_t between = remap(from, bytes, MREMAP_MAYMOVE | MREMAP_DONTUNMAP, 0);
+  if (between < 0) return false;
+  if (remap(static_cast<uintptr_t>(between), bytes, MREMAP_MAYMOVE | MREMAP_FIXED, to) < 0) {
     // No memory in the kernel. What is at the target may be gone already.
-    void* const again = mmap(target, bytes, PROT_READ | PROT_WRITE,
-                             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
-    if (again == MAP_FAILED && errno != EEXIST) fatal("realloc: no mapping for %zu bytes that were to move", bytes);
-    memcpy(target, between, bytes);
-    (void)munmap(between, bytes);
+    const intptr_t again = system.mmap(to, bytes, PROT_READ | PROT_WRITE, MAP_NORESERVE | MAP_FIXED_NOREPLACE);
+    if (again < 0 && again != -EEXIST) fatal("realloc: no mapping for %zu bytes that were to move", bytes);
+    memcpy(reinterpret_cast<void*>(to), reinterpret_cast<void*>(between), bytes);
+    (void)system.munmap(static_cast<uintptr_t>(between), bytes);
   }
   return true;
 }
@@ -67,10 +73,7 @@ bool move_mapping(const System& system, uintptr_t from, uintptr_t to, size_t byt
 }  // namespace
 
 bool move_pages(const System& system, uintptr_t from, uintptr_t to, size_t bytes, bool may_look) {
-  const int saved_errno = errno;
-  const bool moved = move_mapping(system, from, to, bytes, may_look);
-  errno = saved_errno;
-  if (moved) return true;
+  if (move_mapping(system, from, to, bytes, may_look)) return true;
   if (bytes > kCopyBytes) {
     const size_t half = round_up(bytes / 2, kPageBytes);
     const bool emptied = move_pages(system, from, to, half, may_look);

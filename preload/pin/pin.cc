@@ -144,12 +144,12 @@ int pin_pthread_setname(pthread_t thread, const char* name) {
 
 int pin_sched_setaffinity(pid_t tid, size_t size_bytes, const cpu_set_t* mask) {
   const auto call = [=] { return pin_next().sched_setaffinity(tid, size_bytes, mask); };
-  return placement.active() ? placement.set_mask(tid, {}, call) : call();
+  return placement.active() ? placement.set_mask(tid, {}, call) : (placement.note_initial(), call());
 }
 
 int pin_pthread_setaffinity(pthread_t thread, size_t size_bytes, const cpu_set_t* mask) {
   const auto call = [=] { return pin_next().pthread_setaffinity_np(thread, size_bytes, mask); };
-  return placement.active() ? placement.set_mask(Placement::kByThread, thread, call) : call();
+  return placement.active() ? placement.set_mask(Placement::kByThread, thread, call) : (placement.note_initial(), call());
 }
 
 int pin_sched_getaffinity(pid_t tid, size_t size_bytes, cpu_set_t* mask) {

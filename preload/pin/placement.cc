@@ -10,6 +10,8 @@
 #include <cstring>
 
 #include "base/check.h"
+#include "base/raw_syscall.h"
+#include "os/clock.h"
 #include "os/file.h"
 #include "preload/heap/heap.h"  // in_vfork_word
 #include "preload/pin/places.h"
@@ -27,20 +29,16 @@ constexpr uint64_t kLookEveryNs = kSecondNs;
 constexpr uint64_t kSharedForNs = 10 * kSecondNs;
 
 const System& os() { return real_system(); }
-uint64_t now_ns() {
-  timespec now;
-  clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
-  return static_cast<uint64_t>(now.tv_sec) * kSecondNs + static_cast<uint64_t>(now.tv_nsec);
-}
 
-pid_t this_tid() { return static_cast<pid_t>(syscall(SYS_gettid)); }
+pid_t this_tid() { return static_cast<pid_t>(raw_syscall(SYS_gettid)); }
+pid_t this_process() { return static_cast<pid_t>(raw_syscall(SYS_getpid)); }
 
 }  // namespace
 
 // libc's own function would leave two signals unblocked.
 uint64_t PlacementGuard::set_signals(uint64_t blocked) {
   uint64_t before = 0;
-  syscall(SYS_rt_sigprocmask, SIG_SETMASK, &blocked, &before, sizeof before);
+  (void)raw_syscall(SYS_rt_sigprocmask, SIG_SETMASK, reinterpret_cast<long>(&blocked), reinterpret_cast<long>(&before), sizeof before);
   return before;
 }
 // ---- masks and places ----------------------------------------------------------------------------------------------------
@@ -82,9 +80,13 @@ int32_t Placement::own_place() const { return t_place.record != nullptr ? t_plac
 
 // ---- the machine ---------------------------------------------------------------------------------------------------------
 
+bool Placement::note_initial() {
+  if (initial_.count() == 0) (void)os().sched_getaffinity(0, sizeof initial_.words, initial_.words);
+  return initial_.count() != 0;
+}
+
 void Placement::start(const Config& config) {
-  if (config.pin == PinPolicy::kNone) return;
-  if (os().sched_getaffinity(0, sizeof initial_.words, initial_.words) <= 0) return;
+  if (config.pin == PinPolicy::kNone || !note_initial()) return;
   policy_ = config.pin;
   list_ = config.pin_list;
   skip_ = config.pin_skip;
@@ -118,10 +120,10 @@ bool Placement::make_ready() {
   places_ = reinterpret_cast<CpuPlace*>(order_.ids + capacity);
   read_cpu_places(os(), initial_, places_);
   order_slots(policy_, initial_, places_, list_, &order_);
-  process_ = getpid();
+  process_ = this_process();
   // Several processes on one machine begin at different cores.
-  first_slot_ = policy_ == PinPolicy::kAuto ? static_cast<size_t>(getpid()) % order_.nr_cores : 0;
-  looked_ns_ = now_ns();
+  first_slot_ = policy_ == PinPolicy::kAuto ? static_cast<size_t>(this_process()) % order_.nr_cores : 0;
+  looked_ns_ = coarse_ns();
   if (verbose_) report("pin: %zu CPUs allowed, %zu places", initial_.count(), order_.count);
   ready_ = true;
   return true;
@@ -200,7 +202,7 @@ void Placement::set_all_free() {
 ThreadRecord* Placement::prepare(bool mask_in_attr) {
   PlacementGuard guard(lock_);
   if (!make_ready()) return nullptr;
-  const uint64_t now = now_ns();
+  const uint64_t now = coarse_ns();
   look(now);
   ThreadRecord* record = records_.add(os());
   if (record == nullptr) return nullptr;
@@ -300,7 +302,7 @@ void Placement::hide(pid_t tid, pthread_t thread, size_t size_bytes, void* mask)
   const ThreadRecord* record = self ? t_place.record : find(tid, thread);
   const int32_t place = record != nullptr ? record->place : self ? t_place.last : kNoPlace;
   bool ours = is_mask_of(scratch_, place);
-  if (record == nullptr && (self ? this_tid() : tid) != getpid()) {
+  if (record == nullptr && (self ? this_tid() : tid) != this_process()) {
     // Perhaps a thread that has not begun, and still has what it inherited; its signal handlers may ask already.
     for (record = records_.first(); record != nullptr && !ours; record = record->next)
       ours = record->tid == 0 && !record->mask_in_attr && is_mask_of(scratch_, record->inherited);
@@ -312,7 +314,7 @@ void Placement::hide(pid_t tid, pthread_t thread, size_t size_bytes, void* mask)
 
 // A child of _Fork(), or of the system call: no handler has begun anew for it, so the lock may be that of a thread which is not there.
 // (A child of vfork shares the lock with the threads of its parent, which are.)
-bool Placement::is_bare_child() const { return in_vfork_word == 0 && getpid() != process_; }
+bool Placement::is_bare_child() const { return in_vfork_word == 0 && this_process() != process_; }
 
 bool Placement::leave() PERCPU_NO_THREAD_SAFETY_ANALYSIS {
   if (is_bare_child()) return stands_at(0, own_place()) && go_free(0) == 0;
@@ -330,7 +332,7 @@ void Placement::come_back() PERCPU_NO_THREAD_SAFETY_ANALYSIS {
 // The process has this thread only; the lock may be a thread's that is gone, and what it guards half changed.
 void Placement::fork_child() PERCPU_NO_THREAD_SAFETY_ANALYSIS {
   lock_.reset_after_fork_in_child();
-  process_ = getpid();
+  process_ = this_process();
   if (stands_at(0, own_place())) (void)go_free(0);
   t_place = {};
   records_.reset_after_fork_in_child();
@@ -341,7 +343,7 @@ void Placement::fork_child() PERCPU_NO_THREAD_SAFETY_ANALYSIS {
   claims_lost_ = false;
   if (!ready_) return;
   for (size_t slot = 0; slot < order_.count; ++slot) users_[slot] = 0;
-  first_slot_ = policy_ == PinPolicy::kAuto ? static_cast<size_t>(getpid()) % order_.nr_cores : 0;
+  first_slot_ = policy_ == PinPolicy::kAuto ? static_cast<size_t>(this_process()) % order_.nr_cores : 0;
 }
 
 // ---- looking after them -----------------------------------------------------------------------------------------------------
@@ -386,7 +388,7 @@ void Placement::look(uint64_t now) {
   for (ThreadRecord* record = records_.first(); record != nullptr;) {
     ThreadRecord* next = record->next;
     // One that left without a word (a raw exit) is no longer there.
-    if (record->tid != 0 && syscall(SYS_tgkill, getpid(), record->tid, 0) != 0 && errno == ESRCH) {
+    if (record->tid != 0 && raw_syscall(SYS_tgkill, this_process(), record->tid, 0) == -ESRCH) {
       drop(record);
     } else if (record->place != kNoPlace) {
       look_at(record, now);
@@ -399,7 +401,7 @@ bool Placement::tick() {
   if (!any_placed()) return false;
   const int saved_errno = errno;
   PlacementGuard guard(lock_);
-  look(now_ns());
+  look(coarse_ns());
   errno = saved_errno;
   return true;
 }

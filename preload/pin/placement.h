@@ -68,6 +68,8 @@ class Placement {
  public:
   constexpr Placement() = default;
 
+  // Reads the mask that the process begins with, once: before ours, other constructors may give the main thread another one.
+  bool note_initial();
   void start(const Config& config);
   bool active() const { return active_; }
   // Whether any thread ever had a place: before that, nothing needs hiding.

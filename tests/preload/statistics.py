@@ -31,6 +31,16 @@ assert ask(b"thread.allocatedp", ctypes.c_void_p)[0] == 2
 assert ctypes.string_at(block, 10000000) == bytes(10000000)
 here.dallocx(ctypes.c_void_p(block), 0)
 assert ask(b"arena.0.purge", ctypes.c_size_t)[0] == 0
+assert ask(b"arena.99.purge", ctypes.c_size_t)[0] == 2
+def tell(name, value):
+    old = type(value)(); size = ctypes.c_size_t(ctypes.sizeof(old))
+    result = here.mallctl(name, ctypes.byref(old), ctypes.byref(size), ctypes.byref(value), ctypes.c_size_t(ctypes.sizeof(value)))
+    return result, old.value
+for name in b"background_thread", b"thread.tcache.enabled":
+    assert tell(name, ctypes.c_bool(True)) == (0, True), name
+    assert tell(name, ctypes.c_bool(False))[0] == 1 and ask(name, ctypes.c_bool) == (0, True), name
+assert tell(b"stats.allocated", ctypes.c_size_t(1))[0] == 1
+assert tell(b"epoch", ctypes.c_uint64(1))[0] == 0 and tell(b"epoch", ctypes.c_uint32(1))[0] == 22
 print("right")
 """
 

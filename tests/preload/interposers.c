@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Functions in front of libc's, as tracers and libfaketime have them: each allocates, frees, and looks for a name that does not exist,
+ * which makes libc free its message about the last one. A malloc that calls them has itself called, half way.
+ */
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <time.h>
+
+static __thread int inside;
+
+static void work(void) {
+  if (inside) return;
+  inside = 1;
+  for (size_t bytes = 100; bytes < 1 << 20; bytes *= 4) {
+    void *volatile block = malloc(bytes);
+    free(block);
+  }
+  (void)dlsym(RTLD_NEXT, "no_such_name");
+  inside = 0;
+}
+
+#define IN_FRONT(result, name, parameters, arguments)                            \
+  __attribute__((visibility("default"))) result name parameters {                \
+    static result(*next) parameters;                                             \
+    if (next == NULL) *(void **)&next = dlsym(RTLD_NEXT, #name);                 \
+    work();                                                                      \
+    return next arguments;                                                       \
+  }
+
+IN_FRONT(int, clock_gettime, (clockid_t clock, struct timespec *now), (clock, now))
+IN_FRONT(void *, mmap, (void *at, size_t bytes, int access, int flags, int file, off_t offset), (at, bytes, access, flags, file, offset))
+IN_FRONT(int, munmap, (void *at, size_t bytes), (at, bytes))
+IN_FRONT(int, mprotect, (void *at, size_t bytes, int access), (at, bytes, access))
+IN_FRONT(int, madvise, (void *at, size_t bytes, int advice), (at, bytes, advice))
