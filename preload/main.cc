@@ -165,9 +165,27 @@ int background(void*) {
   return heap.tick() || placed ? 1 : 0;
 }
 
+// From now on what changes mappings goes by libc's own functions, which libraries that must hear of it patch (UCX, for network cards);
+// past those that tools put in front of them, which may allocate.
+void use_mapping_calls_of_libc() {
+  static percpu::MappingCalls found{};
+  void* const libc = dlopen("libc.so.6", RTLD_LAZY | RTLD_NOLOAD);
+  if (libc == nullptr) return;
+  found.mmap = reinterpret_cast<decltype(found.mmap)>(dlsym(libc, "mmap"));
+  found.munmap = reinterpret_cast<decltype(found.munmap)>(dlsym(libc, "munmap"));
+  found.mremap = reinterpret_cast<decltype(found.mremap)>(dlsym(libc, "mremap"));
+  found.mprotect = reinterpret_cast<decltype(found.mprotect)>(dlsym(libc, "mprotect"));
+  found.madvise = reinterpret_cast<decltype(found.madvise)>(dlsym(libc, "madvise"));
+  (void)dlclose(libc);
+  if (found.mmap == nullptr || found.munmap == nullptr || found.mremap == nullptr || found.mprotect == nullptr || found.madvise == nullptr)
+    return;
+  percpu::use_mapping_calls(&found);
+}
+
 // libpercpu's constructors have run, as it is a dependency.
 __attribute__((constructor(102))) void start() {
   heap.start();
+  use_mapping_calls_of_libc();
   percpu::heap::begin_forms();
   percpu::heap::pin_start(heap.config());
   if (!watches_forks) register_ours();

@@ -12,6 +12,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cstddef>
 #include <type_traits>
 
@@ -30,8 +31,8 @@ long word(Number number) {
 }
 long word(std::nullptr_t) { return 0; }
 
-// Calls do not go by libc's functions of the same names: these are cancellation points (open, read, close), do not exist (futex,
-// rseq), are replaced by sanitizers with ones that do nothing (munlock), or by programs with ones that allocate.
+// Most calls do not go by libc's functions of the same names: these are cancellation points (open, read, close), do not exist (futex,
+// rseq), or are replaced by sanitizers with ones that do nothing (munlock).
 template <class... Args>
 long raw(long number, Args... args) {
   return raw_syscall(number, word(args)...);
@@ -46,16 +47,14 @@ int without_errno(Call call) {
   return result;
 }
 
-// Sanitizers need to see what changes mappings: they replace libc's functions.
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define PERCPU_SANITIZED_ 1
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
-#define PERCPU_SANITIZED_ 1
-#endif
-#endif
+// What changes mappings goes by libc's functions: sanitizers, and libraries that register memory with a network card, have to see it,
+// and replace these or patch them. Those which the program sees, unless told otherwise.
+constexpr MappingCalls kBoundCalls = {::mmap, ::munmap, ::mremap, ::mprotect, ::madvise};
+constinit std::atomic<const MappingCalls*> mapping_calls{&kBoundCalls};
 
-#ifdef PERCPU_SANITIZED_
+// Null: by the instruction.
+const MappingCalls* by_libc() { return mapping_calls.load(std::memory_order_acquire); }
+
 void* pointer(uintptr_t address) { return reinterpret_cast<void*>(address); }
 
 // mmap and mremap return MAP_FAILED, which is -1 too.
@@ -69,44 +68,33 @@ intptr_t address_or_error(Call call) {
 }
 
 intptr_t do_mmap(uintptr_t address, size_t size_bytes, int protection, int flags) {
-  return address_or_error(
-      [=] { return mmap(pointer(address), size_bytes, protection, flags | MAP_PRIVATE | MAP_ANONYMOUS, -1, 0); });
+  flags |= MAP_PRIVATE | MAP_ANONYMOUS;
+  const MappingCalls* libc = by_libc();
+  if (libc == nullptr) return raw(SYS_mmap, address, size_bytes, protection, flags, -1, 0);
+  return address_or_error([=] { return libc->mmap(pointer(address), size_bytes, protection, flags, -1, 0); });
 }
 
 int do_munmap(uintptr_t address, size_t size_bytes) {
-  return without_errno([=] { return munmap(pointer(address), size_bytes); });
+  const MappingCalls* libc = by_libc();
+  if (libc == nullptr) return static_cast<int>(raw(SYS_munmap, address, size_bytes));
+  return without_errno([=] { return libc->munmap(pointer(address), size_bytes); });
 }
 
 intptr_t do_mremap(uintptr_t address, size_t old_size_bytes, size_t new_size_bytes, int flags) {
-  return address_or_error([=] { return mremap(pointer(address), old_size_bytes, new_size_bytes, flags); });
+  return remap_to(address, old_size_bytes, new_size_bytes, flags, 0);
 }
 
 int do_mprotect(uintptr_t address, size_t size_bytes, int protection) {
-  return without_errno([=] { return mprotect(pointer(address), size_bytes, protection); });
+  const MappingCalls* libc = by_libc();
+  if (libc == nullptr) return static_cast<int>(raw(SYS_mprotect, address, size_bytes, protection));
+  return without_errno([=] { return libc->mprotect(pointer(address), size_bytes, protection); });
 }
 
 int do_madvise(uintptr_t address, size_t size_bytes, int advice) {
-  return without_errno([=] { return madvise(pointer(address), size_bytes, advice); });
+  const MappingCalls* libc = by_libc();
+  if (libc == nullptr) return static_cast<int>(raw(SYS_madvise, address, size_bytes, advice));
+  return without_errno([=] { return libc->madvise(pointer(address), size_bytes, advice); });
 }
-#else
-intptr_t do_mmap(uintptr_t address, size_t size_bytes, int protection, int flags) {
-  return raw(SYS_mmap, address, size_bytes, protection, flags | MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-}
-
-int do_munmap(uintptr_t address, size_t size_bytes) { return static_cast<int>(raw(SYS_munmap, address, size_bytes)); }
-
-intptr_t do_mremap(uintptr_t address, size_t old_size_bytes, size_t new_size_bytes, int flags) {
-  return raw(SYS_mremap, address, old_size_bytes, new_size_bytes, flags);
-}
-
-int do_mprotect(uintptr_t address, size_t size_bytes, int protection) {
-  return static_cast<int>(raw(SYS_mprotect, address, size_bytes, protection));
-}
-
-int do_madvise(uintptr_t address, size_t size_bytes, int advice) {
-  return static_cast<int>(raw(SYS_madvise, address, size_bytes, advice));
-}
-#endif
 
 int do_munlock(uintptr_t address, size_t size_bytes) {
   return static_cast<int>(raw(SYS_munlock, address, size_bytes));
@@ -241,6 +229,14 @@ constexpr System kRealSystem = {
 }  // namespace
 
 const System& real_system() { return kRealSystem; }
+
+void use_mapping_calls(const MappingCalls* calls) { mapping_calls.store(calls, std::memory_order_release); }
+
+intptr_t remap_to(uintptr_t address, size_t old_size_bytes, size_t new_size_bytes, int flags, uintptr_t to) {
+  const MappingCalls* libc = by_libc();
+  if (libc == nullptr) return raw(SYS_mremap, address, old_size_bytes, new_size_bytes, flags, to);
+  return address_or_error([=] { return libc->mremap(pointer(address), old_size_bytes, new_size_bytes, flags, pointer(to)); });
+}
 
 size_t page_size_bytes() { return getauxval(AT_PAGESZ); }
 

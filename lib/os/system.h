@@ -64,6 +64,20 @@ struct System {
 // The kernel's own. Constant-initialised: usable before any constructor has run.
 const System& real_system();
 
+// The functions by which real_system() changes mappings: those of libc's names that the program sees, at first.
+struct MappingCalls {
+  void* (*mmap)(void* address, size_t size_bytes, int protection, int flags, int file, off_t offset);
+  int (*munmap)(void* address, size_t size_bytes);
+  void* (*mremap)(void* address, size_t old_size_bytes, size_t new_size_bytes, int flags, ...);
+  int (*mprotect)(void* address, size_t size_bytes, int protection);
+  int (*madvise)(void* address, size_t size_bytes, int advice);
+};
+// From now on these; null: none, but the kernel itself. For a malloc: what the program sees may allocate. `calls` stay.
+void use_mapping_calls(const MappingCalls* calls);
+
+// mremap with MREMAP_FIXED to an address: no test makes it fail. Returns the address, or -errno.
+intptr_t remap_to(uintptr_t address, size_t old_size_bytes, size_t new_size_bytes, int flags, uintptr_t to);
+
 // The page size of this machine. Async-signal-safe.
 size_t page_size_bytes();
 

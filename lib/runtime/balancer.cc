@@ -73,7 +73,12 @@ void Balancer::wake() {
 // Starts the thread, or finds that somebody else does. The first failure is told; every later call tries again.
 void Balancer::start() {
   // The process ends: nothing needs balancing any more.
-  if (stopping_.load(std::memory_order_relaxed) || retired_.load(std::memory_order_relaxed)) return;
+  if (stopping_.load(std::memory_order_relaxed)) return;
+  if (retired_.load(std::memory_order_relaxed)) {
+    // Somebody may have counted on the thread while it retired.
+    if (start_wanted_.exchange(false, std::memory_order_relaxed)) serve_no_more();
+    return;
+  }
   start_wanted_.store(false, std::memory_order_relaxed);
   uint32_t expected = kNone;
   if (!state_.compare_exchange_strong(expected, kStarting, std::memory_order_acquire)) return;

@@ -44,7 +44,7 @@ void* take(size_t size, int flags) {
 // What mallctl can say or do.
 enum class Name : uint8_t {
   kVersion, kEpoch, kAllocated, kActive, kResident, kMapped, kRetained, kMetadata, kTcacheEnabled, kTcacheFlush,
-  kBackground, kNarenas, kPage, kQuantum, kPurge,
+  kBackground, kOptBackground, kNarenas, kPage, kQuantum, kPurge,
 };
 
 struct Entry {
@@ -64,7 +64,7 @@ constexpr Entry kEntries[] = {
     {"thread.tcache.enabled", Name::kTcacheEnabled},
     {"thread.tcache.flush", Name::kTcacheFlush},
     {"background_thread", Name::kBackground},
-    {"opt.background_thread", Name::kBackground},
+    {"opt.background_thread", Name::kOptBackground},
     {"opt.narenas", Name::kNarenas},
     {"arenas.narenas", Name::kNarenas},
     {"arenas.page", Name::kPage},
@@ -124,12 +124,16 @@ int control(Name id, void* out, size_t* out_bytes, const void* in, size_t in_byt
       return answer(out, out_bytes, __atomic_load_n(&epoch, __ATOMIC_RELAXED));
     case Name::kTcacheEnabled:
     case Name::kBackground: return answer_true(out, out_bytes, in, in_bytes);
-    case Name::kTcacheFlush: return 0;
-    case Name::kPurge: (void)heap.trim(); return 0;
+    case Name::kTcacheFlush:
+    case Name::kPurge:
+      if (in != nullptr || out != nullptr) return EPERM;  // there is nothing to say
+      if (id == Name::kPurge) (void)heap.trim();
+      return 0;
     default: break;
   }
   if (in != nullptr) return EPERM;  // the rest can only be asked for
   switch (id) {
+    case Name::kOptBackground: return answer(out, out_bytes, true);
     case Name::kVersion: return answer<const char*>(out, out_bytes, "5.3.0-percpu");
     case Name::kNarenas: return answer(out, out_bytes, 1u);
     case Name::kPage: return answer(out, out_bytes, size_t{percpu::heap::kPageBytes});

@@ -77,13 +77,14 @@ PRELOAD_EXPORT void* realloc(void* block, size_t size) {
   return or_enomem(heap.reallocate(block, size));
 }
 
-// As libc's does, by whatever realloc() the program sees: one that has its own malloc need not have this.
-extern "C" void* bound_realloc(void*, size_t) __asm__("realloc");
-
+// As libc's does, by whatever realloc() the program sees: one that has its own malloc need not have this. (A compiler that sees ours
+// takes that, so it is not told what is called.)
 PRELOAD_EXPORT void* reallocarray(void* block, size_t count, size_t size) {
   size_t bytes = 0;
   if (!product(count, size, &bytes)) return or_enomem(nullptr);
-  return bound_realloc(block, bytes);
+  void* (*bound)(void*, size_t) = nullptr;
+  __asm__("mov realloc@GOTPCREL(%%rip),%0" : "=r"(bound));
+  return bound(block, bytes);
 }
 
 PRELOAD_EXPORT int posix_memalign(void** out, size_t align, size_t size) {

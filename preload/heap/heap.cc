@@ -38,6 +38,7 @@ int Heap::prepare() {
 
 // The first call of all: system calls only, since nothing else is ready, the libc that could do more included.
 int Heap::prepare_now() {
+  use_mapping_calls(nullptr);  // until main.cc has found libc's own
   const System& system = real_system();
   CpuMask nodes;
   uint32_t nr_nodes = 0;

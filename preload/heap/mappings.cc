@@ -31,8 +31,9 @@ uint32_t count_mappings(const System& system) {
 }  // namespace
 
 bool may_make_mappings() {
-  const uint32_t asked = __atomic_add_fetch(&asks, 1, __ATOMIC_RELAXED) - __atomic_load_n(&asks_at_look, __ATOMIC_RELAXED);
-  return __atomic_load_n(&few, __ATOMIC_RELAXED) && asked < 3 * kAsksBetweenLooks;
+  const uint32_t asked = __atomic_add_fetch(&asks, 1, __ATOMIC_RELAXED);
+  const auto since_look = static_cast<int32_t>(asked - __atomic_load_n(&asks_at_look, __ATOMIC_RELAXED));
+  return __atomic_load_n(&few, __ATOMIC_RELAXED) && since_look < static_cast<int32_t>(3 * kAsksBetweenLooks);
 }
 
 void look_at_mappings(const System& system, bool may_look) {

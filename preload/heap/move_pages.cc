@@ -3,13 +3,11 @@
 
 #include <errno.h>
 #include <sys/mman.h>
-#include <sys/syscall.h>
 
 #include <cstring>
 
 #include "base/bits.h"
 #include "base/check.h"
-#include "base/raw_syscall.h"
 #include "os/pages.h"
 #include "preload/heap/mappings.h"
 #include "preload/heap/window.h"
@@ -23,12 +21,6 @@ constexpr size_t kCopyBytes = size_t{1} << 20;
 #define MREMAP_DONTUNMAP 4  // Linux 5.7; headers before glibc 2.32 do not have it
 #endif
 
-// To addresses that the kernel chooses, or with MREMAP_FIXED to `to`. Returns the address, or -errno.
-intptr_t remap(uintptr_t from, size_t bytes, int flags, uintptr_t to) {
-  return raw_syscall(SYS_mremap, static_cast<long>(from), static_cast<long>(bytes), static_cast<long>(bytes), flags,
-                     static_cast<long>(to));
-}
-
 // Whether mremap leaves the old addresses open, as MREMAP_DONTUNMAP asks: tried once, when there is something to move. qemu's
 // user mode takes them for unmapped, and then gives their memory back no more though it says so, and calloc() counts on that.
 bool moves_leave_addresses_open(const System& system) {
@@ -38,7 +30,7 @@ bool moves_leave_addresses_open(const System& system) {
   int found = kNo;
   const intptr_t from = system.mmap(0, kPageBytes, PROT_READ | PROT_WRITE, 0);
   if (from < 0) return false;
-  const intptr_t to = remap(static_cast<uintptr_t>(from), kPageBytes, MREMAP_MAYMOVE | MREMAP_DONTUNMAP, 0);
+  const intptr_t to = system.mremap(static_cast<uintptr_t>(from), kPageBytes, kPageBytes, MREMAP_MAYMOVE | MREMAP_DONTUNMAP);
   if (to >= 0) {
     volatile char* byte = reinterpret_cast<volatile char*>(from);
     *byte = 1;
@@ -58,9 +50,9 @@ bool moves_leave_addresses_open(const System& system) {
 bool move_mapping(const System& system, uintptr_t from, uintptr_t to, size_t bytes, bool may_look) {
   look_at_mappings(system, may_look);
   if (!may_make_mappings() || !moves_leave_addresses_open(system)) return false;
-  const intptr_t between = remap(from, bytes, MREMAP_MAYMOVE | MREMAP_DONTUNMAP, 0);
+  const intptr_t between = system.mremap(from, bytes, bytes, MREMAP_MAYMOVE | MREMAP_DONTUNMAP);
   if (between < 0) return false;
-  if (remap(static_cast<uintptr_t>(between), bytes, MREMAP_MAYMOVE | MREMAP_FIXED, to) < 0) {
+  if (remap_to(static_cast<uintptr_t>(between), bytes, bytes, MREMAP_MAYMOVE | MREMAP_FIXED, to) < 0) {
     // No memory in the kernel. What is at the target may be gone already.
     const intptr_t again = system.mmap(to, bytes, PROT_READ | PROT_WRITE, MAP_NORESERVE | MAP_FIXED_NOREPLACE);
     if (again < 0 && again != -EEXIST) fatal("realloc: no mapping for %zu bytes that were to move", bytes);

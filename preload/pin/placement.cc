@@ -81,7 +81,7 @@ int32_t Placement::own_place() const { return t_place.record != nullptr ? t_plac
 // ---- the machine ---------------------------------------------------------------------------------------------------------
 
 bool Placement::note_initial() {
-  if (initial_.count() == 0) (void)os().sched_getaffinity(0, sizeof initial_.words, initial_.words);
+  if (initial_.count() == 0) (void)os().sched_getaffinity(this_process(), sizeof initial_.words, initial_.words);
   return initial_.count() != 0;
 }
 

@@ -68,7 +68,7 @@ class Placement {
  public:
   constexpr Placement() = default;
 
-  // Reads the mask that the process begins with, once: before ours, other constructors may give the main thread another one.
+  // Reads the main thread's mask, once: before ours, other constructors may give it another one.
   bool note_initial();
   void start(const Config& config);
   bool active() const { return active_; }

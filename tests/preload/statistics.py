@@ -30,7 +30,8 @@ assert b"percpu" in ask(b"version", ctypes.c_char_p)[1]
 assert ask(b"thread.allocatedp", ctypes.c_void_p)[0] == 2
 assert ctypes.string_at(block, 10000000) == bytes(10000000)
 here.dallocx(ctypes.c_void_p(block), 0)
-assert ask(b"arena.0.purge", ctypes.c_size_t)[0] == 0
+assert here.mallctl(b"arena.0.purge", None, None, None, ctypes.c_size_t(0)) == 0
+assert ask(b"arena.0.purge", ctypes.c_size_t)[0] == 1
 assert ask(b"arena.99.purge", ctypes.c_size_t)[0] == 2
 def tell(name, value):
     old = type(value)(); size = ctypes.c_size_t(ctypes.sizeof(old))
@@ -39,7 +40,8 @@ def tell(name, value):
 for name in b"background_thread", b"thread.tcache.enabled":
     assert tell(name, ctypes.c_bool(True)) == (0, True), name
     assert tell(name, ctypes.c_bool(False))[0] == 1 and ask(name, ctypes.c_bool) == (0, True), name
-assert tell(b"stats.allocated", ctypes.c_size_t(1))[0] == 1
+for name in b"stats.allocated", b"opt.background_thread":
+    assert tell(name, ctypes.c_size_t(1))[0] == 1, name
 assert tell(b"epoch", ctypes.c_uint64(1))[0] == 0 and tell(b"epoch", ctypes.c_uint32(1))[0] == 22
 print("right")
 """
