@@ -28,7 +28,8 @@
  * where other threads of the parent were inside it. (fork() itself is not for a signal handler that interrupted this library;
  * posix_spawn() and _Fork() are.) A child made by vfork() shares the parent's memory but not its rseq registration, and must
  * call nothing of this library. A promise that a comment does not name does not hold: a function that does not say
- * "signal-safe" is not. What makes the default pool, where there is none yet, may fail with ENOMEM and then says so.
+ * "signal-safe" is not. What makes the default pool, where there is none yet, may fail with ENOMEM and then says so; and with
+ * EDEADLK where it is called by what that uses itself: a malloc of the program's that counts here, say, called by libnuma.
  *
  * Core dumps, gcore's too, have the copies in them; what is only reserved they leave out.
  *
@@ -109,7 +110,11 @@ void percpu_free(void *handle);
  * handle is invalid for others as soon as readers cannot reach it any more, and is checked at the call as percpu_free()
  * does. From the call on the area is not live: percpu_alloc_size() says 0, and the statistics count it as freed (nr_frees,
  * nr_live); its bytes (live_bytes) and its charge to a domain end when its memory is given back. May be called inside a read
- * section. Preserves errno. Thread- and fork-safe (areas that wait when a process forks are freed in both); not signal-safe.
+ * section. Preserves errno. Thread-safe; not signal-safe.
+ *
+ * Fork-safe: areas that wait when a process forks are freed in both, but for one case. A fork waits until nobody is inside a grace
+ * period, five seconds at most; where one is still in progress then, or the forking thread itself is inside rcu_read_lock(), the
+ * child's copy of liburcu may hold a lock for ever, so the child stays out of it and keeps what waits, and all that is passed here.
  */
 void percpu_free_rcu(void *handle);
 
@@ -202,7 +207,8 @@ struct percpu_pool_attr {
   size_t reserved_size;   /* the reserved part of the first chunk, bytes, a multiple of 4, at most 256 MiB; none by default */
   size_t dynamic_size;    /* the dynamic part of the first chunk, bytes, 20 KiB .. 256 MiB. A large one makes the units larger,
                              and with them the default of max_alloc */
-  size_t max_alloc;       /* the largest allocation, bytes, 4 .. unit_size; by default a unit, as large as it became */
+  size_t max_alloc;       /* the largest allocation, bytes, 4 .. unit_size, rounded down to a multiple of 4; by default a unit,
+                             as large as it became */
   size_t max_bytes;       /* the most that the pool's chunks may hold, bytes a CPU, at least unit_size; the first chunk is
                              made in any case, and where it takes all of it, is all; no limit by default */
   unsigned nr_cpus;       /* lay out for this many CPUs, 0 .. nr_cpus-1, at most 8192, where that is more than the machine has
@@ -220,7 +226,8 @@ percpu_pool_t *percpu_pool_create(const struct percpu_pool_attr *attr) __attribu
 /*
  * Destroys a pool that has no live areas left. Returns 0, or -1 with errno, and then nothing happened: EBUSY where it has some,
  * or is the default pool; EDEADLK inside rcu_read_lock(), since it waits for a grace period. What is no pool, or one no more,
- * stops the program with one line. The caller makes sure that nobody else uses the pool. Thread-, fork-safe.
+ * stops the program with one line. The caller makes sure that nobody else uses the pool. Thread-, fork-safe; a child that keeps
+ * what waits for a grace period (percpu_free_rcu()) keeps the pool's memory, too.
  */
 int percpu_pool_destroy(percpu_pool_t *pool);
 
@@ -326,7 +333,7 @@ struct percpu_address {
   size_t area_bytes;   /* its size */
   size_t area_offset;  /* of the address within the area */
   int cpu;             /* whose copy; -1 for an extra copy, and for an address in the handle window */
-  unsigned copy;       /* copy id (percpu/abi.h) */
+  unsigned copy;       /* copy id (percpu/abi.h); the number of copies for an address in the handle window */
   unsigned chunk;      /* chunk number */
   size_t unit_offset;  /* of the address within the CPU's unit */
   unsigned flags;      /* PERCPU_INFO_* */
@@ -334,8 +341,9 @@ struct percpu_address {
 
 /*
  * Says what an ordinary address belongs to, in any pool. Returns 1 and fills `out` if it is per-CPU memory (or a
- * handle), 0 if not; `out` may be NULL, to ask only that. Waits for the lock of the pool's maps, and for no other. The answer is
- * a snapshot: the area may be freed by another thread meanwhile. Thread-, fork-safe.
+ * handle), 0 if not; `out` may be NULL, to ask only that. Waits for the lock of the pool's maps and, where the address is a static
+ * variable's, for who makes room for others (percpu_static()), but for no other. The answer is a snapshot: the area may be freed
+ * by another thread meanwhile. Thread-, fork-safe.
  */
 int percpu_address_info(const void *address, struct percpu_address *out);
 

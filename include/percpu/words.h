@@ -44,9 +44,11 @@ PERCPU_INLINE_ const uintptr_t *percpu_table_(const struct percpu_view *view) {
 #endif
 }
 
-/* Where percpu_table_() was NULL: asks the library first. */
+/* As percpu_table_(); of a thread that is not known yet the library is asked first. */
 PERCPU_INLINE_ const uintptr_t *percpu_attached_table_(const struct percpu_view *view) {
 #if PERCPU_HAVE_SEQUENCES
+  const uintptr_t *table = percpu_table_(view);
+  if (table != NULL) return table;
   return percpu_thread_attach_() ? percpu_view_or_default_(view)->offset : NULL;
 #else
   (void)view;
@@ -60,8 +62,8 @@ PERCPU_INLINE_ void *percpu_shared_(const struct percpu_view *view, const volati
 
 /*
  * AddressSanitizer sees nothing of a sequence either. So its builds touch the copy once before it, in C: that reports
- * an area that was poisoned (by the library when it was freed, or by the program itself), a misaligned handle where
- * -fsanitize=alignment is on, and a handle that was dereferenced by mistake at the line of its use.
+ * an area that the program poisoned (the library poisons none), a misaligned handle where -fsanitize=alignment is on, and
+ * a handle that was dereferenced by mistake at the line of its use.
  */
 #if PERCPU_HAVE_SEQUENCES && defined(PERCPU_UNDER_ASAN)
 #define PERCPU_CHECK_(n)                                                                         \

@@ -138,12 +138,14 @@ PERCPU_EXPORT void* percpu_shared_copy_(const percpu_view* view, const void* han
 
 PERCPU_EXPORT void* percpu_static_resolve_(void** cell) {
   Pool* pool = library.default_pool();
-  if (pool == nullptr) percpu::fatal("static per-CPU variables: no memory for the first pool");
+  if (pool == nullptr) {
+    percpu::fatal(errno == EDEADLK ? "static per-CPU variables: used by what the making of the first pool uses itself"
+                                   : "static per-CPU variables: no memory for the first pool");
+  }
   return library.statics().resolve(*pool, cell);
 }
 PERCPU_EXPORT void percpu_static_close_(void** cell) {
-  Pool* pool = library.default_pool_if_made();
-  if (pool != nullptr && !library.exiting()) library.statics().close(*pool, cell);
+  if (!library.exiting()) library.statics().close(library.default_pool_if_made(), cell);
 }
 
 // ---- allocation ----------------------------------------------------------------------------------------------------

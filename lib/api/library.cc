@@ -2,6 +2,7 @@
 #include "api/library.h"
 
 #include <algorithm>
+#include <atomic>
 #include <bit>
 #include <cerrno>
 #include <cstdlib>
@@ -16,6 +17,7 @@
 #include "os/env.h"
 #include "os/file.h"
 #include "os/fork_depth.h"
+#include "runtime/trace.h"
 
 namespace percpu {
 
@@ -38,10 +40,17 @@ constexpr size_t kDefaultHugePageBytes = size_t{2} << 20;
 // How often the fork handlers are installed and have run for the fork that this thread is about to make.
 __thread ForkDepth fork_depth __attribute__((tls_model("initial-exec")));
 
+// Whether the kernel said that this thread has no rseq.
+__thread bool thread_without_rseq __attribute__((tls_model("initial-exec")));
+
 // A value of the main thread's own, whose destructor runs when that thread calls pthread_exit(), and not when the program
 // ends otherwise.
 pthread_key_t main_key;
 bool has_main_key = false;
+
+// A thread has room for the values of so many keys from the beginning; for those of others glibc calls malloc, which a signal
+// handler must not.
+constexpr pthread_key_t kKeysWithoutMalloc = 32;
 
 // If the calling thread is the main one: when the library is loaded, in the child of a fork, and when a thread uses it first
 // (another thread may have opened it).
@@ -72,6 +81,7 @@ int Library::prepare() {
 }
 
 int Library::prepare_now() {
+  watch_main_thread();
   read_configuration();
   const int result = read_machine();
   if (result != 0) return result;
@@ -162,7 +172,10 @@ int Library::make_default_pool_now() {
   const percpu_view& view = pool->view();
   PERCPU_CHECK(view.nr_copies <= 2 * kMaxCpus, "expected at most two copies a CPU, found %u", view.nr_copies);
   std::copy_n(view.offset, view.nr_copies, default_offsets);
-  percpu_default_view_ = {default_offsets, view.nr_cpu_ids, view.nr_copies};
+  // Who has no handle yet and walks over the CPUs may read these meanwhile, the counts first.
+  std::atomic_ref(percpu_default_view_.offset).store(default_offsets, std::memory_order_relaxed);
+  std::atomic_ref(percpu_default_view_.nr_copies).store(view.nr_copies, std::memory_order_release);
+  std::atomic_ref(percpu_default_view_.nr_cpu_ids).store(view.nr_cpu_ids, std::memory_order_release);
   balancer_.add(*pool);
   default_pool_.store(pool, std::memory_order_release);
   return 0;
@@ -237,6 +250,7 @@ FirstChunk first_chunk(percpu_first_chunk wish, FirstChunk otherwise) {
 }  // namespace
 
 int Library::create_pool(const percpu_pool_attr& given, Pool** pool) {
+  watch_main_thread();
   int result = prepare();
   if (result != 0) return result;
   if (given.struct_bytes < offsetof(percpu_pool_attr, unit_size) || given.struct_bytes > kMaxAttrBytes) {
@@ -282,7 +296,11 @@ int Library::destroy_pool(Pool* pool) {
 
 int Library::refuse_without_pool(size_t size_bytes, size_t align_bytes, unsigned flags) {
   const Pool::Refusal refused = Pool::refusal(size_bytes, align_bytes, flags, kMaxUnitSizeBytes, page_size_bytes());
-  if (refused.reason == nullptr) return EAGAIN;
+  if (refused.reason == nullptr) {
+    PERCPU_TRACE5(alloc_failed, "default", size_bytes, align_bytes, flags, EAGAIN);
+    if ((flags & PERCPU_NOWARN) == 0) warnings_.failure({size_bytes, align_bytes, flags, "there is no pool yet"}, false);
+    return EAGAIN;
+  }
   if ((flags & PERCPU_NOWARN) == 0) warnings_.illegal({size_bytes, align_bytes, flags, refused.reason, refused.most}, false);
   return EINVAL;
 }
@@ -296,10 +314,14 @@ bool Library::thread_has_rseq() {
   return registered;
 }
 
+// What the kernel says of a thread holds for its life (os/rseq.h), so it is asked once.
 int Library::attach_thread() {
+  if (percpu_thread_.offset != nullptr) return 1;
+  if (thread_without_rseq) return 0;
   const bool registered = thread_has_rseq();
   if (registered) percpu_thread_.offset = default_offsets;
-  watch_main_thread();
+  thread_without_rseq = !registered;
+  if (main_key < kKeysWithoutMalloc) watch_main_thread();
   return registered ? 1 : 0;
 }
 
@@ -365,7 +387,7 @@ int Library::address_info(const void* address, percpu_address* info) {
   }
   if (!found) return 0;
   // Static variables: the handle of the module's piece is what owns them.
-  if (inside(info->pool) == default_pool_if_made()) {
+  if ((info->flags & PERCPU_INFO_STATIC) != 0) {
     const Pool& pool = *inside(info->pool);
     const uintptr_t handle = pool.memory().handle(ChunkId{info->chunk}, {static_cast<uint32_t>(info->unit_offset)});
     uintptr_t piece = 0;
@@ -383,6 +405,7 @@ int Library::address_info(const void* address, percpu_address* info) {
 int Library::page_node(const void* address) {
   NodeId node{};
   const int result = node_of(system(), reinterpret_cast<uintptr_t>(address), &node);
+  if (result == -EPERM) return -ENOSYS;  // a sandbox refuses the question
   return result < 0 ? result : node.value;
 }
 

@@ -112,7 +112,7 @@ class Library {
   Config config_{};
   Topology topology_{};
   Environment environment_{};
-  Warnings warnings_{0};
+  Warnings warnings_{UINT32_MAX};  // until PERCPU_CONF was read; what fails before that waits to be written
   Accounting accounting_;
   Grace grace_;
   Balancer balancer_;

@@ -121,6 +121,7 @@ void Statics::place(Pool& pool) {
   for (uint32_t i = 0; i < nr_modules_; i++) {
     Module& module = modules_[i];
     module.handle += pool.first_handle();
+    if (!module.open) continue;  // closed meanwhile: its images are there no more
     pool.write_copies(module.handle, reinterpret_cast<const void*>(module.image_begin), module.size_bytes());
   }
 }
@@ -193,12 +194,12 @@ void* Statics::resolve(Pool& pool, void** cell) {
   return handle;
 }
 
-void Statics::close(Pool& pool, void** cell) {
+void Statics::close(Pool* pool, void** cell) {
   SleepMutexGuard guard(lock_);
   Module* module = find(reinterpret_cast<uintptr_t>(cell[1]));
   if (module == nullptr) return;  // never used, or an earlier variable's destructor was here
   module->open = false;
-  if (!module->in_static_part) pool.free_statics(reinterpret_cast<void*>(module->handle));
+  if (!module->in_static_part) pool->free_statics(reinterpret_cast<void*>(module->handle));
 }
 
 bool Statics::owns(uintptr_t handle, uintptr_t* piece, size_t* piece_bytes) {

@@ -43,8 +43,8 @@ class Statics {
   // The handle of the variable whose cell is {handle, image}; stores it in the cell. Stops the program where the image
   // belongs to no module, or memory for the module's variables cannot be had.
   void* resolve(Pool& pool, void** cell) PERCPU_EXCLUDES(lock_);
-  // The module of that cell is being closed.
-  void close(Pool& pool, void** cell) PERCPU_EXCLUDES(lock_);
+  // The module of that cell is being closed. pool: null before there is one, when there are pieces in the static part at most.
+  void close(Pool* pool, void** cell) PERCPU_EXCLUDES(lock_);
 
   // True where the piece of an open module begins at or before `handle` and ends behind it.
   bool owns(uintptr_t handle, uintptr_t* piece, size_t* piece_bytes) PERCPU_EXCLUDES(lock_);

@@ -176,7 +176,7 @@ int Pool::make_memory(const PoolSetup& setup, void* tables) {
   dynamic_begin_ = shape.static_bytes + shape.reserved_bytes;
   first_dynamic_ = memory_.base() + dynamic_begin_;
   const size_t largest = setup.max_alloc_bytes != 0 ? setup.max_alloc_bytes : unit_bytes;
-  max_alloc_bytes_ = std::min(largest, unit_bytes);
+  max_alloc_bytes_ = std::min(largest, unit_bytes) / kFragmentBytes * kFragmentBytes;  // as sizes are rounded up
   view_ = {memory_.offsets(), memory_.nr_cpu_ids(), memory_.nr_copies()};
   return 0;
 }

@@ -134,6 +134,20 @@ TEST_CASE("before there is a pool, an atomic allocation is EAGAIN and a free sto
   CHECK(end.standard_error == "libpercpu: percpu_free(0x1234): expected a handle, found no pool made yet\n");
 }
 
+TEST_CASE("before there is a pool, an atomic allocation that fails is logged by the next ordinary call, unless it says not to") {
+  const ChildEnd end = fresh(nullptr, [] {
+    EXPECT(percpu_alloc_flags(24, 8, PERCPU_ATOMIC) == nullptr);
+    EXPECT(percpu_alloc_flags(48, 8, PERCPU_ATOMIC | PERCPU_NOWARN) == nullptr);
+    EXPECT(percpu_alloc(8, 8) != nullptr);
+    EXPECT(percpu_alloc(SIZE_MAX, 8) == nullptr);  // writes what was left to be written, too
+  });
+  INFO(end.standard_error);
+  CHECK(end.exit_code == 0);
+  CHECK(end.standard_error.find("there is no pool yet") != std::string::npos);
+  CHECK(end.standard_error.find("size 24") != std::string::npos);
+  CHECK(end.standard_error.find("size 48") == std::string::npos);
+}
+
 TEST_CASE("before there is a pool, an atomic allocation that none would take is EINVAL, logged by the next ordinary call") {
   const ChildEnd end = fresh(nullptr, [] {
     struct Illegal {
@@ -618,6 +632,26 @@ TEST_CASE("the node of a page that is backed is a node; of one that is not ENOEN
     errno = 0;
     EXPECT(percpu_page_node(nullptr) == -1 && errno == EFAULT);
     percpu_free(handle);
+  }));
+}
+
+TEST_CASE("the node of a page is ENOSYS where a sandbox refuses the question") {
+  CHECK_FINE(fresh("nodes:one", [] {
+    library.use_system(FaultySystem::reset().fail_always(Call::kQueryPage, EPERM).fail_always(Call::kGetMempolicy, EPERM).system());
+    int here = 0;
+    EXPECT(percpu_page_node(&here) == -1 && errno == ENOSYS);
+  }));
+}
+
+TEST_CASE("the largest allocation is a multiple of 4, whatever waits in a front cache") {
+  CHECK_FINE(fresh(nullptr, [] {
+    percpu_pool_attr attr{};
+    attr.struct_bytes = sizeof attr;
+    attr.max_alloc = 6;
+    percpu_pool_t* pool = percpu_pool_create(&attr);
+    EXPECT_EQ(percpu_pool_max_alloc(pool), 4);
+    percpu_pool_free(pool, percpu_pool_alloc(pool, 4, 4, 0));
+    EXPECT(percpu_pool_alloc(pool, 5, 4, PERCPU_NOWARN) == nullptr && errno == EINVAL);
   }));
 }
 

@@ -6,6 +6,7 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <atomic>
 #include <thread>
 #include <vector>
@@ -133,6 +134,26 @@ TEST_CASE("an address in a static variable's copy is told as static, with the ha
            reinterpret_cast<const char*>(percpu_static(shape)) + 3);
     EXPECT(info.area_bytes >= sizeof(Shape) + sizeof(Wide));
     EXPECT_EQ(percpu_address_info(&five, &info), 0);  // the image is ordinary memory
+  }));
+}
+
+TEST_CASE("a module that is closed while the first pool is being made is closed, and its images are not read any more") {
+  CHECK_FINE(fresh(nullptr, [] {
+    Statics statics;
+    size_t bytes = 0;
+    EXPECT_EQ(statics.collect(real_system(), page_size_bytes(), &bytes), 0);
+    EXPECT(bytes >= sizeof(Shape) + sizeof(Wide));
+    void* cell[2] = {nullptr, &five};
+    statics.close(nullptr, cell);
+    Pool& pool = *inside(percpu_pool_create(nullptr));
+    std::vector<char> before(bytes);
+    const auto* copy = static_cast<const char*>(percpu_pool_ptr(outside(&pool), reinterpret_cast<char*>(pool.first_handle()), 0));
+    std::copy_n(copy, bytes, before.begin());
+    statics.place(pool);
+    EXPECT(std::equal(before.begin(), before.end(), copy));
+    uintptr_t piece = 0;
+    size_t piece_bytes = 0;
+    EXPECT(!statics.owns(pool.first_handle(), &piece, &piece_bytes));
   }));
 }
 
