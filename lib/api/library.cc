@@ -325,16 +325,22 @@ int Library::attach_thread() {
   return registered ? 1 : 0;
 }
 
+// Where nobody says it, any: what asks works by atomic instructions.
+CpuId Library::current_cpu() {
+  if (percpu_thread_.offset != nullptr) return CpuId{rseq_cpu_id()};  // a list of its own CPU's was empty, or stopped
+  const int saved_errno = errno;
+  unsigned number = 0;
+  unsigned node = 0;
+  (void)system().getcpu(&number, &node);
+  errno = saved_errno;
+  return CpuId{static_cast<int32_t>(number)};
+}
+
 void* Library::shared_copy(const percpu_view* view, const void* handle) {
   Pool* pool = view == &percpu_default_view_ ? default_pool_if_made()
                                              : reinterpret_cast<Pool*>(const_cast<percpu_view*>(view));
   if (pool == nullptr) fatal("operation on %p: expected a handle, found no pool made yet", handle);
-  const int saved_errno = errno;
-  unsigned number = 0;
-  unsigned node = 0;
-  (void)system().getcpu(&number, &node);  // where it fails, any copy will do: the operations are atomic
-  errno = saved_errno;
-  CpuId cpu{static_cast<int32_t>(number)};
+  CpuId cpu = current_cpu();
   if (!pool->layout().unit_of_cpu(cpu).valid()) cpu = topology_.possible.first();
   uint32_t copy = static_cast<uint32_t>(cpu.value);
   if (process_has_rseq()) {

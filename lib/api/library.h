@@ -86,6 +86,7 @@ class Library {
   void use_system(const System& system) { system_ = &system; }
 
  private:
+  CpuId current_cpu();
   Pool* make_default_pool();
   int make_default_pool_now();
   int prepare_now();
