@@ -410,9 +410,8 @@ uint32_t PageHeap::take_to_purge(uint32_t* bin, bool fresh_too, bool break_huge)
   }
 }
 
-void PageHeap::set_strict(bool may_look) {
+void PageHeap::set_strict() {
   HeapGuard guard(lock_);
-  store_relaxed(&may_look_, may_look);
   store_relaxed(&strict_, true);
 }
 
@@ -454,7 +453,7 @@ bool PageHeap::give_back(uint32_t number, bool empty) {
 
 uint64_t PageHeap::purge(uint64_t nr_pages, bool fresh_too) {
   uint64_t purged = 0;
-  if (load_relaxed(&strict_)) look_at_mappings(window_->system(), load_relaxed(&may_look_));
+  if (load_relaxed(&strict_)) look_at_mappings(window_->system(), true);
   for (const bool break_huge : {false, true}) {
     uint32_t bin = kNrBins - 1;
     while (purged < nr_pages) {

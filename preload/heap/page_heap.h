@@ -77,8 +77,8 @@ class PageHeap {
   // From now on; what is huge stays so. Nothing is before this is called.
   void set_huge_use(HugeUse use) PERCPU_EXCLUDES(lock_);
 
-  // From now on the kernel's books are strict. may_look: see mappings.h.
-  void set_strict(bool may_look) PERCPU_EXCLUDES(lock_);
+  // From now on the kernel's books are strict.
+  void set_strict() PERCPU_EXCLUDES(lock_);
 
   PageStats stats() PERCPU_EXCLUDES(lock_);
 
@@ -170,8 +170,7 @@ class PageHeap {
   uint64_t least_dirty_ PERCPU_GUARDED_BY(lock_) = 0;  // since the last tick
   uint64_t backed_pages_ = 0;
   HugeUse huge_use_ PERCPU_GUARDED_BY(lock_) = HugeUse::kNone;
-  bool strict_ = false;    // changed under lock_, once
-  bool may_look_ = false;  // the same
+  bool strict_ = false;  // changed under lock_, once
   uint64_t huge_regions_ PERCPU_GUARDED_BY(lock_) = 0;
   uint64_t huge_edges_ PERCPU_GUARDED_BY(lock_) = 0;  // between regions that are huge and those that are not
   uint32_t tick_ PERCPU_GUARDED_BY(lock_) = 0;

@@ -346,7 +346,7 @@ uint64_t open_among(Fixture& at, uint64_t first, uint64_t nr_pages) {
 
 TEST_CASE("where the kernel's books are strict, what goes back in long runs is closed, and opened again when it is needed") {
   Fixture at;
-  at.pages.set_strict(true);
+  at.pages.set_strict();
   const uint32_t a = at.take(100);
   const uint64_t first = at.first(a);
   const uint32_t fence = at.take(1);
@@ -374,7 +374,7 @@ TEST_CASE("where the kernel's books are strict, what goes back in long runs is c
 
 TEST_CASE("under strict books short runs are closed where they make a long one, or lie beside a closed one") {
   Fixture at;
-  at.pages.set_strict(true);
+  at.pages.set_strict();
   std::vector<uint32_t> pieces;
   for (int i = 0; i < 64; ++i) pieces.push_back(at.take(16));
   for (const uint32_t piece : pieces) at.touch(piece);
@@ -392,7 +392,7 @@ TEST_CASE("under strict books short runs are closed where they make a long one, 
 
 TEST_CASE("under strict books, where the system opens no more, what is open serves, and nothing is lost") {
   Fixture at;
-  at.pages.set_strict(true);
+  at.pages.set_strict();
   const uint32_t a = at.take(1000);
   const uint32_t b = at.take(200);
   at.touch(a);
@@ -412,7 +412,7 @@ TEST_CASE("under strict books, where the system opens no more, what is open serv
 
 TEST_CASE("under strict books, where little can be opened, what is asked for is") {
   Fixture at;
-  at.pages.set_strict(true);
+  at.pages.set_strict();
   SmallSystem::largest_open = 20 << kPageShift;
   const uint32_t a = at.take(10);
   at.touch(a);
@@ -426,7 +426,7 @@ TEST_CASE("under strict books, where little can be opened, what is asked for is"
 
 TEST_CASE("many aligned blocks out of a closed run make few mappings") {
   Fixture at;
-  at.pages.set_strict(true);
+  at.pages.set_strict();
   const uint32_t a = at.take(80000);
   at.pages.release(a);
   (void)at.pages.purge_all();
@@ -441,7 +441,7 @@ TEST_CASE("many aligned blocks out of a closed run make few mappings") {
 
 TEST_CASE("a run whose addresses are lost while it is closed is nobody's from then on") {
   Fixture at;
-  at.pages.set_strict(true);
+  at.pages.set_strict();
   const uint32_t a = at.take(128);
   at.touch(a);
   const uint64_t first = at.first(a);
@@ -467,7 +467,7 @@ TEST_CASE("random calls do what a model says") {
     CAPTURE(strict);
     Fixture at;
     at.pages.set_huge_use(use);
-    if (strict) at.pages.set_strict(true);
+    if (strict) at.pages.set_strict();
     struct Run {
       uint64_t first = 0;
       uint64_t nr_pages = 0;
