@@ -40,7 +40,7 @@ def steps_for(machine, build, form, only):
     steps = plan.placements(build) + plan.counts(build, events) + plan.hotplugs(build, rounds)
     if form != "boot":
         steps += plan.refusals(build, len(machine.nodes), events // 10) + plan.odd_cpusets(build, events // 10)
-        steps += plan.strict_overcommit(build, events // 10)
+        steps += plan.strict_overcommit(build, events // 10) + plan.memory_groups(build)
         steps = plan.unit_suite(build, form) + steps
     if machine.then_online or machine.offline:
         # The CPUs that are offline come online while the programs of "late" run, and all of it runs again.

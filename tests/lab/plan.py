@@ -181,6 +181,16 @@ def strict_overcommit(build, events):
             for name, command, env in programs]
 
 
+def memory_groups(build):
+    """Control groups' memory limits: what fits with glibc's malloc fits under the preload."""
+    if not build.preload:
+        return []
+    here = str(pathlib.Path(__file__).parent / "memory_group.sh")
+    files = [here, build.program("preload_limit"), build.preload]
+    return [Step(f"cgroup/{kind}", ["sh", here, kind, *map(str, files[1:])], {}, 1800, files)
+            for kind in ("max", "high")]
+
+
 def hotplugs(build, rounds):
     steps = [Step("hotplug/count", [str(build.program("lab_hotplug")), str(rounds)], {}, 7200)]
     if build.preload:

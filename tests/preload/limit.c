@@ -4,6 +4,7 @@
  * waste. Everything allocated is written to. Ends with 0, unless memory ran out first.
  *
  *   limit PATTERN MEBIBYTES
+ *   limit                      lists the patterns, each with the least limit that it is to fit under when told 24 MiB
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -192,26 +193,28 @@ static void threads(void) {
   }
 }
 
+/* `limit`, in MiB: what the pattern needs at once of the 24 MiB that it is told, and what an allocator may add. */
 static const struct {
   const char *name;
   void (*run)(void);
+  int limit;
 } patterns[] = {
-    {"small_then_mapping", small_then_mapping},
-    {"large", large},
-    {"large_then_mapping", large_then_mapping},
-    {"no_descriptors", no_descriptors},
-    {"no_descriptors_later", no_descriptors_later},
-    {"growing", growing},
-    {"growing_together", growing_together},
-    {"churn", churn},
-    {"phases", phases},
-    {"sparse", sparse},
-    {"threads", threads},
+    {"small_then_mapping", small_then_mapping, 56},
+    {"large", large, 30},
+    {"large_then_mapping", large_then_mapping, 30},
+    {"no_descriptors", no_descriptors, 32},
+    {"no_descriptors_later", no_descriptors_later, 32},
+    {"growing", growing, 30},
+    {"growing_together", growing_together, 40},
+    {"churn", churn, 42},
+    {"phases", phases, 42},
+    {"sparse", sparse, 30},
+    {"threads", threads, 64},
 };
 
 int main(int argc, char **argv) {
   if (argc != 3) {
-    for (size_t i = 0; i < sizeof patterns / sizeof patterns[0]; i++) puts(patterns[i].name);
+    for (size_t i = 0; i < sizeof patterns / sizeof patterns[0]; i++) printf("%s %d\n", patterns[i].name, patterns[i].limit);
     return 0;
   }
   total = (size_t)atol(argv[2]) << 20;
