@@ -115,6 +115,14 @@ CpuId first_not_allowed(const PinList& list, const CpuMask& allowed) {
   return {};
 }
 
+// libc makes its secrets (stack guard, pointer guard) of the same bytes, and where a thread runs everybody may see: so no bits of
+// theirs are taken as they are, but some of a product's middle.
+size_t first_core(const uint64_t (&random)[2], int32_t process, size_t nr_cores) {
+  constexpr uint64_t kOdd[] = {0x9e3779b97f4a7c15, 0xc2b2ae3d27d4eb4f};  // the golden ratio's bits; a prime of xxHash's
+  const uint64_t mixed = (random[0] ^ random[1] * kOdd[1]) * kOdd[0];
+  return ((mixed >> 32) + static_cast<uint32_t>(process)) % nr_cores;
+}
+
 // A thread that is alone on its CPU waits only for the kernel's own work: per mille of the time. One beside an equal waits
 // half of it; one that runs seldom, beside one that always runs, waits little by the clock but much for what it does.
 bool cpu_is_shared(uint64_t elapsed_ns, uint64_t ran_ns, uint64_t waited_ns) {

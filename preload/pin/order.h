@@ -50,6 +50,11 @@ void order_slots(PinPolicy policy, const CpuMask& allowed, CpuPlace* places, con
 // The first CPU of the list that is not allowed; an invalid one if all are.
 [[nodiscard]] CpuId first_not_allowed(const PinList& list, const CpuMask& allowed);
 
+// Which of the cores a process begins with under pin:auto, so that the processes of a machine do not all begin with the same one.
+// `random` is the process's own and its forked children's: the first process of every container has number 1. Children that are forked
+// one after another, and so have numbers that follow one another, begin with cores that do.
+[[nodiscard]] size_t first_core(const uint64_t (&random)[2], int32_t process, size_t nr_cores);
+
 // Whether a thread that has a CPU of its own shares it with others, judged by what the scheduler counted in the meantime:
 // how long it ran, and how long it was ready to run and waited.
 [[nodiscard]] bool cpu_is_shared(uint64_t elapsed_ns, uint64_t ran_ns, uint64_t waited_ns);

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <signal.h>
+#include <sys/auxv.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -100,6 +101,8 @@ void Placement::start(const Config& config) {
     }
   }
   if (initial_.count() < 2) return;  // one CPU: everybody is placed
+  const unsigned long random = getauxval(AT_RANDOM);
+  if (random != 0) memcpy(random_, reinterpret_cast<const void*>(random), sizeof random_);
   active_ = pthread_key_create(&key_, end) == 0;
 }
 
@@ -121,8 +124,7 @@ bool Placement::make_ready() {
   read_cpu_places(os(), initial_, places_);
   order_slots(policy_, initial_, places_, list_, &order_);
   process_ = this_process();
-  // Several processes on one machine begin at different cores.
-  first_slot_ = policy_ == PinPolicy::kAuto ? static_cast<size_t>(this_process()) % order_.nr_cores : 0;
+  first_slot_ = policy_ == PinPolicy::kAuto ? first_core(random_, process_, order_.nr_cores) : 0;
   looked_ns_ = coarse_ns();
   if (verbose_) report("pin: %zu CPUs allowed, %zu places", initial_.count(), order_.count);
   ready_ = true;
@@ -343,7 +345,7 @@ void Placement::fork_child() PERCPU_NO_THREAD_SAFETY_ANALYSIS {
   claims_lost_ = false;
   if (!ready_) return;
   for (size_t slot = 0; slot < order_.count; ++slot) users_[slot] = 0;
-  first_slot_ = policy_ == PinPolicy::kAuto ? static_cast<size_t>(this_process()) % order_.nr_cores : 0;
+  first_slot_ = policy_ == PinPolicy::kAuto ? first_core(random_, process_, order_.nr_cores) : 0;
 }
 
 // ---- looking after them -----------------------------------------------------------------------------------------------------

@@ -144,6 +144,7 @@ class Placement {
   uint32_t* users_ = nullptr;
   uint64_t* shared_until_ns_ = nullptr;
   pid_t process_ = 0;      // that the lock and the records are of
+  uint64_t random_[2] = {};  // the process's own, also its forked children's
   size_t first_slot_ = 0;  // where pin:auto begins among the cores
 
   CpuMask scratch_ PERCPU_GUARDED_BY(lock_);  // stacks may be small

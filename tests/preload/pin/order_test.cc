@@ -155,6 +155,24 @@ TEST_CASE("a list is given out as written") {
   CHECK(first_not_allowed(list, machine.allowed) == CpuId{1});
 }
 
+TEST_CASE("processes of the same number begin with any core, forked children one after another with cores that follow") {
+  constexpr size_t kCores = 8;
+  size_t times[kCores] = {};
+  uint64_t state = 1;
+  for (int i = 0; i < 8000; ++i) {
+    const uint64_t random[2] = {state *= 0xd1342543de82ef95, state *= 0xd1342543de82ef95};
+    const size_t first = first_core(random, 1, kCores);
+    REQUIRE(first < kCores);
+    ++times[first];
+    CHECK(first_core(random, 2, kCores) == (first + 1) % kCores);
+  }
+  for (size_t core = 0; core < kCores; ++core) CHECK(times[core] == doctest::Approx(1000).epsilon(0.2));
+  // Each half counts.
+  CHECK(first_core({1, 2}, 1, 1 << 20) != first_core({1, 3}, 1, 1 << 20));
+  CHECK(first_core({1, 2}, 1, 1 << 20) != first_core({4, 2}, 1, 1 << 20));
+  CHECK(first_core({0, 0}, 7, 1) == 0);
+}
+
 TEST_CASE("a CPU counts as shared when its thread waits for it, not when it hardly does") {
   constexpr uint64_t kMs = 1000 * 1000;
   CHECK_FALSE(cpu_is_shared(1000 * kMs, 990 * kMs, 4 * kMs));

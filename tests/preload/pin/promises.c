@@ -209,6 +209,58 @@ static void one_after_too_many(void) {
   end(&worker);
 }
 
+/* The first process of each PID namespace, as of each container, has number 1; they do not all begin with the same core. */
+static void *exit_with_cpu(void *argument) {
+  (void)argument;
+  _exit(cpu_of(0) < 0 ? 255 : cpu_of(0) % 128);
+}
+
+static int first_cpu(void) {
+  pthread_t thread;
+  EXPECT(pthread_create(&thread, NULL, exit_with_cpu, NULL) == 0);
+  for (;;) pause();
+}
+
+/* -1 where no such namespace can be made. */
+static int first_cpu_of_container(void) {
+  pid_t child = fork();
+  if (child == 0) {
+    if (unshare(CLONE_NEWPID) != 0 && unshare(CLONE_NEWUSER | CLONE_NEWPID) != 0) _exit(254);
+    child = fork();
+    if (child == 0) {
+      child_argv[1] = (char *)"first_cpu";
+      execv(child_argv[0], child_argv);
+    }
+    if (child < 0) _exit(254);
+    _exit(status_of(child));
+  }
+  const int cpu = status_of(child);
+  EXPECT(cpu < 128 || cpu == 254);
+  return cpu == 254 ? -1 : cpu;
+}
+
+/* Whether all CPUs are siblings of one core, as far as sysfs says. */
+static int is_one_core(void) {
+  int cores[2] = {-1, -1};
+  for (int i = 0; i < nr_cpus; i++) {
+    char path[128];
+    snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu%d/topology/thread_siblings_list", nth_cpu(i));
+    FILE *file = fopen(path, "r");
+    if (file == NULL || fscanf(file, "%d", &cores[i != 0]) != 1) cores[i != 0] = nth_cpu(i);
+    if (file != NULL) fclose(file);
+    if (i != 0 && cores[1] != cores[0]) return 0;
+  }
+  return 1;
+}
+
+static void any_first_core(void) {
+  const int first = is_one_core() ? -1 : first_cpu_of_container();
+  if (first < 0) _exit(77);
+  int other = first;
+  for (int i = 0; i < 100 && other == first; i++) other = first_cpu_of_container();
+  EXPECT(other != first); /* with two cores once in 2^100 */
+}
+
 static void main_is_free(void) {
   struct worker worker = {0};
   begin(&worker);
@@ -724,6 +776,7 @@ static const struct {
     {"own_cpu", own_cpu},
     {"too_many", too_many},
     {"one_after_too_many", one_after_too_many},
+    {"any_first_core", any_first_core},
     {"main_is_free", main_is_free},
     {"libc_hides", libc_hides},
     {"threads_of_threads", threads_of_threads},
@@ -793,6 +846,7 @@ int main(int argc, char **argv) {
   initial = true_mask(0);
   nr_cpus = CPU_COUNT(&initial);
   write_mask(mask_text);
+  if (argc > 1 && strcmp(argv[1], "first_cpu") == 0) return first_cpu();
   if (argc == 3 && strcmp(argv[1], "child_says") == 0) return strcmp(argv[2], mask_text) == 0 ? 0 : 1;
   EXPECT(argc == 2);
   if (nr_cpus < 2 || nr_cpus > kManyThreads) return 77;
