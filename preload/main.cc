@@ -162,7 +162,8 @@ int background(void*) {
     print(false);
   }
   const bool placed = percpu::heap::pin_tick();
-  return heap.tick() || placed ? 1 : 0;
+  // Caches are emptied by the first tick that finds them unused since the one before.
+  return heap.tick() || placed || heap.totals().cached_bytes != 0 ? 1 : 0;
 }
 
 // From now on what changes mappings goes by libc's own functions, which libraries that must hear of it patch (UCX, for network cards);

@@ -38,7 +38,7 @@ void pin_start(const Config& config);
 void pin_fork_child();
 
 // From background work, as often as it likes: at most once a second this looks whether placed threads share their CPUs.
-// Returns whether there are any to look after.
+// Returns whether there are any to look after; once there are none, the next thread that gets a place wakes the balance thread.
 bool pin_tick();
 
 // The functions behind those that we interpose.

@@ -2,6 +2,7 @@
 #include "preload/pin/placement.h"
 
 #include <errno.h>
+#include <percpu/abi.h>
 #include <signal.h>
 #include <sys/auxv.h>
 #include <sys/mman.h>
@@ -257,6 +258,7 @@ void Placement::settle(ThreadRecord* record) {
   if (record->slot != kNoSlot) {
     record->place = order_.ids[record->slot];
     if (go_to(0, record->place) == 0) {
+      placed();
       if (verbose_) {
         report("pin: thread %d, number %u, on %s %d", static_cast<int>(record->tid), record->number,
                policy_ == PinPolicy::kNode ? "node" : "CPU", record->place);
@@ -343,6 +345,8 @@ void Placement::fork_child() PERCPU_NO_THREAD_SAFETY_ANALYSIS {
   nr_created_ = 0;
   nr_claims_ = 0;
   claims_lost_ = false;
+  placed_since_tick_ = false;
+  ticked_ = false;
   if (!ready_) return;
   for (size_t slot = 0; slot < order_.count; ++slot) users_[slot] = 0;
   first_slot_ = policy_ == PinPolicy::kAuto ? first_core(random_, process_, order_.nr_cores) : 0;
@@ -399,13 +403,26 @@ void Placement::look(uint64_t now) {
   }
 }
 
+// Threads that come and go while nobody ticks wake the balance thread once, not one by one: a tick that saw none since the last is the
+// end of it.
+void Placement::placed() {
+  placed_since_tick_ = true;
+  if (ticked_) return;
+  ticked_ = true;
+  percpu_balance_wake_();
+}
+
 bool Placement::tick() {
   if (!any_placed()) return false;
   const int saved_errno = errno;
   PlacementGuard guard(lock_);
   look(coarse_ns());
   errno = saved_errno;
-  return true;
+  ticked_ = placed_since_tick_;
+  placed_since_tick_ = false;
+  for (const ThreadRecord* record = records_.first(); record != nullptr && !ticked_; record = record->next)
+    ticked_ = record->place != kNoPlace;
+  return ticked_;
 }
 
 }  // namespace percpu::heap

@@ -97,6 +97,8 @@ class Placement {
   bool leave() PERCPU_EXCLUDES(lock_);
   void come_back() PERCPU_EXCLUDES(lock_);
 
+  // Returns: whether a thread has a place, or got one since the last tick. After a false one, the next thread that gets a place wakes
+  // who ticks.
   bool tick() PERCPU_EXCLUDES(lock_);
   void fork_child();
 
@@ -120,6 +122,7 @@ class Placement {
   void look(uint64_t now) PERCPU_REQUIRES(lock_);
   void hide(pid_t tid, pthread_t thread, size_t size_bytes, void* mask) PERCPU_REQUIRES(lock_);
   void look_at(ThreadRecord* record, uint64_t now) PERCPU_REQUIRES(lock_);
+  void placed() PERCPU_REQUIRES(lock_);
 
   int32_t own_place() const;
   bool is_mask_of(const CpuMask& mask, int32_t place) const;
@@ -156,6 +159,8 @@ class Placement {
   uint32_t nr_claims_ PERCPU_GUARDED_BY(lock_) = 0;
   bool claims_lost_ PERCPU_GUARDED_BY(lock_) = false;  // there were more: all that have not begun are left alone
   uint64_t looked_ns_ PERCPU_GUARDED_BY(lock_) = 0;
+  bool placed_since_tick_ PERCPU_GUARDED_BY(lock_) = false;
+  bool ticked_ PERCPU_GUARDED_BY(lock_) = false;  // the last tick said that it wants another, or somebody was woken for it
 };
 
 extern Placement placement;

@@ -3,8 +3,10 @@
  * One promise of thread placement a run, named by the argument. The program executes itself under PIN_TEST_PRELOAD; what
  * is true is asked by raw system calls, what is shown by libc's functions. It needs two CPUs; with fewer it is skipped (77).
  */
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <malloc.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -626,12 +628,8 @@ static void spin(struct worker *worker) {
   }
 }
 
-/* A process that always runs takes half of the thread's CPU: the thread is set free. Looked for when threads are created. */
-static void shared_cpu(void) {
-  struct worker worker = {.first = spin};
-  begin(&worker);
-  const int cpu = cpu_of(worker.tid);
-  EXPECT(cpu >= 0);
+/* A process that always runs, on one CPU. */
+static pid_t begin_hog(int cpu) {
   pid_t hog = fork();
   if (hog == 0) {
     const cpu_set_t mask = only(cpu);
@@ -640,6 +638,21 @@ static void shared_cpu(void) {
     for (volatile int i = 0;; i = i + 1) {
     }
   }
+  return hog;
+}
+
+static void end_hog(pid_t hog) {
+  kill(hog, SIGKILL);
+  waitpid(hog, NULL, 0);
+}
+
+/* It takes half of the thread's CPU: the thread is set free. Looked for when threads are created. */
+static void shared_cpu(void) {
+  struct worker worker = {.first = spin};
+  begin(&worker);
+  const int cpu = cpu_of(worker.tid);
+  EXPECT(cpu >= 0);
+  const pid_t hog = begin_hog(cpu);
   for (int i = 0; i < 600 && !is_free(worker.tid); i++) {
     nanosleep(&(struct timespec){0, 100000000}, NULL);
     struct worker other = {0};
@@ -647,8 +660,90 @@ static void shared_cpu(void) {
     end(&other);
   }
   EXPECT(is_free(worker.tid));
-  kill(hog, SIGKILL);
-  waitpid(hog, NULL, 0);
+  end_hog(hog);
+  end(&worker);
+}
+
+static pid_t balance_thread(void) {
+  pid_t found = 0;
+  DIR *tasks = opendir("/proc/self/task");
+  EXPECT(tasks != NULL);
+  for (struct dirent *task; (task = readdir(tasks)) != NULL && found == 0;) {
+    char path[300], name[32] = "";
+    snprintf(path, sizeof path, "/proc/self/task/%s/comm", task->d_name);
+    FILE *file = fopen(path, "r");
+    if (file == NULL) continue;
+    if (fscanf(file, "%31s", name) == 1 && strcmp(name, "percpu-balance") == 0) found = atoi(task->d_name);
+    fclose(file);
+  }
+  closedir(tasks);
+  return found;
+}
+
+/* Whether a thread is in a futex call without a timeout: 1 or 0; -1 where the kernel does not say. */
+static int waits_for_ever(pid_t tid) {
+  char path[64], line[256] = "";
+  unsigned long number = 0, timeout = 1;
+  snprintf(path, sizeof path, "/proc/self/task/%d/syscall", (int)tid);
+  FILE *file = fopen(path, "r");
+  if (file == NULL) return -1;
+  const int told = fgets(line, sizeof line, file) != NULL;
+  fclose(file);
+  if (!told) return -1;
+  return sscanf(line, "%lu %*x %*x %*x %lx", &number, &timeout) == 2 && number == SYS_futex && timeout == 0;
+}
+
+static int eventually_waits(pid_t tid) {
+  for (int i = 0; i < 6000 && waits_for_ever(tid) == 0; i++) nanosleep(&(struct timespec){0, 10000000}, NULL);
+  return waits_for_ever(tid);
+}
+
+/* When no thread has a place the balance thread sleeps until it is woken; and it is when one has, so a shared CPU is found without
+ * that threads are created. */
+static void balance_rests(void) {
+  struct worker worker = {0};
+  begin(&worker);
+  EXPECT(is_placed(worker.tid));
+  pid_t balance = 0;
+  for (int i = 0; i < 6000 && (balance = balance_thread()) == 0; i++) nap(); /* it gives itself its name */
+  EXPECT(balance != 0);
+  end(&worker);
+  const int waits = eventually_waits(balance);
+  if (waits < 0) _exit(77);
+  EXPECT(waits == 1);
+  worker.first = spin;
+  int cpu = -1;
+  while (cpu < 0) { /* on a busy machine it may be set free again at once */
+    begin(&worker);
+    cpu = cpu_of(worker.tid);
+    if (cpu < 0) end(&worker);
+  }
+  const pid_t hog = begin_hog(cpu);
+  for (int i = 0; i < 6000 && !is_free(worker.tid); i++) nanosleep(&(struct timespec){0, 10000000}, NULL);
+  EXPECT(is_free(worker.tid));
+  end_hog(hog);
+  EXPECT(eventually_waits(balance) == 1);
+  end(&worker);
+}
+
+/* Every second block stays, so that no pages become free, which would have the balance thread look again too. */
+static void fill_caches(struct worker *worker) {
+  (void)worker;
+  enum { kRounds = 60, kBlocks = 500 };
+  static void *volatile blocks[kRounds][kBlocks];
+  for (int round = 0; round < kRounds; round++) {
+    for (int i = 0; i < kBlocks; i++) blocks[round][i] = malloc(64);
+    for (int i = 0; i < kBlocks; i += 2) free(blocks[round][i]);
+    nanosleep(&(struct timespec){0, 10000000}, NULL);
+  }
+}
+
+/* It does not rest before the caches that nobody uses any more are emptied; with or without places. */
+static void caches_emptied(void) {
+  struct worker worker = {.first = fill_caches};
+  begin(&worker);
+  for (int i = 0; i < 6000 && mallinfo2().fsmblks != 0; i++) nanosleep(&(struct timespec){0, 10000000}, NULL);
+  EXPECT(mallinfo2().fsmblks == 0);
   end(&worker);
 }
 
@@ -797,6 +892,8 @@ static const struct {
     {"forked_threads", forked_threads},
     {"late_destructor", late_destructor},
     {"shared_cpu", shared_cpu},
+    {"balance_rests", balance_rests},
+    {"caches_emptied", caches_emptied},
     {"storm", storm},
     {"list", list},
     {"wrap", wrap},
