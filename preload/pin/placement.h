@@ -91,6 +91,9 @@ class Placement {
   // Puts the initial mask where that of the thread's place is.
   template <class Call>
   int ask(pid_t tid, pthread_t thread, size_t size_bytes, void* mask, Call call) PERCPU_EXCLUDES(lock_);
+  // The same for the system call, which returns how many bytes of the mask it wrote.
+  template <class Call>
+  long ask_kernel(pid_t tid, void* mask, Call call) PERCPU_EXCLUDES(lock_);
 
   // The calling thread leaves its place, and takes it again. Returns: whether it had one.
   // Context: async-signal-safe in a process of one thread, and in a child of _Fork() (is_bare_child()).
@@ -199,12 +202,23 @@ int Placement::set_name(pthread_t thread, const char* name, Call call) {
   return result;
 }
 
-// `call` reads the mask, under the lock: between reading and comparing nobody places the thread, or sets it free.
+// `call` reads the mask, under the lock: between reading and comparing nobody places the thread, or sets it free. A child of _Fork() or
+// of the system call, which cannot have the lock, is told the truth.
 template <class Call>
 int Placement::ask(pid_t tid, pthread_t thread, size_t size_bytes, void* mask, Call call) {
+  if (is_bare_child()) return call();
   PlacementGuard guard(lock_);
   const int result = call();
   if (result == 0) hide(tid, thread, size_bytes, mask);
+  return result;
+}
+
+template <class Call>
+long Placement::ask_kernel(pid_t tid, void* mask, Call call) {
+  if (is_bare_child()) return call();
+  PlacementGuard guard(lock_);
+  const long result = call();
+  if (result > 0) hide(tid, {}, static_cast<size_t>(result), mask);
   return result;
 }
 

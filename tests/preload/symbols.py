@@ -49,7 +49,7 @@ assert not missing, sorted(set(missing))
 # The rest is jemalloc's interface and the placement of threads.
 allowed = set(required) | set("""vfork clone __register_atfork mallocx rallocx xallocx sallocx dallocx sdallocx nallocx mallctl mallctlnametomib
     mallctlbymib malloc_stats_print pthread_create thrd_create pthread_setname_np sched_setaffinity sched_getaffinity
-    pthread_setaffinity_np pthread_getaffinity_np pthread_getattr_np system popen posix_spawn posix_spawnp execve execv execvpe
+    pthread_setaffinity_np pthread_getaffinity_np pthread_getattr_np syscall system popen posix_spawn posix_spawnp execve execv execvpe
     execvp fexecve execveat execl execle execlp""".split())
 known = subprocess.run(["readelf", "-d", sys.argv[1]], capture_output=True, text=True, check=True).stdout
 extra = sorted(ours - allowed)
