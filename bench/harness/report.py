@@ -202,7 +202,7 @@ def row_section(suite, plots):
 
 
 def page(results, goals, plots):
-    """RESULTS.md. goals: (figure, goal, measured, verdict); plots: {suite: [(file, what it shows)]}."""
+    """RESULTS.md. goals: (figure, goal, measured, spread, verdict); plots: {suite: [(file, what it shows)]}."""
     machine = results["machine"]
     parts = ["# Results",
              "Written by `scripts/bench` from `results.json`; do not edit. [README.md](README.md) tells what is measured and how to read it.",
@@ -212,13 +212,11 @@ def page(results, goals, plots):
     if machine.get("virtual"):
         parts[-1] += " A virtual machine that shares its processor with others: ratios hold where times do not."
     if goals:
-        held = sum(verdict == "held" for *_, verdict in goals)
-        missed = sum(verdict == "**missed**" for *_, verdict in goals)
-        undecided = sum(verdict == "undecided" for *_, verdict in goals)
-        rest = [f"{undecided} undecided"] if undecided else []
-        rest += [f"{len(goals) - held - missed - undecided} not measured in this run"] if len(goals) > held + missed + undecided else []
-        parts += ["## Goals", ", ".join([f"{held} held", f"{missed} missed", *rest]) + ".",
-                  table(["figure", "goal", "measured", ""], goals, 4)]
+        said = [verdict.strip("*") for *_, verdict in goals]
+        counts = [f"{said.count(word)} {word}" for word in ("held", "missed", "undecided") if word != "undecided" or word in said]
+        counts += [f"{said.count('-')} not measured in this run"] if "-" in said else []
+        parts += ["## Goals", ", ".join(counts) + ". [README.md](README.md#how-it-is-measured) has the rule.",
+                  table(["figure", "goal", "measured", "round by round", ""], goals, 5)]
     columns = {}
     for suite in results["suites"].values():
         for column in suite["columns"]:
@@ -226,9 +224,10 @@ def page(results, goals, plots):
     for suite in results["suites"].values():
         with_allocators = len(suite["columns"]) > 1
         parts += (allocator_section if with_allocators else row_section)(suite, plots.get(suite["name"], []))
-        more = suite.get("compared_rounds", suite["rounds"]) - suite["rounds"]
+        more = suite.get("goal_rounds", suite["rounds"]) - suite["rounds"]
+        under = f" under {', '.join(suite['goal_columns'])}" if suite.get("goal_columns") else ""
         parts.append(f"{suite['rounds']} round{'s' if suite['rounds'] != 1 else ''}, in turn"
-                     + (f", and {more} more of {', '.join(suite['compared'])}." if more else ".")
+                     + (f", and {more} more of the rows that goals are about{under}." if more else ".")
                      + (" Ended before its time, so rows have fewer samples, or are missing." if "ended" in suite else ""))
     if len(columns) > 1:
         parts += ["## Allocators", table(["", "version"], [[name, column["absent"] or column["version"]] for name, column in columns.items()], 2)]

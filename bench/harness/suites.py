@@ -57,6 +57,7 @@ class Case:
     series: str = ""         # the rows of a series make one line of a plot, and are no part of geometric means
     x: float = 0             # its place in the series
     rounds: int = 0          # at most so many; 0: as many as the others
+    goal: bool = False       # a goal is about it: it has goal rounds
 
     def describe(self):
         told = {"name": self.name, "what": self.what, "unit": self.unit}
@@ -65,7 +66,7 @@ class Case:
             told["kind"] = self.kind
         return told
 
-    def measure(self, column):
+    def measure(self, column, of_goals=False):
         yield self.describe(), {key: [value] for key, value in self.run(column).items()}
 
 
@@ -79,17 +80,26 @@ class Program:
     argv: list
     context: Context
     rounds: int = 0
+    goals: tuple = ()        # the arguments of runs that make the rows which goals are about, for goal rounds
+
+    @property
+    def goal(self):
+        return bool(self.goals)
 
     def describe(self):
         return {"name": self.name, "what": "", "unit": "", "program": self.name}
 
-    def measure(self, column):
+    def measure(self, column, of_goals=False):
         if not pathlib.Path(self.argv[0]).exists():
             raise Missing(f"{pathlib.Path(self.argv[0]).name} was not built (package libbenchmark-dev)")
+        for arguments in self.goals if of_goals else [()]:
+            yield from self._rows(arguments)
+
+    def _rows(self, arguments):
         quick = ["--quick"] if self.context.quick else []
         with tempfile.TemporaryDirectory(dir=self.context.work) as place:
             told = pathlib.Path(place) / "rows.json"
-            self.context.run([*self.argv, *quick, "--json", told], timeout=PROGRAM_SECONDS)
+            self.context.run([*self.argv, *arguments, *quick, "--json", told], timeout=PROGRAM_SECONDS)
             if not told.exists():
                 raise Failed("wrote no rows")
             rows = json.loads(told.read_text())["rows"]
@@ -108,12 +118,12 @@ class Suite:
     about: str
     allocators: list         # empty: the cases take none
     cases: list
-    compared: tuple = ()     # names of allocators that have more rounds where there is no time for rounds of all
+    goal_columns: tuple = () # names of the allocators that goals compare; empty: all
 
 
-def measure_suite(suite, rounds, seconds=None, tell=sys.stderr, clock=time.monotonic):
-    """Runs all cases of a suite in turn, `rounds` times, and no longer than `seconds` after the first round: where there is no time for
-    another round of all allocators, but one of those that are compared, it has only these.
+def measure_suite(suite, rounds, seconds=None, goal_rounds=0, tell=sys.stderr, clock=time.monotonic):
+    """Runs all cases of a suite in turn, `rounds` times, and no longer than `seconds` after the first round. What goals are about (cases,
+    under the allocators that goals compare) goes on until it has had `goal_rounds`, however long that takes and whatever was found so far.
 
     Returns: its results. Allocators that are absent, and runs that raise Missing or Failed, have a reason instead of a cell. One failure
     is enough for that: numbers of a program that now and then does not work are no numbers. Ctrl-C or SIGTERM ends it with what there is
@@ -125,31 +135,30 @@ def measure_suite(suite, rounds, seconds=None, tell=sys.stderr, clock=time.monot
     done = whole = runs = 0
     ended = False
     try:
-        for number in range(rounds):
+        for number in range(max(rounds, goal_rounds)):
             todo = list(_runs(suite, columns, rows, number))
-            of_all = True
-            if number > 0 and seconds is not None:
-                left = seconds - (clock() - begin)
-                each = (seconds - left) / max(runs, 1)
-                if each * len(todo) > left:
-                    todo = [run for run in todo if run[2] in suite.compared]
-                    of_all = False
-                if not todo or each * len(todo) > left:
-                    break
+            if whole == number:
+                taken = clock() - begin
+                of_all = number < rounds and (number == 0 or seconds is None or taken + taken / max(runs, 1) * len(todo) <= seconds)
+            if not of_all:
+                todo = [run for run in todo if run[0].goal and run[2] in (suite.goal_columns or (run[2],))]
+            if not todo or (not of_all and number >= goal_rounds):
+                break
             for case, column, name in todo:
                 if tell:
-                    print(f"\r\033[K{suite.name}: round {number + 1} of {rounds}, {case.name}, {name}", end="", file=tell, flush=True)
-                _measure_once(case, column, name, rows)
+                    print(f"\r\033[K{suite.name}: round {number + 1} of {max(rounds, goal_rounds)}, {case.name}, {name}", end="", file=tell,
+                          flush=True)
+                _measure_once(case, column, name, rows, not of_all)
                 runs += 1
             done += 1
             whole += of_all
     except (KeyboardInterrupt, SystemExit):
         ended = True
     if tell:
-        print(f"\r\033[K{suite.name}: {whole} rounds{f' and {done - whole} of some' if done > whole else ''} in {clock() - begin:.0f} s", file=tell, flush=True)
+        print(f"\r\033[K{suite.name}: {whole} rounds{f' and {done - whole} of goal rows' if done > whole else ''} in {clock() - begin:.0f} s", file=tell, flush=True)
     return {
         "name": suite.name, "title": suite.title, "about": suite.about, "rounds": whole,
-        **({"compared": list(suite.compared), "compared_rounds": done} if done > whole else {}), **({"ended": True} if ended else {}),
+        **({"goal_columns": list(suite.goal_columns), "goal_rounds": done} if done > whole else {}), **({"ended": True} if ended else {}),
         "columns": [{"name": column.name, "version": column.version, "absent": column.absent} for column in suite.allocators]
         or [{"name": ONLY, "version": "this tree", "absent": ""}],
         "rows": list(rows.values()),
@@ -165,10 +174,10 @@ def _runs(suite, columns, rows, number):
             yield case, column, name
 
 
-def _measure_once(case, column, name, rows):
+def _measure_once(case, column, name, rows, of_goals):
     """One run, its samples added to the rows that it is about; or the reason why there are none."""
     try:
-        for row, samples in case.measure(column):
+        for row, samples in case.measure(column, of_goals):
             cell = _row(rows, row)["cells"].setdefault(row.get("column", name), {})
             for quantity, values in samples.items():
                 cell.setdefault(quantity, []).extend(values)

@@ -42,14 +42,14 @@ def suite(context):
             return {"time": told["figure"], "peak": run.peak, "cpu": run.cpu}
         return run
 
-    cases = [Case(f"{name}_{threads}" if threads else name, what, unit, pattern(name, threads), label=label)
+    cases = [Case(f"{name}_{threads}" if threads else name, what, unit, pattern(name, threads), label=label, goal=True)
              for name, threads, unit, label, what in PATTERNS]
     idle = 20 if context.quick else 200
     cases.append(Case("idle_threads", f"{idle} threads that worked a while in turn, and wait; MiB held half a second later", "MiB",
-                      pattern("idle_threads", idle), label=f"{idle} idle threads", kind="memory", rounds=3))
+                      pattern("idle_threads", idle), label=f"{idle} idle threads", kind="memory", rounds=3, goal=True))
     if not context.quick:
         cases += [Case(f"given_back_{threads}", "256 MiB in small and large blocks are freed; MiB held after three seconds of sleep", "MiB",
-                       pattern("given_back", threads), label=label, kind="memory", rounds=1)
+                       pattern("given_back", threads), label=label, kind="memory", rounds=3, goal=True)
                   for threads, label in ((1, "left 3 s after free"), (2, "the same, 2 threads"))]
         cases += [Case(f"small_churn_{threads}", "", "ns", pattern("small_churn", threads), series="threads", x=threads, rounds=3)
                   for threads in SCALING]

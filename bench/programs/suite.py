@@ -15,7 +15,7 @@ process's; of PostgreSQL all processes' together. Debian's redis-server is linke
 
 
 def suite(context):
-    cases = [Case(name, what, "us", run) for name, what, run in serving.programs(context)]
-    cases += [Case(name, what, "s", lambda allocator, run=run: run(context, allocator)) for name, what, run in computing.PROGRAMS]
+    cases = [Case(name, what, "us", run, goal=True) for name, what, run in serving.programs(context)]
+    cases += [Case(name, what, "s", lambda allocator, run=run: run(context, allocator), goal=True) for name, what, run in computing.PROGRAMS]
     return Suite("programs", "Real programs", " ".join(ABOUT.split()), context.allocators, cases,
-                 compared=("glibc", "jemalloc", "libpercpu"))
+                 goal_columns=("glibc", "jemalloc", "libpercpu"))

@@ -6,7 +6,9 @@ is a row that says so, and results.json gives the tables that it should.
 ARGV: the build tree, the broken malloc (overlap.c), and which test.
 """
 import concurrent.futures
+import dataclasses
 import json
+import math
 import os
 import pathlib
 import subprocess
@@ -17,7 +19,7 @@ import xml.etree.ElementTree
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT / "bench"))
 import harness  # noqa: E402
-from harness import goals, measure, pages, plot, report  # noqa: E402
+from harness import goals, measure, pages, plot, report, verdict  # noqa: E402
 
 BUILD, BROKEN = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2])
 PROGRAM = BUILD / "bench" / "bench_malloc"
@@ -115,6 +117,7 @@ def interleaving():
     columns = [harness.Allocator(name) for name in "ABC"] + [harness.Allocator("D", absent="not installed")]
     suite = harness.Suite("s", "S", "about", columns, [harness.Case("row", "what", "ns", run), harness.Case("once", "", "ns", lambda _: {"time": 1}, rounds=1)])
     found = harness.measure_suite(suite, 3, tell=None)
+    equal((found["rounds"], found.get("goal_rounds")), (3, None), "rounds without goals")
     equal("".join(order), "ABCABCAB", "order of runs")
     row = found["rows"][0]
     equal(row["cells"], {"A": {"time": [1.0, 4.0, 7.0]}, "B": {"time": [2.0, 5.0, 8.0]}}, "samples")
@@ -130,15 +133,22 @@ def interleaving():
         order.append(allocator.name)
         now[0] += 1
         return {"time": 1.0}
-    suite = harness.Suite("s", "S", "about", columns[:3], [harness.Case("row", "what", "ns", second)], compared=("B", "C"))
+    cases = [harness.Case("row", "what", "ns", second, goal=True), harness.Case("other", "", "ns", second),
+             harness.Case("twice", "", "ns", second, goal=True, rounds=2)]
+    suite = harness.Suite("s", "S", "about", columns[:3], cases[:1], goal_columns=("B", "C"))
     found = harness.measure_suite(suite, 5, seconds=7, tell=None, clock=lambda: now[0])
     equal("".join(order), "ABCABC", "order of runs where another round fits, and no third")
-    equal((found["rounds"], found.get("compared_rounds")), (2, None), "rounds that fit")
+    equal((found["rounds"], found.get("goal_rounds")), (2, None), "rounds that fit")
     order.clear()
     now[0] = 0.0
-    found = harness.measure_suite(suite, 5, seconds=5, tell=None, clock=lambda: now[0])
-    equal("".join(order), "ABCBC", "order of runs where another round does not fit")
-    equal((found["rounds"], found["compared"], found["compared_rounds"]), (1, ["B", "C"], 2), "rounds of those that are compared")
+    found = harness.measure_suite(dataclasses.replace(suite, cases=cases), 5, seconds=9, goal_rounds=4, tell=None, clock=lambda: now[0])
+    equal("".join(order), "ABCABCABC" "BCBC" "BC" "BC", "order of runs: a round of all, and goal rounds")
+    equal((found["rounds"], found["goal_columns"], found["goal_rounds"]), (1, ["B", "C"], 4), "rounds of what goals are about")
+    equal([[len(row["cells"][name]["time"]) for name in "ABC"] for row in found["rows"]], [[1, 4, 4], [1, 1, 1], [1, 2, 2]], "samples of each")
+    # Rounds of all may be more than those of goals.
+    order.clear()
+    found = harness.measure_suite(suite, 3, goal_rounds=2, tell=None, clock=lambda: now[0])
+    equal(("".join(order), found["rounds"], found.get("goal_rounds")), ("ABC" * 3, 3, None), "three rounds of all")
 
 
 def programs():
@@ -160,6 +170,16 @@ END
         cases = [harness.Program("rows", [script], here), harness.Program("silent", [silent], here),
                  harness.Program("none", [here.work / "none"], here)]
         found = harness.measure_suite(harness.Suite("alloc", "A", "about", [], cases), 2, tell=None)
+        told = here.work / "told"
+        script.write_text(f'''#!/bin/sh
+echo "$1 $2" >> {told}
+[ "$1" = --only ] && shift 2
+echo '{{"rows": [{{"name": "a percpu", "unit": "ns", "samples": [1]}}]}}' > "$2"
+''')
+        case = harness.Program("rows", [script], here, goals=(("--only", "a"), ("--only", "b")))
+        rows = harness.measure_suite(harness.Suite("alloc", "A", "about", [], [case]), 1, goal_rounds=2, tell=None)["rows"]
+        equal([line.split() for line in told.read_text().splitlines()][1:], [["--only", "a"], ["--only", "b"]], "runs of a goal round")
+        equal(rows[0]["cells"]["libpercpu"]["time"], [1, 1, 1], "samples of rows and of goal rounds")
     equal(report.row_table(found["rows"]), """\
 |  |  | libpercpu | librseq | libpercpu / best |
 | --- | --- | ---: | ---: | ---: |
@@ -179,24 +199,18 @@ def tables():
 | --- | --- | ---: | ---: | ---: | ---: | ---: |
 | pair 64 B | ns | 8.00 ±12% | 4.00 ±0% | **2.00 ±50%** | 0.500 | 0.500 |
 | batch | ns | 10.0 | ends with signal SIGSEGV | **5.00** | - | 0.500 |
-| large 5 to 25 MiB | us | **50.0** | 200 | 100 | 0.500 | 2.00 |
+| large 5 to 25 MiB | us | **50.0 ±0%** | 200 ±0% | 100 ±0% | 0.500 | 2.00 |
 | geometric mean, jemalloc = 1 |  | 0.707 (2 rows) | 1.00 (2 rows) | 0.500 (2 rows) | 0.500 | 0.630 (glibc) |"""
     equal(report.compare_table(suite, report.time_rows(suite)), expected, "table of times")
     expected = """\
 | large 5 to 25 MiB | MiB | **100** | 200 | 150 | 0.750 | 1.50 |
 | 200 idle threads | MiB | 40.0 | 80.0 | **10.0** | 0.125 | 0.250 |"""
     check(expected in report.memory_table(suite, report.main_rows(suite)), "table of memory")
-    verdicts = {(figure, goal): (measured, verdict) for figure, goal, measured, verdict in goals.goals(results)}
+    verdicts = {(figure, goal): (measured, said) for figure, goal, measured, _, said in goals.goals(results)}
     equal(verdicts["malloc and free of 64 B", "at most 0.75 times the best of jemalloc, tcmalloc, mimalloc"],
           ("0.500 (of jemalloc's)", "held"), "a goal that was held")
     equal(verdicts["large blocks of 5 to 25 MiB", "at most 0.25 times jemalloc's time"], ("0.500", "**missed**"), "a goal that was missed")
     equal(verdicts["producer-consumer", "at most 0.25 times jemalloc's time"], ("not measured", "-"), "a goal without a row")
-    def row(name, ours, theirs):
-        return {"name": name, "cells": {"libpercpu": {"time": ours}, "glibc": {"time": theirs}}, "absent": {}}
-    fast, noisy, slow = row("fast", [1.0, 3.0], [2.0, 3.0]), row("noisy", [1.0, 4.0], [2.0, 2.0]), row("slow", [2.2, 2.2], [2.0, 2.0])
-    equal(goals._none_slower([fast], "glibc"), ("0.800 (fast)", "held"), "no row is slower")
-    equal(goals._none_slower([fast, noisy], "glibc"), ("1.25 (noisy; of the fastest rounds 0.500)", "undecided"), "a row that noise may have slowed")
-    equal(goals._none_slower([slow, noisy], "glibc"), ("1.10 (slow; of the fastest rounds 1.10)", "**missed**"), "a row that is slower")
     with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as two:
         written = []
         for place in (one, two):
@@ -210,6 +224,48 @@ def tables():
                 xml.etree.ElementTree.fromstring(words)
     equal([plot.number(value) for value in (0, .01234, .996, 9.996, 12.34, 123.4, 12345)],
           ["0", "0.0123", "0.996", "10.00", "12.3", "123", "12,345"], "three digits")
+
+
+def verdicts():
+    """A goal is held, missed or undecided by the same rule both ways: by the medians and by most of the rounds."""
+    def cell(*times, **more):
+        return {"time": list(times), **more}
+
+    def said(ours, theirs, limit=1, **how):
+        return verdict.verdict(verdict.ratio_of(ours, theirs), limit, **how)
+    equal([verdict.needed(rounds) for rounds in (3, 4, 5, 8, 9, 17)], [3, 4, 5, 7, 8, 13], "rounds that have to agree")
+    # 1, 1, 1 over these. In the last two a round disagrees with the medians.
+    for theirs, expected in (((2, 4, 3), "held"), ((.5, .25, .9), "**missed**"), ((2, 4, .9), "undecided"), ((.5, .25, 2), "undecided")):
+        equal(said(cell(1, 1, 1), cell(*theirs)), expected, f"verdict on 1, 1, 1 against {theirs}")
+        turned = {"held": "**missed**", "**missed**": "held"}.get(expected, expected)
+        equal(said(cell(*theirs), cell(1, 1, 1)), turned, f"verdict on {theirs} against 1, 1, 1")
+        equal(said(cell(*theirs), cell(1, 1, 1), at_least=True), expected, f"verdict on at least, of {theirs}")
+    # What slows a round slows both: the rounds agree, whatever the spread.
+    equal(said(cell(1, 10, 3), cell(2, 20, 6), .6), "held", "rows that spread, ratios that do not")
+    # Of nine rounds one may disagree, not two.
+    equal(said(cell(*[1] * 9), cell(*[2] * 8, .5)), "held", "one of nine")
+    equal(said(cell(*[1] * 9), cell(*[2] * 7, .5, .5)), "undecided", "two of nine")
+    # One or two rounds: only where repetitions within them leave no doubt.
+    equal(said(cell(1, 1), cell(2, 2)), "undecided", "two rounds")
+    equal(said(cell(1, extremes=[.9, 1.2]), cell(2, extremes=[1.3, 2])), "held", "repetitions that all hold")
+    equal(said(cell(2, extremes=[1.3, 2]), cell(1, extremes=[.9, 1.2])), "**missed**", "repetitions of which none holds")
+    equal(said(cell(1, extremes=[.9, 1.2]), cell(2, extremes=[1.1, 2])), "undecided", "repetitions that overlap")
+    # Allocators that had more rounds than others: the rounds that both had.
+    equal(verdict.ratio_of(cell(1, 2, 3), cell(2, 2)).rounds, [.5, 1], "rounds of both")
+    equal(verdict.ratio_of(cell(1), None), None, "no such cell")
+    mean = verdict.mean_of([verdict.ratio_of(cell(1, 1, 4), cell(4, 1, 1)), verdict.ratio_of(cell(4, 4), cell(1, 4))])
+    equal((mean.value, mean.rounds), (math.sqrt(1.6), [1, 1]), "a mean, and of its rounds")
+
+    def rows(**pairs):
+        return [(name, verdict.ratio_of(cell(*ours), cell(2, 2, 2))) for name, ours in pairs.items()]
+    fast, noisy, slow, barely = (1, 1, 1), (1, 4, 5), (2.2, 2.3, 2.4), (3, 3, 1)
+    for pairs, expected in (({"fast": fast}, ("fast", "held")), ({"fast": fast, "noisy": noisy}, ("noisy", "undecided")),
+                            ({"noisy": noisy, "slow": slow}, ("slow", "**missed**")), ({"barely": barely, "noisy": noisy}, ("noisy", "undecided"))):
+        name, _, word = verdict.verdict_of_each(rows(**pairs), 1)
+        equal((name, word), expected, f"the row that tells most of {list(pairs)}")
+    equal([verdict.spread(figure) for figure in (verdict.ratio_of(cell(1, 1, 1), cell(1, 2, 4)), verdict.ratio_of(cell(1), cell(2)),
+                                                 verdict.figure_of(cell(1, extremes=[1, 2])))],
+          ["0.250 to 1.00, 3 rounds", "1 round", "1.00 to 2.00, by repetitions"], "spreads in words")
 
 
 def command():
@@ -228,5 +284,6 @@ def command():
 
 if __name__ == "__main__":
     os.environ.pop("LD_PRELOAD", None)
-    {"patterns": patterns, "runs": runs, "interleaving": interleaving, "programs": programs, "tables": tables, "command": command}[sys.argv[3]]()
+    {"patterns": patterns, "runs": runs, "interleaving": interleaving, "programs": programs, "tables": tables, "verdicts": verdicts,
+     "command": command}[sys.argv[3]]()
     print("good")
