@@ -6,7 +6,7 @@ winning one.
 """
 from .allocators import BASE, OURS
 from .plot import number
-from .report import best_peer, main_rows, time_rows
+from .report import best_peer, best_row, held_rows, label_of, memory_of, others_programs, time_rows, value
 from .verdict import HELD, MISSED, UNKNOWN, figure_of, mean_of, ratio_of, spread, verdict, verdict_of_each
 
 NOT_MEASURED = ("not measured", "-", UNKNOWN)
@@ -41,9 +41,10 @@ class _Rows:
         best = min(found)[1] if found else ""
         return self.over(name, best), f" (of {best}'s)"
 
-    def ratios(self, rows, column, quantity="time"):
-        """(label, ours over another allocator's) of each of some rows that both have."""
-        found = [(row.get("label") or row["name"], ratio_of(row["cells"].get(OURS), row["cells"].get(column), quantity)) for row in rows]
+    def ratios(self, rows, column, of=value):
+        """(label, ours over another allocator's) of each of some rows that both have: of times, or of memory."""
+        quantities = {row["name"]: "peak" if of is memory_of and row.get("kind") != "memory" else "time" for row in rows}
+        found = [(label_of(row), ratio_of(row["cells"].get(OURS), row["cells"].get(column), quantities[row["name"]])) for row in rows]
         return [(label, figure) for label, figure in found if figure]
 
 
@@ -54,8 +55,14 @@ def _goal(figure, limit, unit="", note="", at_least=False):
     return f"{number(figure.value)}{unit}{note}", spread(figure, unit), verdict(figure, limit, at_least)
 
 
-def _mean(ratios, limit, note=""):
-    return _goal(mean_of([figure for _, figure in ratios]), limit, note=note)
+def _mean(rows, timed, column, limit, of=value, note=""):
+    """The mean of ours over a column's, beside what it is without our best row."""
+    figure = mean_of([one for _, one in rows.ratios(timed, column, of)])
+    best = best_row(timed, of, column)
+    if best:
+        rest = mean_of([one for _, one in rows.ratios([row for row in timed if row is not best], column, of)])
+        note = f"{note}; {number(rest.value)} without {label_of(best)}"
+    return _goal(figure, limit, note=note)
 
 
 def _each(ratios, limit):
@@ -81,13 +88,13 @@ def _malloc(results):
     yield "batch of 1,000, a pair", "at most 1.0 times the best of them", *_goal(ratio, 1.0, note=note)
     timed = time_rows(rows.suite) if rows.suite else []
     ratios = rows.ratios(timed, BASE)
-    yield "malloc patterns, geometric mean of time", "at most 0.65 times jemalloc", *_mean(ratios, .65)
+    yield "malloc patterns, geometric mean of time", "at most 0.65 times jemalloc", *_mean(rows, timed, BASE, .65)
     best = best_peer(timed, rows.suite) if timed else None
-    yield "the same", "at most 0.95 times the best single peer", *_mean(rows.ratios(timed, best), .95, f" (of {best}'s)")
+    yield "the same", "at most 0.95 times the best single peer", *_mean(rows, timed, best, .95, note=f" (of {best}'s)")
     yield "malloc patterns, each row", "at most 1.1 times jemalloc", *_each(ratios, 1.1)
-    held = [row for row in main_rows(rows.suite) if row.get("kind") == "memory"] if rows.suite else []
-    yield ("malloc patterns, geometric mean of resident memory", "at most 0.8 times jemalloc",
-           *_mean(rows.ratios(timed, BASE, "peak") + rows.ratios(held, BASE), .8))
+    yield "malloc patterns, geometric mean of peak memory", "at most 0.8 times jemalloc", *_mean(rows, timed, BASE, .8, memory_of)
+    held = held_rows(rows.suite) if rows.suite else []
+    yield "malloc patterns, geometric mean of memory held", "at most 0.8 times jemalloc", *_mean(rows, held, BASE, .8, memory_of)
     yield "producer-consumer", "at most 0.25 times jemalloc's time", *_goal(rows.over("producer_consumer", BASE), .25)
     yield "Larson-like with 64 threads", "at most 0.65 times jemalloc's time", *_goal(rows.over("larson_64", BASE), .65)
     yield "large blocks of 5 to 25 MiB", "at most 0.25 times jemalloc's time", *_goal(rows.over("large", BASE), .25)
@@ -98,9 +105,15 @@ def _malloc(results):
 def _programs(results):
     rows = _Rows(results, "programs")
     timed = time_rows(rows.suite) if rows.suite else []
-    yield "real programs, geometric mean of time", "at most 0.97 times jemalloc", *_mean(rows.ratios(timed, BASE), .97)
-    yield "real programs, geometric mean of memory", "less than jemalloc", *_mean(rows.ratios(timed, BASE, "peak"), .9999)
-    yield "real programs, each row", "not slower than with glibc's malloc", *_each(rows.ratios(timed, "glibc"), 1)
+    theirs = others_programs(timed)
+
+    def note(of):
+        """With our own program."""
+        all_rows = mean_of([one for _, one in rows.ratios(timed, BASE, of)])
+        return f"; {number(all_rows.value)} with our own" if all_rows and len(theirs) < len(timed) else ""
+    yield "Debian's programs, geometric mean of time", "at most 0.97 times jemalloc", *_mean(rows, theirs, BASE, .97, note=note(value))
+    yield "Debian's programs, geometric mean of memory", "less than jemalloc", *_mean(rows, theirs, BASE, .9999, memory_of, note(memory_of))
+    yield "Debian's programs, each row", "not slower than with glibc's malloc", *_each(rows.ratios(theirs, "glibc"), 1)
 
 
 def _ops(results):

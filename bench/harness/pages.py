@@ -27,18 +27,15 @@ def as_json(results):
     return f"{head[:-1]}, \"suites\": {{\n" + ",\n".join(suites) + "\n}}\n"
 
 
-def _label(row):
-    return row.get("label") or row["name"].replace("_", " ")
-
-
-def _ratios(suite, rows, of):
-    """Rows of ratios to jemalloc's figure for plot.dots()."""
+def _ratios(suite, rows, of, mean_label="geometric mean"):
+    """Rows of ratios to jemalloc's figure for plot.dots(); the last is their mean, our own programs left out."""
     names = report.names_of(suite)
-    found = [(_label(row), {name: of(row, name) / of(row, BASE) for name in names if of(row, name)}) for row in rows if of(row, BASE)]
-    for_mean = {name: report.mean_ratio(rows, name, BASE, of) for name in names}
+    found = [(report.label_of(row), {name: of(row, name) / of(row, BASE) for name in names if of(row, name)})
+             for row in rows if of(row, BASE)]
+    for_mean = {name: report.mean_ratio(report.others_programs(rows), name, BASE, of) for name in names}
     most = max((count for _, count in for_mean.values()), default=0)
     if len(found) > 1:
-        found.append(("geometric mean", {name: mean for name, (mean, count) in for_mean.items() if mean and count == most}))
+        found.append((mean_label, {name: mean for name, (mean, count) in for_mean.items() if mean and count == most}))
     return found
 
 
@@ -51,7 +48,9 @@ def _of_allocators(name, suite):
         yield (f"{name}_time", f"Time of each row of {suite['title']}, relative to jemalloc",
                plot.dots(f"{suite['title']}: time", f"relative to {BASE}; further left is faster", rows, names,
                          f"time, {BASE} = 1 (logarithmic)", BASE))
-    rows = _ratios(suite, report.main_rows(suite), report.memory_of)
+    held = report.held_rows(suite)
+    rows = _ratios(suite, report.time_rows(suite), report.memory_of, "mean of peaks" if held else "geometric mean")
+    rows += _ratios(suite, held, report.memory_of, "mean of what is held")
     if rows:
         yield (f"{name}_memory", f"Resident memory of each row of {suite['title']}, relative to jemalloc",
                plot.dots(f"{suite['title']}: resident memory", f"relative to {BASE}; further left is less", rows, names,

@@ -6,6 +6,9 @@ from .plot import number
 
 MIB = 1 << 20
 
+# Rows among the real programs that are of our own making: in no mean that a goal is about.
+OWN_PROGRAMS = ("many threads",)
+
 
 def table(header, rows, left=1):
     """A markdown table; the first `left` columns are words, the others numbers."""
@@ -34,6 +37,10 @@ def peers_of(suite):
     return [name for name in names_of(suite) if name != OURS]
 
 
+def label_of(row):
+    return row.get("label") or row["name"].replace("_", " ") + (" (our own)" if row["name"] in OWN_PROGRAMS else "")
+
+
 def main_rows(suite):
     """The rows that geometric means are made of: all but those of series, which tell one thing many times."""
     return [row for row in suite["rows"] if not row.get("series")]
@@ -41,6 +48,15 @@ def main_rows(suite):
 
 def time_rows(suite):
     return [row for row in main_rows(suite) if row.get("kind", "time") == "time"]
+
+
+def held_rows(suite):
+    """Those about what is held at a moment, and no time: an unlike thing to peaks, and in no mean with them."""
+    return [row for row in main_rows(suite) if row.get("kind") == "memory"]
+
+
+def others_programs(rows):
+    return [row for row in rows if row["name"] not in OWN_PROGRAMS]
 
 
 def memory_of(row, column):
@@ -55,6 +71,25 @@ def mean_ratio(rows, over, under, of=value):
     """The geometric mean of the ratios of two columns, and how many rows have both. None where there is none."""
     ratios = [of(row, over) / of(row, under) for row in rows if of(row, over) and of(row, under)]
     return (geometric_mean(ratios), len(ratios)) if ratios else (None, 0)
+
+
+def best_row(rows, of=value, under=BASE):
+    """The row that does most for the mean of ours over another's: a mean without it is never better. None where fewer than two are left."""
+    ratios = {row["name"]: of(row, OURS) / of(row, under) for row in rows if of(row, OURS) and of(row, under)}
+    if len(ratios) < 3:
+        return None
+    return min((row for row in rows if row["name"] in ratios), key=lambda row: ratios[row["name"]])
+
+
+def means_of(rows, of=value):
+    """(label, rows) of the means that stand below a table: of all; without our own programs; without the best row."""
+    yield f"geometric mean, {BASE} = 1", rows
+    theirs = others_programs(rows)
+    if len(theirs) < len(rows):
+        yield "without our own", theirs
+    best = best_row(theirs, of)
+    if best:
+        yield f"{'and ' if len(theirs) < len(rows) else ''}without our best, {label_of(best)}", [row for row in theirs if row is not best]
 
 
 def best_peer(rows, suite, of=value):
@@ -82,15 +117,18 @@ def compare_table(suite, rows, of=value, show=None, unit=None):
         peers = [found[name] for name in found if name != OURS]
         ratios = [number(found[OURS] / found[BASE]) if OURS in found and BASE in found else "-",
                   number(found[OURS] / min(peers)) if OURS in found and peers else "-"]
-        lines.append([row.get("label") or row["name"].replace("_", " "), unit or row["unit"], *cells, *ratios])
-    means = {name: mean_ratio(rows, name, BASE, of) for name in names}
+        lines.append([label_of(row), unit or row["unit"], *cells, *ratios])
+    lines += [_mean_line(suite, label, part, of) for label, part in means_of(rows, of)]
+    return table(["", "", *names, f"{OURS} / {BASE}", f"{OURS} / best peer"], lines, 2)
+
+
+def _mean_line(suite, label, rows, of):
+    means = {name: mean_ratio(rows, name, BASE, of) for name in names_of(suite)}
     shown = [("-" if mean is None else number(mean) + ("" if count == len(rows) else f" ({count} rows)")) for mean, count in means.values()]
     best = best_peer(rows, suite, of)
     ours, _ = mean_ratio(rows, OURS, BASE, of)
     over_best, _ = mean_ratio(rows, OURS, best, of) if best else (None, 0)
-    lines.append([f"geometric mean, {BASE} = 1", "", *shown, number(ours) if ours else "-",
-                  f"{number(over_best)} ({best})" if over_best else "-"])
-    return table(["", "", *names, f"{OURS} / {BASE}", f"{OURS} / best peer"], lines, 2)
+    return [label, "", *shown, number(ours) if ours else "-", f"{number(over_best)} ({best})" if over_best else "-"]
 
 
 def memory_table(suite, rows):
@@ -167,20 +205,20 @@ def series_of(suite, name, of=value):
 
 
 def allocator_section(suite, plots):
-    rows = main_rows(suite)
     timed = time_rows(suite)
     parts = [f"## {suite['title']}", suite["about"]]
     parts += [figure(name, what) for name, what in plots]
     if timed:
         parts += ["### Time", "Medians, ± half the distance between least and most; the least of a row is bold.", compare_table(suite, timed)]
-    if any(memory_of(row, name) for row in rows for name in names_of(suite)):
-        parts += ["### Resident memory", "Peak resident memory in MiB beside the times above; and, in rows about memory alone, what is "
-                  "held at that moment.", memory_table(suite, rows)]
+    if any(memory_of(row, name) for row in timed for name in names_of(suite)):
+        parts += ["### Peak memory", "Peak resident memory in MiB beside the times above.", memory_table(suite, timed)]
+    if held_rows(suite):
+        parts += ["### Memory held", "Resident memory in MiB of a process that waits.", memory_table(suite, held_rows(suite))]
     waits = [row for row in timed if any(p99_of(row, name) for name in names_of(suite))]
     if waits:
         parts += ["### Slow requests", "The time in which 99 % of the requests were answered, as the client saw it.",
                   compare_table(suite, waits, p99_of, lambda row, name: with_spread(row["cells"][name]["p99"]), "us")]
-    described = [f"- *{row.get('label') or row['name'].replace('_', ' ')}*: {row['what']}" for row in suite["rows"] if row.get("what") and not row.get("series")]
+    described = [f"- *{label_of(row)}*: {row['what']}" for row in suite["rows"] if row.get("what") and not row.get("series")]
     if described:
         parts += ["<details><summary>What each row does</summary>", "\n".join(described), "</details>"]
     return parts

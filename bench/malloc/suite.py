@@ -50,7 +50,7 @@ def suite(context):
     if not context.quick:
         cases += [Case(f"given_back_{threads}", "256 MiB in small and large blocks are freed; MiB held after three seconds of sleep", "MiB",
                        pattern("given_back", threads), label=label, kind="memory", rounds=3, goal=True)
-                  for threads, label in ((1, "left 3 s after free"), (2, "the same, 2 threads"))]
+                  for threads, label in ((1, "left 3 s after free"), (2, "left 3 s after free, 2 threads"))]
         cases += [Case(f"small_churn_{threads}", "", "ns", pattern("small_churn", threads), series="threads", x=threads, rounds=3)
                   for threads in SCALING]
         cases += [Case(f"idle_threads_{threads}", "", "MiB", pattern("idle_threads", threads), series="idle", x=threads, rounds=1,

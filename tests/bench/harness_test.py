@@ -201,16 +201,30 @@ def tables():
 | batch | ns | 10.0 | ends with signal SIGSEGV | **5.00** | - | 0.500 |
 | large 5 to 25 MiB | us | **50.0 ±0%** | 200 ±0% | 100 ±0% | 0.500 | 2.00 |
 | geometric mean, jemalloc = 1 |  | 0.707 (2 rows) | 1.00 (2 rows) | 0.500 (2 rows) | 0.500 | 0.630 (glibc) |"""
+    # Fewer than three rows have both: no mean without the best.
     equal(report.compare_table(suite, report.time_rows(suite)), expected, "table of times")
-    expected = """\
-| large 5 to 25 MiB | MiB | **100** | 200 | 150 | 0.750 | 1.50 |
-| 200 idle threads | MiB | 40.0 | 80.0 | **10.0** | 0.125 | 0.250 |"""
-    check(expected in report.memory_table(suite, report.main_rows(suite)), "table of memory")
+    check("| large 5 to 25 MiB | MiB | **100** | 200 | 150 | 0.750 | 1.50 |" in report.memory_table(suite, report.time_rows(suite)), "peaks")
+    check("| 200 idle threads | MiB | 40.0 | 80.0 | **10.0** | 0.125 | 0.250 |" in report.memory_table(suite, report.held_rows(suite)), "held")
+    equal([row["name"] for row in report.time_rows(suite) + report.held_rows(suite)], ["pair", "batch", "large", "idle_threads"], "rows")
     verdicts = {(figure, goal): (measured, said) for figure, goal, measured, _, said in goals.goals(results)}
     equal(verdicts["malloc and free of 64 B", "at most 0.75 times the best of jemalloc, tcmalloc, mimalloc"],
           ("0.500 (of jemalloc's)", "held"), "a goal that was held")
     equal(verdicts["large blocks of 5 to 25 MiB", "at most 0.25 times jemalloc's time"], ("0.500", "**missed**"), "a goal that was missed")
     equal(verdicts["producer-consumer", "at most 0.25 times jemalloc's time"], ("not measured", "-"), "a goal without a row")
+
+    def row(name, ours, theirs):
+        return {"name": name, "unit": "s", "absent": {}, "cells": {
+            column: {"time": [time] * 3, "peak": [time]} for column, time in (("libpercpu", ours), ("jemalloc", theirs), ("glibc", 1))}}
+    # By hand: of all the mean is 1/2, without our own 1, without the best row too 2.
+    rows = [row("many threads", 1, 16), row("a", 1, 4), row("b", 2, 1), row("c", 2, 1)]
+    programs = {**suite, "name": "programs", "columns": suite["columns"], "rows": rows}
+    lines = report.compare_table(programs, rows).splitlines()
+    equal([line.split(" | ")[-2] for line in lines if line.startswith(("| geo", "| with", "| and"))], ["0.500", "1.00", "2.00"], "means")
+    check(lines[2].startswith("| many threads (our own) |"), f"our own program is told: {lines[2]}")
+    check(lines[-1].startswith("| and without our best, a |"), f"the best row is told: {lines[-1]}")
+    told = {figure: (measured, said) for figure, _, measured, _, said in goals.goals({"suites": {"programs": programs}})}
+    equal(told["Debian's programs, geometric mean of time"], ("1.00; 0.500 with our own; 2.00 without a", "**missed**"), "the goal's mean")
+    equal(told["Debian's programs, each row"], ("2.00 (b)", "**missed**"), "the goal of each row")
     with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as two:
         written = []
         for place in (one, two):
