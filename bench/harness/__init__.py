@@ -23,9 +23,9 @@ no allocators: see native.py.
 Files, bottom-up: measure (processes, statistics), allocators, suites (these classes, interleaving), native, report (markdown),
 plot (SVG), verdict (whether a figure holds), goals (what issue 4 asks for), pages.
 """
-from .allocators import Allocator, find_allocators
+from .allocators import Allocator, find_allocators, given
 from .measure import Failed, Missing, geometric_mean, median, run, start
 from .suites import Case, Context, Program, Suite, measure_suite
 
-__all__ = ["Allocator", "Case", "Context", "Failed", "Missing", "Program", "Suite", "find_allocators", "geometric_mean",
+__all__ = ["Allocator", "Case", "Context", "Failed", "Missing", "Program", "Suite", "find_allocators", "geometric_mean", "given",
            "measure_suite", "median", "run", "start"]

@@ -6,7 +6,8 @@ import pathlib
 import re
 import subprocess
 
-OURS = "libpercpu"
+OURS = "libpercpu"             # as it comes: threads are placed (pin:auto)
+UNPINNED = "libpercpu pin:none"  # no peer, but ours with less
 BASE = "jemalloc"  # what ratios refer to
 
 
@@ -80,8 +81,20 @@ def _usable(allocator):
     return allocator
 
 
+def given(words):
+    """The allocator of --with: NAME=PATH, then, with commas between, what it is (version, flags) and variables of its environment."""
+    name, equals, rest = words.partition("=")
+    path, *told = rest.split(",")
+    if not (name and equals and path):
+        raise ValueError(f"expected NAME=PATH[,VERSION][,VARIABLE=VALUE], found {words!r}")
+    settings = dict(one.split("=", 1) for one in told if re.match(r"[A-Z][A-Z0-9_]*=", one))
+    version = ",".join(one for one in told if not re.match(r"[A-Z][A-Z0-9_]*=", one)).strip()
+    told = " ".join([version or f"{os.path.basename(path)}, of a version that was not told", *(f"{key}={of}" for key, of in settings.items())])
+    return Allocator(name, os.path.abspath(path), settings, told)
+
+
 def find_allocators(preload, others=()):
-    """All allocators in the order of the tables: glibc, peers, `others` (pairs of name and path, from --with), ours at `preload`."""
+    """All allocators in the order of the tables: glibc, peers, `others` (from --with), ours at `preload`, with and without placement."""
     libraries = _known_libraries()
     found = [Allocator("glibc", version=os.confstr("CS_GNU_LIBC_VERSION") or "")]
     for name, sonames, settings, package in PEERS:
@@ -90,7 +103,6 @@ def find_allocators(preload, others=()):
             found.append(_usable(Allocator(name, path, settings, f"{package} {_package_version(package)}".strip())))
         else:
             found.append(Allocator(name, settings=settings, absent=f"not installed (package {package})"))
-    for name, path in others:
-        found.append(_usable(Allocator(name, os.path.abspath(path), version=os.path.basename(os.path.realpath(path)))))
-    found.append(_usable(Allocator(OURS, os.path.abspath(preload), version="this tree")))
-    return found
+    found += [_usable(other) for other in others]
+    ours = _usable(Allocator(OURS, os.path.abspath(preload), version="this tree"))
+    return [*found, ours, dataclasses.replace(ours, name=UNPINNED, settings={"PERCPU_CONF": "pin:none"})]

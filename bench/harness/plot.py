@@ -13,6 +13,7 @@ FONT = "font-family=\"-apple-system, 'Segoe UI', 'DejaVu Sans', Helvetica, Arial
 # Name: colour, marker. Ours is the strongest and drawn last. Others get what is left, in order.
 STYLES = {
     "libpercpu": ("#2a86e8", "circle"),
+    "libpercpu pin:none": ("#2a86e8", "circle-open"),
     "glibc": ("#848d97", "square"),
     "jemalloc": ("#dd6b20", "diamond"),
     "jemalloc percpu_arena": ("#b7560f", "diamond-open"),

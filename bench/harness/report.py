@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
 """Markdown from results: tables of medians with their spread, ratios, geometric means; the page RESULTS.md."""
-from .allocators import BASE, OURS
+from .allocators import BASE, OURS, UNPINNED
 from .measure import geometric_mean, median
 from .plot import number
 
@@ -30,11 +30,13 @@ def with_spread(samples, scale=1.0):
 
 
 def names_of(suite):
-    return [column["name"] for column in suite["columns"] if not column["absent"]]
+    """The columns that can be shown. Ours without placement is always one: results of before have no figures of it."""
+    names = [column["name"] for column in suite["columns"] if not column["absent"]]
+    return names + [UNPINNED] if OURS in names and UNPINNED not in [column["name"] for column in suite["columns"]] else names
 
 
 def peers_of(suite):
-    return [name for name in names_of(suite) if name != OURS]
+    return [name for name in names_of(suite) if name not in (OURS, UNPINNED)]
 
 
 def label_of(row):
@@ -100,7 +102,7 @@ def best_peer(rows, suite, of=value):
 
 
 def compare_table(suite, rows, of=value, show=None, unit=None):
-    """Rows by allocators, the least of each row bold, with ours over jemalloc's and over the best peer's; geometric means below."""
+    """Rows by allocators, the least of each row bold, with ours over jemalloc's, the best peer's, and ours without placement; geometric means below."""
     names = names_of(suite)
     show = show or (lambda row, name: with_spread(row["cells"][name]["time"]))
     lines = []
@@ -114,12 +116,13 @@ def compare_table(suite, rows, of=value, show=None, unit=None):
                 cells.append(f"**{shown}**" if found[name] == least else shown)
             else:
                 cells.append(row["absent"].get(name, "-"))
-        peers = [found[name] for name in found if name != OURS]
+        peers = [found[name] for name in peers_of(suite) if name in found]
         ratios = [number(found[OURS] / found[BASE]) if OURS in found and BASE in found else "-",
-                  number(found[OURS] / min(peers)) if OURS in found and peers else "-"]
+                  number(found[OURS] / min(peers)) if OURS in found and peers else "-",
+                  number(found[OURS] / found[UNPINNED]) if OURS in found and found.get(UNPINNED) else "-"]
         lines.append([label_of(row), unit or row["unit"], *cells, *ratios])
     lines += [_mean_line(suite, label, part, of) for label, part in means_of(rows, of)]
-    return table(["", "", *names, f"{OURS} / {BASE}", f"{OURS} / best peer"], lines, 2)
+    return table(["", "", *names, f"{OURS} / {BASE}", f"{OURS} / best peer", f"{OURS} / pin:none"], lines, 2)
 
 
 def _mean_line(suite, label, rows, of):
@@ -128,7 +131,9 @@ def _mean_line(suite, label, rows, of):
     best = best_peer(rows, suite, of)
     ours, _ = mean_ratio(rows, OURS, BASE, of)
     over_best, _ = mean_ratio(rows, OURS, best, of) if best else (None, 0)
-    return [label, "", *shown, number(ours) if ours else "-", f"{number(over_best)} ({best})" if over_best else "-"]
+    over_unpinned, _ = mean_ratio(rows, OURS, UNPINNED, of)
+    return [label, "", *shown, number(ours) if ours else "-", f"{number(over_best)} ({best})" if over_best else "-",
+            number(over_unpinned) if over_unpinned else "-"]
 
 
 def memory_table(suite, rows):

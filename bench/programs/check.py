@@ -17,6 +17,7 @@ sys.path[:0] = [str(ROOT / "bench"), str(ROOT / "bench" / "programs")]
 from harness import Case, Context, Failed, Missing, Suite, find_allocators, measure_suite  # noqa: E402
 import computing  # noqa: E402
 import demo  # noqa: E402
+import servers  # noqa: E402
 import serving  # noqa: E402
 import suite as programs_suite  # noqa: E402
 
@@ -71,6 +72,14 @@ def different(context):
         pass
 
 
+def copies(context):
+    """Programs of other users run under each allocator, whatever its name."""
+    for name in ("libpercpu", "libpercpu pin:none", "tcmalloc (google)"):
+        extra = servers.readable_copy(context.allocators[1].library, servers.folder_of(context.work, name))
+        maps = context.run(["cat", "/proc/self/maps"], context.allocators[1], extra).stdout
+        check(extra["LD_PRELOAD"] in maps, f"expected {extra['LD_PRELOAD']} in a program, found {maps}")
+
+
 def corrupt(context):
     """memcached_load finds a value with one wrong byte."""
     path = context.work / "corrupt"
@@ -121,7 +130,7 @@ def main():
     allocators = [allocator for allocator in find_allocators(build / "preload" / "libpercpu_preload.so")
                   if allocator.name in ("glibc", "libpercpu")]
     check([allocator.absent for allocator in allocators] == ["", ""], f"allocators: {allocators}")
-    for test in (measured, absent, different, corrupt):
+    for test in (measured, absent, different, copies, corrupt):
         with tempfile.TemporaryDirectory(prefix="percpu-check-") as work:
             test(Context(ROOT, build, pathlib.Path(work), allocators, quick=True))
     print("good")

@@ -4,6 +4,7 @@ programs (tests/programs) and by the measurements (suite.py). All listen on Unix
 starts a program, and how it is watched, is each user's own."""
 import glob
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -85,6 +86,11 @@ class PostgreSQL:
     # After any number of whole transactions of pgbench the sums are the same everywhere: one number if the books balance.
     BOOKS = " UNION ".join(f"SELECT sum({column}) FROM pgbench_{table}" for table, column in
                            (("accounts", "abalance"), ("tellers", "tbalance"), ("branches", "bbalance"), ("history", "delta")))
+
+
+def folder_of(work, name):
+    """A folder for an allocator of that name; blanks and colons separate what LD_PRELOAD lists."""
+    return work / re.sub(r"[^\w.-]", "_", name)
 
 
 def readable_copy(library, place):

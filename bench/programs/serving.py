@@ -124,7 +124,7 @@ class Cluster:
         context = self.context
         if not servers.PostgreSQL.home():
             raise Missing("PostgreSQL is not installed")
-        extra = servers.readable_copy(allocator.library, context.work / allocator.name.replace(" ", "_")) if allocator.library else {}
+        extra = servers.readable_copy(allocator.library, servers.folder_of(context.work, allocator.name)) if allocator.library else {}
         if self.pg is None:
             pg = servers.PostgreSQL(context.work / "postgresql")
             pg.make_place()

@@ -20,4 +20,4 @@ def suite(context):
     cases += [Case(name, what, "s", lambda allocator, run=run: run(context, allocator), goal=True)
               for name, what, run in computing.PROGRAMS]
     return Suite("programs", "Real programs", " ".join(ABOUT.split()), context.allocators, cases,
-                 goal_columns=("glibc", "jemalloc", "libpercpu"))
+                 goal_columns=("glibc", "jemalloc", "libpercpu", "libpercpu pin:none"))

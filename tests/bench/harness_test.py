@@ -101,8 +101,15 @@ def runs():
         equal(server.stop().stdout, "up\n", "output of a server that was asked to end")
     # The preload is for the program alone, also when it is a script's.
     equal(here.run(["sh", "-c", "echo $LD_PRELOAD"], harness.Allocator("x", str(BROKEN))).stdout.strip(), str(BROKEN), "LD_PRELOAD")
-    absent = [one.absent for one in harness.find_allocators(PRELOAD, [("none", "/no/such.so")]) if one.name == "none"]
-    equal(absent, ["/no/such.so does not exist"], "--with a file that is not there")
+    found = harness.find_allocators(PRELOAD, [harness.given("none=/no/such.so")])
+    equal([one.absent for one in found if one.name == "none"], ["/no/such.so does not exist"], "--with a file that is not there")
+    ours = {one.name: one for one in found[-2:]}
+    equal({name: one.settings for name, one in ours.items()}, {"libpercpu": {}, "libpercpu pin:none": {"PERCPU_CONF": "pin:none"}}, "ours")
+    equal(here.run(["sh", "-c", "echo $PERCPU_CONF"], ours["libpercpu pin:none"]).stdout.strip(), "pin:none", "PERCPU_CONF")
+    other = harness.given("a (b)=/x/lib.so.1,1.2, -O3,A_B=c=d,at 12ab")
+    equal((other.name, other.library, other.settings), ("a (b)", "/x/lib.so.1", {"A_B": "c=d"}), "--with a version and a variable")
+    equal(other.version, "1.2, -O3,at 12ab A_B=c=d", "what --with tells of it")
+    check("not told" in harness.given("a=/x/lib.so").version, "--with no version")
 
 
 def interleaving():
@@ -195,16 +202,16 @@ def tables():
     equal(pages.as_json(results), pages.as_json(json.loads(pages.as_json(results))), "results.json read and written again")
     suite = results["suites"]["malloc"]
     expected = """\
-|  |  | glibc | jemalloc | libpercpu | libpercpu / jemalloc | libpercpu / best peer |
-| --- | --- | ---: | ---: | ---: | ---: | ---: |
-| pair 64 B | ns | 8.00 ±12% | 4.00 ±0% | **2.00 ±50%** | 0.500 | 0.500 |
-| batch | ns | 10.0 | ends with signal SIGSEGV | **5.00** | - | 0.500 |
-| large 5 to 25 MiB | us | **50.0 ±0%** | 200 ±0% | 100 ±0% | 0.500 | 2.00 |
-| geometric mean, jemalloc = 1 |  | 0.707 (2 rows) | 1.00 (2 rows) | 0.500 (2 rows) | 0.500 | 0.630 (glibc) |"""
+|  |  | glibc | jemalloc | libpercpu | libpercpu pin:none | libpercpu / jemalloc | libpercpu / best peer | libpercpu / pin:none |
+| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |
+| pair 64 B | ns | 8.00 ±12% | 4.00 ±0% | **2.00 ±50%** | - | 0.500 | 0.500 | - |
+| batch | ns | 10.0 | ends with signal SIGSEGV | **5.00** | - | - | 0.500 | - |
+| large 5 to 25 MiB | us | **50.0 ±0%** | 200 ±0% | 100 ±0% | - | 0.500 | 2.00 | - |
+| geometric mean, jemalloc = 1 |  | 0.707 (2 rows) | 1.00 (2 rows) | 0.500 (2 rows) | - | 0.500 | 0.630 (glibc) | - |"""
     # Fewer than three rows have both: no mean without the best.
     equal(report.compare_table(suite, report.time_rows(suite)), expected, "table of times")
-    check("| large 5 to 25 MiB | MiB | **100** | 200 | 150 | 0.750 | 1.50 |" in report.memory_table(suite, report.time_rows(suite)), "peaks")
-    check("| 200 idle threads | MiB | 40.0 | 80.0 | **10.0** | 0.125 | 0.250 |" in report.memory_table(suite, report.held_rows(suite)), "held")
+    check("| large 5 to 25 MiB | MiB | **100** | 200 | 150 | - | 0.750 | 1.50 | - |" in report.memory_table(suite, report.time_rows(suite)), "peaks")
+    check("| 200 idle threads | MiB | 40.0 | 80.0 | **10.0** | - | 0.125 | 0.250 | - |" in report.memory_table(suite, report.held_rows(suite)), "held")
     equal([row["name"] for row in report.time_rows(suite) + report.held_rows(suite)], ["pair", "batch", "large", "idle_threads"], "rows")
     verdicts = {(figure, goal): (measured, said) for figure, goal, measured, _, said in goals.goals(results)}
     equal(verdicts["malloc and free of 64 B", "at most 0.75 times the best of jemalloc, tcmalloc, mimalloc"],
@@ -219,9 +226,13 @@ def tables():
     rows = [row("many threads", 1, 16), row("a", 1, 4), row("b", 2, 1), row("c", 2, 1)]
     programs = {**suite, "name": "programs", "columns": suite["columns"], "rows": rows}
     lines = report.compare_table(programs, rows).splitlines()
-    equal([line.split(" | ")[-2] for line in lines if line.startswith(("| geo", "| with", "| and"))], ["0.500", "1.00", "2.00"], "means")
+    equal([line.split(" | ")[-3] for line in lines if line.startswith(("| geo", "| with", "| and"))], ["0.500", "1.00", "2.00"], "means")
     check(lines[2].startswith("| many threads (our own) |"), f"our own program is told: {lines[2]}")
     check(lines[-1].startswith("| and without our best, a |"), f"the best row is told: {lines[-1]}")
+    # Ours without placement is a column of its own, and never the best peer.
+    rows[1]["cells"]["libpercpu pin:none"] = {"time": [.5] * 3}
+    line = report.compare_table({**programs, "columns": [*suite["columns"], {"name": "libpercpu pin:none", "absent": ""}]}, rows).splitlines()[3]
+    equal(line, "| a | s | 1.00 ±0% | 4.00 ±0% | 1.00 ±0% | **0.500 ±0%** | 0.250 | 1.00 | 2.00 |", "a row with placement and without")
     told = {figure: (measured, said) for figure, _, measured, _, said in goals.goals({"suites": {"programs": programs}})}
     equal(told["Debian's programs, geometric mean of time"], ("1.00; 0.500 with our own; 2.00 without a", "**missed**"), "the goal's mean")
     equal(told["Debian's programs, each row"], ("2.00 (b)", "**missed**"), "the goal of each row")
