@@ -14,6 +14,7 @@ import time
 from typing import Callable
 
 from . import measure
+from .allocators import Allocator
 from .measure import Failed, Missing
 
 PROGRAM_SECONDS = 1200  # a program of many rows hangs if it takes longer: some machines need five minutes for all of one
@@ -42,7 +43,7 @@ class Context:
         return measure.start(self.launcher, argv, self._environment(allocator, extra), **how)
 
     def _environment(self, allocator, extra):
-        return (allocator or self.allocators[0]).environment(extra)
+        return (allocator or Allocator("glibc")).environment(extra)
 
 
 @dataclasses.dataclass

@@ -110,6 +110,9 @@ def runs():
     equal((other.name, other.library, other.settings), ("a (b)", "/x/lib.so.1", {"A_B": "c=d"}), "--with a version and a variable")
     equal(other.version, "1.2, -O3,at 12ab A_B=c=d", "what --with tells of it")
     check("not told" in harness.given("a=/x/lib.so").version, "--with no version")
+    # What asks a server runs under glibc's malloc, also where that is not compared.
+    here.allocators = [harness.Allocator("x", str(BROKEN))]
+    equal(here.run(["sh", "-c", "echo $LD_PRELOAD"]).stdout.strip(), "", "LD_PRELOAD of a client")
 
 
 def interleaving():
@@ -301,6 +304,8 @@ def command():
         told = subprocess.run([bench, "--render", "--out", place], capture_output=True, text=True, check=True).stdout
         check("held  malloc and free of 64 B" in told, f"scripts/bench --render says {told!r}")
         check("| pair 64 B |" in (pathlib.Path(place) / "RESULTS.md").read_text(), "RESULTS.md has no table")
+    run = subprocess.run([bench, "--build", BUILD, "--allocator", "none", "--out", "/nonexistent"], capture_output=True, text=True, check=False)
+    check(run.returncode == 1 and "expected one of glibc, " in run.stderr, f"scripts/bench --allocator none says {run.stderr!r}")
     for bad in (["--rounds", "0"], ["--with", "name"], ["--suite", "none"]):
         run = subprocess.run([bench, *bad], capture_output=True, text=True, check=False)
         equal(run.returncode, 2, f"status of scripts/bench {bad}")
