@@ -12,8 +12,8 @@ A suite is a folder bench/NAME with a file suite.py that has one function:
         return Suite("programs", "Real programs", "What it measures, a paragraph.", context.allocators,
                      [Case("redis", "redis-benchmark: SET, LPUSH", "s", redis)])
 
-scripts/bench finds it by its folder. Each case is run once a round under each allocator, A B C A B C, so that what else the machine
-does falls on all alike; tables show medians over the rounds. A run may raise Missing("redis-server is not installed"): the row says so,
+scripts/bench finds it by its folder. Each case is run once a round under each allocator, A B C, then C B A, so that what else the machine
+does falls on all alike, and so does what a run leaves to the next; tables show medians over the rounds. A run may raise Missing("redis-server is not installed"): the row says so,
 and everything else goes on. It raises Failed(...) when a program did not do its work; the row shows that too. `time` is what the row
 is about, in the case's unit (ns, us, ms, s: less is better); `peak` is in bytes, `cpu` in seconds.
 

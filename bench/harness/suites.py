@@ -167,8 +167,8 @@ def measure_suite(suite, rounds, seconds=None, goal_rounds=0, tell=sys.stderr, c
 
 
 def _runs(suite, columns, rows, number):
-    """The runs of a round in their order: case, column, the column's name."""
-    for case, column in itertools.product(suite.cases, columns):
+    """The runs of a round in their order, every second time the other way round: case, column, the column's name."""
+    for case, column in itertools.product(suite.cases, columns[::-1] if number % 2 else columns):
         name = column.name if column else ONLY
         unusable = (column and column.absent) or name in rows.get(case.name, {}).get("absent", ())
         if not unusable and not (case.rounds and number >= case.rounds):
