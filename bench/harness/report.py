@@ -61,6 +61,11 @@ def others_programs(rows):
     return [row for row in rows if row["name"] not in OWN_PROGRAMS]
 
 
+def peak_of(row, column):
+    """Bytes at most, of any row."""
+    return value(row, column, "peak")
+
+
 def memory_of(row, column):
     """Bytes: the figure of a row about memory, else the peak beside the time."""
     if row.get("kind") == "memory":
