@@ -41,6 +41,8 @@ def steps_for(machine, build, form, only):
     if form != "boot":
         steps += plan.refusals(build, len(machine.nodes), events // 10) + plan.odd_cpusets(build, events // 10)
         steps += plan.strict_overcommit(build, events // 10) + plan.memory_groups(build)
+        if machine.arch == "aarch64" or form == "full":  # on the processor of this machine scripts/test does it
+            steps = plan.fire(build) + steps
         steps = plan.unit_suite(build, form) + steps
     if machine.then_online or machine.offline:
         # The CPUs that are offline come online while the programs of "late" run, and all of it runs again.

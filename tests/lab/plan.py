@@ -10,6 +10,8 @@ import pathlib
 import shlex
 import subprocess
 
+import initramfs
+
 NO_RSEQ = {"GLIBC_TUNABLES": "glibc.pthread.rseq=0"}
 
 
@@ -61,7 +63,9 @@ class Build:
     def step(self, part, test, seconds=300):
         env = {name: value for name, value in test["env"].items() if name != "LD_LIBRARY_PATH"}
         made = [path for target in test["depends"] for path in self.outputs.get(target, [])]
-        return Step(f"{part}/{test['name']}", test["cmd"], env, seconds, [path for path in made if ".so" in path.name])
+        # Programs that are arguments are named from the tree's root, where meson runs tests.
+        command = [str(self.directory / word) if (self.directory / word).is_file() else word for word in test["cmd"]]
+        return Step(f"{part}/{test['name']}", command, env, seconds, [path for path in made if ".so" in path.name])
 
 
 # The longest program forks thousands of times: three minutes on an idle machine, and more than ten on a busy or an emulated one.
@@ -74,6 +78,14 @@ def unit_suite(build, form):
     more = {"PERCPU_FAULTS_STRIDE": "401"} if form == "short" else {}
     steps = [build.step("unit", test, UNIT_SECONDS) for test in build.programs("unit")]
     return [dataclasses.replace(step, env=step.env | more) for step in steps]
+
+
+def fire(build):
+    """The sweep over the sequences as they were built. (Not the profiled program, whose events take minutes natively.)"""
+    library = build.program("percpu")
+    in_guest = f"{initramfs.LIBRARIES}/{library.name.split('.so')[0]}.so.0"  # by its soname, as programs find it there
+    steps = [build.step("fire", test, 3600) for test in build.programs("fire") if "profiled" not in test["name"]]
+    return [dataclasses.replace(step, command=[in_guest if word == str(library) else word for word in step.command]) for step in steps]
 
 
 def counts(build, events):
