@@ -11,6 +11,7 @@
 #include "base/check.h"
 #include "os/clock.h"
 #include "os/env.h"
+#include "preload/heap/decay.h"
 #include "preload/heap/nodes.h"
 
 namespace percpu::heap {
@@ -50,7 +51,6 @@ int Heap::prepare_now() {
     pages_[node].init(window_, node);
     for (uint32_t i = 0; i < kNrClasses; ++i) lists_[node][i].init(window_, pages_[node], lane_of(node, i), shelves[node][i]);
   }
-  keep_ = 222;  // half a second's worth; start() reads what the user wants
   return 0;
 }
 
@@ -59,16 +59,7 @@ void Heap::start() {
   char conf[4096];
   (void)read_conf(conf, sizeof conf);
   config_ = parse_config(conf, page_size_bytes(), nullptr, nullptr);  // libpercpu itself says what is wrong in it
-  // keep = 256 * 2^(-tick / half-life)
-  if (config_.decay_ms == 0) {
-    keep_ = 0;
-  } else if (config_.decay_ms == kDecayOff) {
-    keep_ = 256;
-  } else {
-    // 2^-x by halving for the whole part, and a chord in between: at most 6 % off.
-    const uint64_t x = kTickMs * 256 / config_.decay_ms;
-    keep_ = x >= 9 * 256 ? 0 : static_cast<uint32_t>((512 - x % 256) >> (x / 256 + 1));
-  }
+  decay_ms_ = config_.decay_ms;
   if (config_.check == HeapCheck::kFull) {
     for (uint32_t node = 0; node < window_.nr_nodes(); ++node) {
       for (CentralList& list : lists_[node]) list.begin_anew();
@@ -396,12 +387,14 @@ void* Heap::reallocate(void* block, size_t size_bytes) {
 bool Heap::tick() {
   if (this_thread_forks()) return true;  // all CPUs are closed: age() would open them
   if (!decay_lock_.try_lock()) return true;
-  store_relaxed(&last_tick_ms_, coarse_ms());
+  const uint64_t now_ms = coarse_ms();
+  const uint64_t kept = kept_share(now_ms - last_tick_ms_, decay_ms_);
+  store_relaxed(&last_tick_ms_, now_ms);
   cache_.age(false, sink_to_lists, this);
   uint64_t dirty = 0;
   for (uint32_t node = 0; node < window_.nr_nodes(); ++node) {
     for (CentralList& list : lists_[node]) list.age(false);
-    if (keep_ < 256) pages_[node].decay(keep_);
+    pages_[node].decay(kept);
     dirty += pages_[node].dirty_pages();
   }
   if (backed_pages() >= kFirstLookPages) look_at_limit();
@@ -414,11 +407,11 @@ bool Heap::tick() {
 void Heap::begin_threads() {
   if (load_relaxed(&threads_begun_)) return;
   store_relaxed(&threads_begun_, true);
-  (void)percpu_balance_start_();
+  store_relaxed(&thread_ticks_, percpu_balance_start_() != 0);
 }
 
 void Heap::decay_if_due() {
-  if (keep_ == 0) {
+  if (decay_ms_ == 0) {
     for (uint32_t node = 0; node < window_.nr_nodes(); ++node) {
       if (pages_[node].dirty_pages() != 0) (void)pages_[node].purge_all();
     }
@@ -428,8 +421,8 @@ void Heap::decay_if_due() {
   const uint64_t since_ms = coarse_ms() - load_relaxed(&last_tick_ms_);
   if (since_ms < kTickMs) return;
   // The balance thread may sleep because there was nothing to do. Where it does not hear, or has no time, who frees ticks.
-  if (load_relaxed(&threads_begun_)) percpu_balance_wake_();
-  if (!load_relaxed(&threads_begun_) || since_ms > 4 * kTickMs) (void)tick();
+  if (load_relaxed(&thread_ticks_)) percpu_balance_wake_();
+  if (!load_relaxed(&thread_ticks_) || since_ms > 4 * kTickMs) (void)tick();
 }
 
 bool Heap::trim() {
@@ -507,6 +500,7 @@ void Heap::fork_parent() {
 void Heap::fork_child() {
   forking_thread.store(0, std::memory_order_relaxed);
   store_relaxed(&threads_begun_, false);
+  store_relaxed(&thread_ticks_, false);
   checker_.lock().reset_after_fork_in_child();
   window_.spans_lock().reset_after_fork_in_child();
   for_each_node_lock([](HeapLock& lock) { lock.reset_after_fork_in_child(); });

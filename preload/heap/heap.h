@@ -188,7 +188,8 @@ class Heap {
   uint32_t nr_ticks_ = 0;
   bool kept_longer_ = false;    // realloc could not give the end of a large block back: some have more pages than was asked for
   bool threads_begun_ = false;  // the balance thread was asked to tick, in this process
-  uint32_t keep_ = 0;    // of idle dirty pages, a tick, in 1/256; 256: all
+  bool thread_ticks_ = false;   // and does
+  uint64_t decay_ms_ = 1000;  // until start() reads what the user wants; kDecayOff
   Config config_{};
   PageHeap pages_[kMaxHeapNodes];
   CentralList lists_[kMaxHeapNodes][kNrClasses];

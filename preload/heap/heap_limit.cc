@@ -126,7 +126,7 @@ void Heap::keep_within(MemoryLimit::Room room) {
   store_relaxed(&look_at_pages_, backed_pages() + step);
   uint64_t most = limited ? left_pages / 16 : UINT64_MAX;
   // Where no balance thread ticks, a program that freed much and then only sleeps would keep all of it.
-  if (!load_relaxed(&threads_begun_) && keep_ < 256) {
+  if (!load_relaxed(&thread_ticks_) && decay_ms_ != kDecayOff) {
     const uint64_t held = held_pages();
     const uint64_t dirty = dirty_pages();
     const uint64_t used = held > dirty ? held - dirty : 0;

@@ -6,6 +6,7 @@
 #include <bit>
 
 #include "base/check.h"
+#include "preload/heap/decay.h"
 #include "preload/heap/mappings.h"
 
 namespace percpu::heap {
@@ -37,7 +38,6 @@ uint32_t PageHeap::bin_of(uint64_t nr_pages) {
 void PageHeap::count(const Span& span, bool add) {
   uint64_t& pages = pages_of(span);
   store_relaxed(&pages, add ? pages + span.nr_pages : pages - span.nr_pages);
-  if (dirty_pages_ < least_dirty_) least_dirty_ = dirty_pages_;
 }
 
 void PageHeap::insert(uint32_t number) {
@@ -221,6 +221,12 @@ uint32_t PageHeap::open_closed(uint32_t number, uint64_t start, uint64_t nr_page
 
 uint32_t PageHeap::allocate(uint64_t nr_pages, uint64_t align_pages, Purpose purpose) {
   HeapGuard guard(lock_);
+  const uint32_t number = take_run(nr_pages, align_pages, purpose);
+  note_least_dirty();
+  return number;
+}
+
+uint32_t PageHeap::take_run(uint64_t nr_pages, uint64_t align_pages, Purpose purpose) {
   const bool large = is_large();
   uint32_t number = find(Pages::kDirty, nr_pages, align_pages);
   if (number == 0) number = find(Pages::kClean, nr_pages, align_pages);
@@ -304,6 +310,7 @@ bool PageHeap::resize(uint32_t number, uint64_t nr_pages) {
   if (window_->span(behind).pages == Pages::kClean) store_relaxed(&backed_pages_, backed_pages_ + wanted);
   span.nr_pages = nr_pages;
   window_->give_span(behind);
+  note_least_dirty();
   return true;
 }
 
@@ -382,9 +389,9 @@ bool PageHeap::set_huge(uint64_t page, uint64_t nr_pages, bool huge) {
 
 // ---- giving back -----------------------------------------------------------------------------------------------------
 
-// Takes a dirty run that may go back off its list, the longest of those in *bin and below; without break_huge, only what
-// leaves no huge region with some of its pages. 0: there is none.
-uint32_t PageHeap::take_to_purge(uint32_t* bin, bool fresh_too, bool break_huge) {
+// Takes a dirty run that may go back off its list, the longest of those in *bin and below, or its last most_pages; without
+// break_huge, only what leaves no huge region with some of its pages. 0: there is none.
+uint32_t PageHeap::take_to_purge(uint32_t* bin, uint64_t most_pages, bool fresh_too, bool break_huge) {
   for (;; --*bin) {
     const Bins& dirty = bins_[static_cast<size_t>(Pages::kDirty)];
     if ((dirty.nonempty[*bin / 64] >> *bin % 64 & 1) != 0) {
@@ -396,6 +403,11 @@ uint32_t PageHeap::take_to_purge(uint32_t* bin, bool fresh_too, bool break_huge)
         if (!break_huge && window_->is_huge(start / kRegionPages)) start = round_up(start, kRegionPages);
         if (!break_huge && window_->is_huge((end - 1) / kRegionPages)) end &= ~(kRegionPages - 1);
         if (start >= end) continue;
+        if (end - start > most_pages) {
+          const uint64_t last = end - most_pages;
+          const uint64_t whole = window_->is_huge(last / kRegionPages) ? last & ~(kRegionPages - 1) : last;
+          if (whole > start) start = whole;
+        }
         unlink(number);
         const uint32_t part = cut_front(number, start);
         if (part == 0 || !cut(part, end - start)) {
@@ -403,6 +415,7 @@ uint32_t PageHeap::take_to_purge(uint32_t* bin, bool fresh_too, bool break_huge)
           return 0;
         }
         (void)set_huge(start, end - start, false);
+        note_least_dirty();
         return part;
       }
     }
@@ -451,7 +464,8 @@ bool PageHeap::give_back(uint32_t number, bool empty) {
   return given;
 }
 
-uint64_t PageHeap::purge(uint64_t nr_pages, bool fresh_too) {
+// At least nr_pages, if there are so many; but for huge pages, not more than most_pages. Returns how many.
+uint64_t PageHeap::purge(uint64_t nr_pages, uint64_t most_pages, bool fresh_too) {
   uint64_t purged = 0;
   if (load_relaxed(&strict_)) look_at_mappings(window_->system(), true);
   for (const bool break_huge : {false, true}) {
@@ -461,7 +475,7 @@ uint64_t PageHeap::purge(uint64_t nr_pages, bool fresh_too) {
       uint64_t pages = 0;
       {
         HeapGuard guard(lock_);
-        number = take_to_purge(&bin, fresh_too, break_huge);
+        number = take_to_purge(&bin, most_pages - purged, fresh_too, break_huge);
         if (number != 0) pages = window_->span(number).nr_pages;
       }
       if (number == 0) break;
@@ -472,24 +486,39 @@ uint64_t PageHeap::purge(uint64_t nr_pages, bool fresh_too) {
   return purged;
 }
 
-void PageHeap::decay(uint32_t keep) {
-  uint64_t idle = 0;
+uint64_t PageHeap::take_due(uint64_t idle, uint64_t kept) {
+  if (kept == kWhole) return 0;
+  // The last few go together: half of little is little for ever.
+  if (idle < kFewPages) return idle;
+  owed_ += idle * (kWhole - kept);
+  uint64_t due = owed_ / kWhole;
+  owed_ %= kWhole;
+  const uint64_t gone = due < ahead_pages_ ? due : ahead_pages_;
+  ahead_pages_ -= gone;
+  return due - gone;
+}
+
+void PageHeap::decay(uint64_t kept) {
+  uint64_t due = 0;
   {
     HeapGuard guard(lock_);
-    idle = least_dirty_;
+    uint64_t idle = least_dirty_;
     least_dirty_ = dirty_pages_;
     tick_++;
     // What is free of the huge page that is being filled is not idle.
     if (huge_regions_ != 0 && is_large()) idle -= idle < kRegionPages ? idle : kRegionPages;
+    due = take_due(idle, kept);
   }
-  // The last few go together: half of little is little for ever.
-  const uint64_t due = idle < 64 ? idle : idle - idle * keep / 256;
-  if (due > 0) (void)purge(due, false);
+  if (due == 0) return;
+  const uint64_t purged = purge(due, 2 * due, false);
+  if (purged <= 2 * due) return;
+  HeapGuard guard(lock_);
+  ahead_pages_ += purged - 2 * due;
 }
 
 uint64_t PageHeap::purge_to(uint64_t keep_pages) {
   const uint64_t dirty = dirty_pages();
-  return dirty > keep_pages ? purge(dirty - keep_pages, true) : 0;
+  return dirty > keep_pages ? purge(dirty - keep_pages, UINT64_MAX, true) : 0;
 }
 
 uint64_t PageHeap::begin_anew() {

@@ -6,6 +6,7 @@
 //
 // Pages that stay free go back to the system: every tick, of the dirty pages that no allocation needed since the last tick,
 // a part that makes their number fall by half in a half-life; longest runs first, and what would leave a huge page in pieces last.
+// A run goes as a whole where that is not more than twice as much.
 //
 // Huge pages. A *region* is as much of the window as a huge page covers, 2 MiB at a multiple of that. All are without huge
 // pages at first. Once the heap is large, and where the user wants it, a region that is clean and free as a whole may be
@@ -68,8 +69,8 @@ class PageHeap {
   // Pages of other mappings were moved to the block's, with whatever those were advised. Requires: a large block's span.
   void moved_to(uint32_t number) PERCPU_EXCLUDES(lock_);
 
-  // One tick of the decay: `keep` of the idle dirty pages, in 1/256, stay.
-  void decay(uint32_t keep) PERCPU_EXCLUDES(lock_);
+  // One tick of the decay: so much of the idle dirty pages stays (decay.h).
+  void decay(uint64_t kept) PERCPU_EXCLUDES(lock_);
   // Gives dirty pages back now, until no more than so many are left, or fewer. Returns how many.
   uint64_t purge_to(uint64_t keep_pages) PERCPU_EXCLUDES(lock_);
   uint64_t purge_all() { return purge_to(0); }
@@ -106,6 +107,7 @@ class PageHeap {
   // A heap with less in use has no huge pages: of one that has, they add a sixteenth at most.
   static constexpr uint64_t kHugeFromPages = (uint64_t{32} << 20) >> kPageShift;
   static constexpr uint64_t kMostHugeEdges = 16 * 1024;
+  static constexpr uint64_t kFewPages = 64;
   // A block up to this size counts as written everywhere.
   static constexpr uint64_t kDensePages = (uint64_t{128} << 10) >> kPageShift;
 
@@ -119,6 +121,7 @@ class PageHeap {
   uint64_t& pages_of(const Span& span) PERCPU_REQUIRES(lock_) {
     return span.pages == Pages::kDirty ? dirty_pages_ : span.pages == Pages::kClean ? clean_pages_ : closed_pages_;
   }
+  uint32_t take_run(uint64_t nr_pages, uint64_t align_pages, Purpose purpose) PERCPU_REQUIRES(lock_);
   uint32_t find(Pages pages, uint64_t nr_pages, uint64_t align_pages) PERCPU_REQUIRES(lock_);
   bool fits(const Span& span, uint64_t nr_pages, uint64_t align_pages) const;
   void insert(uint32_t number) PERCPU_REQUIRES(lock_);
@@ -144,9 +147,15 @@ class PageHeap {
   // Gives a run back to the system that is in no list, and makes it free. False where the system takes nothing.
   bool give_back(uint32_t number, bool empty) PERCPU_EXCLUDES(lock_);
   bool to_be_closed(const Span& span) PERCPU_REQUIRES(lock_);
-  uint64_t purge(uint64_t nr_pages, bool fresh_too) PERCPU_EXCLUDES(lock_);
-  uint32_t take_to_purge(uint32_t* bin, bool fresh_too, bool break_huge) PERCPU_REQUIRES(lock_);
+  // How many pages are to go of so many idle ones.
+  uint64_t take_due(uint64_t idle, uint64_t kept) PERCPU_REQUIRES(lock_);
+  uint64_t purge(uint64_t nr_pages, uint64_t most_pages, bool fresh_too) PERCPU_EXCLUDES(lock_);
+  uint32_t take_to_purge(uint32_t* bin, uint64_t most_pages, bool fresh_too, bool break_huge) PERCPU_REQUIRES(lock_);
   void count(const Span& span, bool add) PERCPU_REQUIRES(lock_);
+  // Where pages left the dirty runs for good: in between, a run of which a page is taken is in no list as a whole.
+  void note_least_dirty() PERCPU_REQUIRES(lock_) {
+    if (dirty_pages_ < least_dirty_) least_dirty_ = dirty_pages_;
+  }
 
   bool is_large() const PERCPU_REQUIRES(lock_) {
     return frontier_ - begin_ - dirty_pages_ - clean_pages_ - closed_pages_ >= kHugeFromPages;
@@ -168,6 +177,8 @@ class PageHeap {
   uint64_t closed_pages_ PERCPU_GUARDED_BY(lock_) = 0;
   uint64_t purged_pages_ PERCPU_GUARDED_BY(lock_) = 0;
   uint64_t least_dirty_ PERCPU_GUARDED_BY(lock_) = 0;  // since the last tick
+  uint64_t owed_ PERCPU_GUARDED_BY(lock_) = 0;   // of a page that is to go, in 2^-32
+  uint64_t ahead_pages_ PERCPU_GUARDED_BY(lock_) = 0;  // went before they were due, as huge pages go whole
   uint64_t backed_pages_ = 0;
   HugeUse huge_use_ PERCPU_GUARDED_BY(lock_) = HugeUse::kNone;
   bool strict_ = false;  // changed under lock_, once

@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "../../unit/seed.h"
+#include "preload/heap/decay.h"
 #include "small_system.h"
 
 namespace percpu::heap {
@@ -134,12 +135,12 @@ TEST_CASE("of what was idle since the last tick half goes back in a half-life; w
   for (int i = 0; i < 64; ++i) runs.push_back(at.take(16));
   const uint32_t fence = at.take(1);
   for (size_t i = 0; i < 64; i += 2) at.pages.release(runs[i]);
-  at.pages.decay(128);  // they were not free a tick ago
+  at.pages.decay(kWhole / 2);  // they were not free a tick ago
   CHECK(at.pages.stats().dirty_pages == 512);
-  at.pages.decay(128);
+  at.pages.decay(kWhole / 2);
   CHECK(at.pages.stats().dirty_pages == 256);
   CHECK(at.pages.stats().purged_pages == 256);
-  at.pages.decay(256);
+  at.pages.decay(kWhole);
   CHECK(at.pages.stats().dirty_pages == 256);
   // Needed and freed again: not idle.
   const uint32_t again = at.take(16);
@@ -150,6 +151,44 @@ TEST_CASE("of what was idle since the last tick half goes back in a half-life; w
   CHECK(at.pages.stats().dirty_pages == 256);
   at.pages.decay(0);
   CHECK(at.pages.stats().dirty_pages == 0);
+  static_cast<void>(fence);
+}
+
+TEST_CASE("of one long run twice what is due goes back at most, the end first, and what is less than a page is not forgotten") {
+  Fixture at;
+  const uint32_t run = at.take(10000);
+  const uint32_t fence = at.take(1);
+  const uint64_t page = at.first(run);
+  at.touch(run, 7);
+  at.pages.release(run);
+  at.pages.decay(0);  // not free a tick ago
+  CHECK(at.pages.stats().dirty_pages == 10000);
+  at.pages.decay(kWhole - kWhole / 64);
+  CHECK(at.pages.stats().dirty_pages == 10000 - 2 * (10000 / 64));
+  CHECK(*at.word(page) == 7);
+  CHECK(*at.word(page + 9687) == 7);
+  CHECK(*at.word(page + 9688) == 0);
+  // A hundred thousandth: a page every tenth time or so, and of a run twice that.
+  for (int i = 0; i < 100; ++i) at.pages.decay(kWhole - kWhole / 100000);
+  const uint64_t gone = 9688 - at.pages.stats().dirty_pages;
+  CHECK(gone >= 9);
+  CHECK(gone <= 20);
+  static_cast<void>(fence);
+}
+
+TEST_CASE("of a long run of which little is taken, or which grows, the rest is idle") {
+  Fixture at;
+  const uint32_t run = at.take(1024);
+  const uint32_t little = at.take(8);
+  const uint32_t fence = at.take(1);
+  at.pages.release(run);
+  at.pages.decay(0);
+  const uint32_t taken = at.take(4);
+  at.pages.release(little);
+  CHECK(at.pages.stats().dirty_pages == 1028);
+  at.pages.decay(kWhole / 2);
+  CHECK(at.pages.stats().dirty_pages < 1028 / 2 + 16);
+  static_cast<void>(taken);
   static_cast<void>(fence);
 }
 
@@ -502,7 +541,7 @@ TEST_CASE("random calls do what a model says") {
         used += nr_pages;
         continue;
       }
-      if (what == 98) at.pages.decay(random() % 257);
+      if (what == 98) at.pages.decay(random() % 257 * (kWhole / 256));
       if (what == 99) (void)at.pages.purge_to(random() % 2000);
       if (what >= 98) {
         const PageStats stats = at.pages.stats();

@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: MIT
+//
+// Under the preload: what `decay` promises, end to end. Ticks are counted, not timed: the statistics have their number.
+//
+//   decay fast    all that was freed goes back by itself, in the end
+//   decay slow    with a half-life of an hour: little goes back, but something does
+//   decay sync    without a balance thread those who free tick as often as it would
+#include <malloc.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "../patience.h"
+
+extern "C" void malloc_stats_print(void (*write)(void*, const char*), void* context, const char* options) __attribute__((weak));
+
+namespace {
+
+constexpr size_t kMiB = size_t{1} << 20;
+
+[[noreturn]] void fail(const char* what, unsigned long found) {
+  fprintf(stderr, "decay: expected %s, found %lu\n", what, found);
+  exit(1);
+}
+
+// The number in front of these words in the statistics.
+unsigned long number_before(const char* words) {
+  std::string text;
+  text.reserve(kMiB);
+  malloc_stats_print([](void* all, const char* piece) { *static_cast<std::string*>(all) += piece; }, &text, nullptr);
+  const size_t end = text.find(words);
+  if (end == std::string::npos) fail(words, 0);
+  const size_t begin = text.find_last_not_of("0123456789", end - 1);
+  return strtoul(text.c_str() + begin + 1, nullptr, 10);
+}
+unsigned long ticks() { return number_before(" ticks"); }
+unsigned long given_kib() { return number_before(" KiB given back so far"); }
+
+void free_much() {
+  std::vector<void*> blocks;
+  for (int i = 0; i < 64; ++i) blocks.push_back(memset(malloc(kMiB), 1, kMiB));
+  for (void* block : blocks) free(block);
+}
+
+// What reaches the slow path, where who frees ticks.
+void free_slowly() { free(malloc(100000)); }
+
+void fast() {
+  free_much();
+  if (!patience::eventually([] { return mallinfo2().keepcost < kMiB; })) fail("less than 1 MiB", mallinfo2().keepcost);
+}
+
+void slow() {
+  free_much();
+  const unsigned long begin = ticks();
+  const unsigned long given = given_kib();
+  if (!patience::eventually([&] { return ticks() >= begin + 20; })) fail("20 ticks", ticks() - begin);
+  if (given_kib() == given) fail("that some pages went back in 20 ticks", 0);
+  if (mallinfo2().keepcost < 32 * kMiB) fail("at least 32 MiB that were not given back", mallinfo2().keepcost);
+}
+
+// Two ticks are less than 0.6 s apart. (On a machine that is too busy these may not be the first ones.)
+void without_thread() {
+  using Clock = std::chrono::steady_clock;
+  std::thread([] { free_slowly(); }).join();
+  unsigned long last = ticks();
+  int seen = 0;
+  auto since = Clock::now() - std::chrono::hours(1);
+  while (seen < 50) {
+    free_slowly();
+    usleep(1000);
+    const unsigned long now = ticks();
+    if (now == last) continue;
+    if (now - last >= 2 || Clock::now() - since < std::chrono::milliseconds(600)) return;
+    since = Clock::now();
+    last = now;
+    seen++;
+  }
+  fail("ticks that are less than 0.6 s apart, of so many", 50);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (argc != 2 || malloc_stats_print == nullptr) return 2;
+  const std::string which = argv[1];
+  if (which == "fast") {
+    std::thread([] {}).join();  // the balance thread begins
+    fast();
+  } else if (which == "slow") {
+    std::thread([] {}).join();
+    slow();
+  } else if (which == "sync") {
+    without_thread();
+  } else {
+    return 2;
+  }
+  puts("decay: as promised");
+  return 0;
+}
