@@ -361,8 +361,12 @@ void* Heap::reallocate(void* block, size_t size_bytes) {
     const uint64_t nr_pages = pages_of(size_bytes);
     if (size_bytes > kMaxSmallBytes) {
       if (nr_pages == span.nr_pages) return block;
-      if (pages_[window_.node_of_page(span.first_page)].resize(number, nr_pages)) return block;
-      if (nr_pages < span.nr_pages) {
+      const bool grows = nr_pages > span.nr_pages;
+      if (pages_[window_.node_of_page(span.first_page)].resize(number, nr_pages)) {
+        grows ? heed_limit() : decay_if_due();
+        return block;
+      }
+      if (!grows) {
         store_relaxed(&kept_longer_, true);
         return block;
       }
@@ -391,15 +395,14 @@ bool Heap::tick() {
   const uint64_t kept = kept_share(now_ms - last_tick_ms_, decay_ms_);
   store_relaxed(&last_tick_ms_, now_ms);
   cache_.age(false, sink_to_lists, this);
-  uint64_t dirty = 0;
   for (uint32_t node = 0; node < window_.nr_nodes(); ++node) {
     for (CentralList& list : lists_[node]) list.age(false);
     pages_[node].decay(kept);
-    dirty += pages_[node].dirty_pages();
   }
   if (backed_pages() >= kFirstLookPages) look_at_limit();
+  purge_excess();
   store_relaxed(&nr_ticks_, nr_ticks_ + 1);
-  const bool again = dirty > 0 || near_limit_;
+  const bool again = dirty_pages() > 0 || near_limit_;
   decay_lock_.unlock();
   return again;
 }
@@ -417,7 +420,12 @@ void Heap::decay_if_due() {
     }
     return;
   }
+  // What a tick finds out decides what may stay.
+  tick_if_due();
   heed_limit();
+}
+
+void Heap::tick_if_due() {
   const uint64_t since_ms = coarse_ms() - load_relaxed(&last_tick_ms_);
   if (since_ms < kTickMs) return;
   // The balance thread may sleep because there was nothing to do. Where it does not hear, or has no time, who frees ticks.

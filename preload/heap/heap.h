@@ -141,6 +141,7 @@ class Heap {
   int prepare();
   int prepare_now();
   void decay_if_due();
+  void tick_if_due();
   template <class Each>
   void for_each_node_lock(Each each) PERCPU_NO_THREAD_SAFETY_ANALYSIS;
 
@@ -154,6 +155,8 @@ class Heap {
   void give_excess();
   uint64_t give_all();
   // Requires: decay_lock_.
+  void bound_dirty();
+  void purge_excess();
   void look_at_limit();
   MemoryLimit::Room read_room();
   void keep_within(MemoryLimit::Room room);

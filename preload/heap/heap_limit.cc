@@ -124,15 +124,7 @@ void Heap::keep_within(MemoryLimit::Room room) {
   const uint64_t left_pages = room.left_bytes >> kPageShift;
   const uint64_t step = !limited ? kLookStepPages : left_pages / 4 < kLeastStepPages ? kLeastStepPages : left_pages / 4;
   store_relaxed(&look_at_pages_, backed_pages() + step);
-  uint64_t most = limited ? left_pages / 16 : UINT64_MAX;
-  // Where no balance thread ticks, a program that freed much and then only sleeps would keep all of it.
-  if (!load_relaxed(&thread_ticks_) && decay_ms_ != kDecayOff) {
-    const uint64_t held = held_pages();
-    const uint64_t dirty = dirty_pages();
-    const uint64_t used = held > dirty ? held - dirty : 0;
-    most = std::min(most, std::max(kQuietDirtyPages, used / 4));
-  }
-  store_relaxed(&most_dirty_pages_, most);
+  bound_dirty();
   if (cache_.nr_cpus() != 0) {
     const uint64_t budget = limited ? room.left_bytes / 16 / cache_.nr_cpus() : kNoLimit;
     cache_.set_budget(budget < kLeastBudget ? kLeastBudget : budget);
@@ -146,12 +138,31 @@ void Heap::keep_within(MemoryLimit::Room room) {
   if (near_limit_) (void)give_all();
 }
 
-// More pages are dirty than may be: down to half of that.
+// How many pages may be dirty, by the room as last seen and by what is used now.
+void Heap::bound_dirty() {
+  uint64_t most = room_.limit_bytes != kNoLimit ? (room_.left_bytes >> kPageShift) / 16 : UINT64_MAX;
+  // Where no balance thread ticks, a program that freed much and then only sleeps would keep all of it.
+  if (!load_relaxed(&thread_ticks_) && decay_ms_ != kDecayOff) {
+    const uint64_t held = held_pages();
+    const uint64_t dirty = dirty_pages();
+    const uint64_t used = held > dirty ? held - dirty : 0;
+    most = std::min(most, std::max(kQuietDirtyPages, used / 4));
+  }
+  store_relaxed(&most_dirty_pages_, most);
+}
+
 void Heap::give_excess() {
   if (this_thread_forks() || !decay_lock_.try_lock()) return;
+  purge_excess();
+  decay_lock_.unlock();
+}
+
+// Where more pages are dirty than may be: down to half of that. What was freed since the bound was found is used no more.
+void Heap::purge_excess() {
+  if (dirty_pages() <= load_relaxed(&most_dirty_pages_)) return;
+  bound_dirty();
   const uint64_t keep = load_relaxed(&most_dirty_pages_) / 2 / window_.nr_nodes();
   for (uint32_t node = 0; node < window_.nr_nodes(); ++node) (void)pages_[node].purge_to(keep);
-  decay_lock_.unlock();
 }
 
 }  // namespace percpu::heap
