@@ -32,16 +32,20 @@ void* find_in(const char* library, const char* name) {
   return found;
 }
 
+// A function of the module that has this address, or of what that depends on; null: there is none, or the module is the program.
+void* find_with(const void* address, const char* name) {
+  Dl_info info{};
+  link_map* module = nullptr;
+  if (dladdr1(address, &info, reinterpret_cast<void**>(&module), RTLD_DL_LINKMAP) == 0 || module->l_name[0] == 0) return nullptr;
+  // Opened by name, as the record is no handle of a module that came with another: that has no scope before.
+  return find_in(module->l_name, name);
+}
+
 // A function of the C++ runtime that the caller sees.
 // Context: none of the heap's locks is held; the dynamic linker takes its own, and may allocate. (Without any memory the global
 // scope can still be asked.)
 void* find_for(const void* caller, const char* name) {
-  Dl_info info{};
-  link_map* module = nullptr;
-  if (dladdr1(caller, &info, reinterpret_cast<void**>(&module), RTLD_DL_LINKMAP) != 0 && module->l_name[0] != 0) {
-    // Opened by name, as the record is no handle of a module that came with another: that has no scope before.
-    if (void* const found = find_in(module->l_name, name); found != nullptr) return found;
-  }
+  if (void* const found = find_with(caller, name); found != nullptr) return found;
   if (void* const found = dlsym(RTLD_DEFAULT, name); found != nullptr) return found;
   for (const char* runtime : {"libstdc++.so.6", "libc++.so.1", "libc++abi.so.1"}) {
     if (void* const found = find_in(runtime, name); found != nullptr) return found;
@@ -49,10 +53,12 @@ void* find_for(const void* caller, const char* name) {
   return nullptr;
 }
 
+using GetHandler = Handler (*)();
+GetHandler find_get_handler(const void* caller) { return reinterpret_cast<GetHandler>(find_for(caller, "_ZSt15get_new_handlerv")); }
+
 // The new-handler, if the caller's runtime has one.
 Handler handler(const void* caller) {
-  using Get = Handler (*)();
-  const Get get = reinterpret_cast<Get>(find_for(caller, "_ZSt15get_new_handlerv"));
+  const GetHandler get = find_get_handler(caller);
   return get != nullptr ? get() : nullptr;
 }
 
@@ -78,12 +84,43 @@ __attribute__((noinline, cold)) void* try_again(size_t align, size_t size, bool 
   }
 }
 
+const void* module_of(const void* address) {
+  Dl_info info{};
+  return dladdr(address, &info) != 0 ? info.dli_fbase : nullptr;
+}
+
+// The form that does not throw of the runtime that has this function. First the way that needs no memory.
+template <class Form>
+Form find_form(GetHandler get, const char* name) {
+  const void* const runtime = reinterpret_cast<const void*>(get);
+  void* const next = dlsym(RTLD_NEXT, name);
+  return reinterpret_cast<Form>(next != nullptr && module_of(next) == module_of(runtime) ? next : find_with(runtime, name));
+}
+
+// The same for the forms that do not throw. A handler may throw, and only the runtime that it belongs to can catch that: so its own
+// form is called, which comes back here by operator new. (A runtime that is linked into the program has no form that can be found:
+// what calls it does not come here, as a rule.)
+__attribute__((noinline, cold)) void* try_again_nothrow(size_t align, size_t size, const void* caller) {
+  const GetHandler get = find_get_handler(caller);
+  if (get == nullptr || get() == nullptr) return nullptr;
+  const std::nothrow_t tag{};
+  using Form = void* (*)(size_t, const std::nothrow_t&);
+  using AlignedForm = void* (*)(size_t, std::align_val_t, const std::nothrow_t&);
+  if (align == 0) {
+    if (const auto form = find_form<Form>(get, "_ZnwmRKSt9nothrow_t"); form != nullptr) return form(size, tag);
+  } else {
+    const auto form = find_form<AlignedForm>(get, "_ZnwmSt11align_val_tRKSt9nothrow_t");
+    if (form != nullptr) return form(size, std::align_val_t{align}, tag);
+  }
+  return try_again(align, size, true, caller);
+}
+
 void* make_aligned(size_t size, std::align_val_t align, bool nothrow, const void* caller) {
   const size_t bytes = static_cast<size_t>(align);
   void* block = std::has_single_bit(bytes) ? heap.allocate_aligned(bytes, size) : nullptr;
   if (block != nullptr) return block;
-  if (std::has_single_bit(bytes)) return try_again(bytes, size, nothrow, caller);
-  return nothrow ? nullptr : (throw_bad_alloc(size, caller), nullptr);
+  if (!std::has_single_bit(bytes)) return nothrow ? nullptr : (throw_bad_alloc(size, caller), nullptr);
+  return nothrow ? try_again_nothrow(bytes, size, caller) : try_again(bytes, size, false, caller);
 }
 
 }  // namespace
@@ -92,7 +129,8 @@ namespace percpu::heap {
 
 void* new_slow(size_t size, bool nothrow, const void* caller) {
   void* block = heap.allocate(size);
-  return __builtin_expect(block != nullptr, 1) ? block : try_again(0, size, nothrow, caller);
+  if (__builtin_expect(block != nullptr, 1)) return block;
+  return nothrow ? try_again_nothrow(0, size, caller) : try_again(0, size, false, caller);
 }
 void* new_aligned_nothrow(size_t size, std::align_val_t align, const void* caller) {
   return make_aligned(size, align, true, caller);

@@ -365,6 +365,39 @@ TEST_CASE("operator new throws bad_alloc, after asking the new-handler") {
   CHECK_THROWS_AS(static_cast<void>(::operator new(opaque(size_t{PTRDIFF_MAX}), std::align_val_t{256})), std::bad_alloc);
 }
 
+TEST_CASE("the nothrow forms call the new-handler, and return null where that throws") {
+  static int asked = 0;
+  const size_t size = opaque(size_t{PTRDIFF_MAX});
+  const auto refused = [size](int form) {
+    asked = 0;
+    switch (form) {
+      case 0: return ::operator new(size, std::nothrow);
+      case 1: return ::operator new[](size, std::nothrow);
+      case 2: return ::operator new(size, std::align_val_t{256}, std::nothrow);
+      default: return ::operator new[](size, std::align_val_t{256}, std::nothrow);
+    }
+  };
+  for (int form = 0; form < 4; ++form) {
+    CAPTURE(form);
+    std::set_new_handler([] {
+      ++asked;
+      throw 17;
+    });
+    void* block = &asked;
+    CHECK_NOTHROW(block = refused(form));
+    CHECK(block == nullptr);
+    CHECK(asked == 1);
+    CHECK_THROWS_AS(static_cast<void>(::operator new(size)), int);
+    std::set_new_handler([] {
+      if (++asked == 3) std::set_new_handler(nullptr);
+    });
+    CHECK(refused(form) == nullptr);
+    CHECK(asked == 3);
+    CHECK(refused(form) == nullptr);
+    CHECK(asked == 0);
+  }
+}
+
 TEST_CASE("malloc_trim gives free memory back to the system now") {
   std::vector<void*> blocks;
   for (int i = 0; i < 100000; ++i) {

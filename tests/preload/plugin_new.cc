@@ -41,6 +41,9 @@ extern "C" int try_all(unsigned long bytes) {
     if (++asked % 3 == 0) std::set_new_handler(nullptr);
   });
   if (::operator new(bytes, std::nothrow) != nullptr || asked != 6) return 6;
+  std::set_new_handler([] { throw 17; });
+  if (::operator new(bytes, std::nothrow) != nullptr || ::operator new[](bytes, std::align_val_t{256}, std::nothrow) != nullptr) return 7;
+  std::set_new_handler(nullptr);
   return 0;
 }
 #endif
