@@ -2,8 +2,8 @@
 #include "preload/heap/heap.h"
 
 #include <errno.h>
+#include <linux/mempolicy.h>
 #include <sys/auxv.h>
-
 #include <sys/mman.h>
 
 #include <cstring>
@@ -29,6 +29,14 @@ constexpr uint64_t kTickMs = 200;
 // From here on a growing block moves by moving its pages, which costs less than copying them.
 constexpr size_t kMoveBytes = size_t{512} * 1024;
 
+// Whether the process was started with a memory policy of its own (numactl): it holds where nothing is bound to a node.
+bool has_memory_policy(const System& system) {
+  int mode = MPOL_DEFAULT;
+  if (system.get_mempolicy(&mode, nullptr, 0, 0, 0) != 0) return false;
+  mode &= ~MPOL_MODE_FLAGS;
+  return mode != MPOL_DEFAULT && mode != MPOL_LOCAL;
+}
+
 }  // namespace
 
 // ---- the beginning -----------------------------------------------------------------------------------------------------
@@ -43,7 +51,7 @@ int Heap::prepare_now() {
   const System& system = real_system();
   CpuMask nodes;
   uint32_t nr_nodes = 0;
-  if (read_memory_nodes(system, &nodes) == 0) nr_nodes = static_cast<uint32_t>(nodes.count());
+  if (!has_memory_policy(system) && read_memory_nodes(system, &nodes) == 0) nr_nodes = static_cast<uint32_t>(nodes.count());
   if (nr_nodes < 1) nr_nodes = 1;
   if (nr_nodes > kMaxHeapNodes) nr_nodes = kMaxHeapNodes;
   if (const int result = window_.reserve_all(system, nr_nodes); result != 0) return result;
