@@ -152,7 +152,7 @@ void CentralList::give(const uint64_t* blocks, uint32_t count) {
   for (uint32_t i = shelved; i < count; ++i) give_to_span(blocks[i]);
 }
 
-void CentralList::age(bool now) {
+bool CentralList::age(bool now) {
   HeapGuard guard(lock_);
   uint32_t idle = now ? on_shelf_ : least_on_shelf_;
   // The oldest lie at the bottom.
@@ -160,6 +160,7 @@ void CentralList::age(bool now) {
   on_shelf_ -= idle;
   memmove(&shelf_[0], &shelf_[idle], on_shelf_ * sizeof shelf_[0]);
   least_on_shelf_ = on_shelf_;
+  return on_shelf_ != 0;
 }
 
 void CentralList::keep_little(bool little) {
@@ -167,7 +168,7 @@ void CentralList::keep_little(bool little) {
     HeapGuard guard(lock_);
     little_ = little;
   }
-  if (little) age(true);
+  if (little) (void)age(true);
 }
 
 void CentralList::begin_anew() {

@@ -35,8 +35,8 @@ class CentralList {
   // Takes blocks back. Requires: blocks of this class and node. A block that is free already stops the program.
   void give(const uint64_t* blocks, uint32_t count) PERCPU_EXCLUDES(lock_);
 
-  // Puts back into spans what lay on the shelf since the last call; all of it if `now`.
-  void age(bool now) PERCPU_EXCLUDES(lock_);
+  // Puts back into spans what lay on the shelf since the last call; all of it if `now`. Returns whether the shelf has more.
+  bool age(bool now) PERCPU_EXCLUDES(lock_);
 
   // How much lies on the shelf from now on: a quarter of a batch, or as much as suits the class.
   void keep_little(bool little) PERCPU_EXCLUDES(lock_);

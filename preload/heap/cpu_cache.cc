@@ -289,8 +289,9 @@ bool CpuCache::evict(uint32_t number, uint32_t for_lane, BlockSink sink, void* c
   return fenced;
 }
 
-void CpuCache::age(bool all, BlockSink sink, void* context) {
-  if (!is_open()) return;
+bool CpuCache::age(bool all, BlockSink sink, void* context) {
+  if (!is_open()) return false;
+  bool held = false;
   for (uint32_t number = 0; number < nr_cpus_; ++number) {
     Cpu& cpu = cpus_[number];
     HeapGuard guard(cpu.lock);
@@ -304,6 +305,7 @@ void CpuCache::age(bool all, BlockSink sink, void* context) {
       used = used || now != cpu.seen[lane];
       cpu.seen[lane] = now;
     }
+    if (used && !all) held = true;
     if (!any || (used && !all)) continue;
     close(number);
     if (percpu_fence(static_cast<int>(number)) == 0) {
@@ -316,6 +318,7 @@ void CpuCache::age(bool all, BlockSink sink, void* context) {
     }
     reopen(number);
   }
+  return held;
 }
 
 // ---- fork ------------------------------------------------------------------------------------------------------------

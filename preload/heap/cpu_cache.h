@@ -66,8 +66,9 @@ class CpuCache {
   // The stack was found empty, or full: lets it hold more. Returns how many blocks it may hold now; 0: no cache just now.
   uint32_t demand(uint32_t lane, BlockSink sink, void* context);
 
-  // Empties the caches of CPUs that nobody used since the last call, or of all.
-  void age(bool all, BlockSink sink, void* context);
+  // Empties the caches of CPUs that nobody used since the last call, or of all. Returns whether others may hold something, which a
+  // later call may find unused.
+  bool age(bool all, BlockSink sink, void* context);
 
   // What was done to the stacks so far.
   struct Work {

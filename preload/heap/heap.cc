@@ -402,15 +402,15 @@ bool Heap::tick() {
   const uint64_t now_ms = coarse_ms();
   const uint64_t kept = kept_share(now_ms - last_tick_ms_, decay_ms_);
   store_relaxed(&last_tick_ms_, now_ms);
-  cache_.age(false, sink_to_lists, this);
+  bool again = cache_.age(false, sink_to_lists, this);
   for (uint32_t node = 0; node < window_.nr_nodes(); ++node) {
-    for (CentralList& list : lists_[node]) list.age(false);
+    for (CentralList& list : lists_[node]) again = list.age(false) || again;
     pages_[node].decay(kept);
   }
   if (backed_pages() >= kFirstLookPages) look_at_limit();
   purge_excess();
   store_relaxed(&nr_ticks_, nr_ticks_ + 1);
-  const bool again = dirty_pages() > 0 || near_limit_;
+  again = again || dirty_pages() > 0 || near_limit_;
   decay_lock_.unlock();
   return again;
 }
@@ -426,7 +426,6 @@ void Heap::decay_if_due() {
     for (uint32_t node = 0; node < window_.nr_nodes(); ++node) {
       if (pages_[node].dirty_pages() != 0) (void)pages_[node].purge_all();
     }
-    return;
   }
   // What a tick finds out decides what may stay.
   tick_if_due();
@@ -451,9 +450,9 @@ bool Heap::trim() {
 // Requires: decay_lock_. Returns how many pages.
 uint64_t Heap::give_all() {
   uint64_t given = 0;
-  cache_.age(true, sink_to_lists, this);
+  (void)cache_.age(true, sink_to_lists, this);
   for (uint32_t node = 0; node < window_.nr_nodes(); ++node) {
-    for (CentralList& list : lists_[node]) list.age(true);
+    for (CentralList& list : lists_[node]) (void)list.age(true);
     given += pages_[node].purge_all();
   }
   return given;

@@ -4,6 +4,7 @@
 //
 //   decay fast    all that was freed goes back by itself, in the end
 //   decay slow    with a half-life of an hour: little goes back, but something does
+//   decay caches  what CPUs' caches hold goes back when nothing was freed or taken for a while, though no page is dirty (decay:0)
 //   decay sync    without a balance thread those who free tick as often as it would
 #include <malloc.h>
 #include <stdint.h>
@@ -66,6 +67,16 @@ void slow() {
   if (mallinfo2().keepcost < 32 * kMiB) fail("at least 32 MiB that were not given back", mallinfo2().keepcost);
 }
 
+// The caches have no limit at first, so the thread is woken by a free; then all is quiet.
+void caches() {
+  std::thread([] {
+    std::vector<void*> blocks(20000);
+    for (void*& block : blocks) block = malloc(100);
+    for (void* block : blocks) free(block);
+  }).join();
+  if (!patience::eventually([] { return mallinfo2().fsmblks == 0; })) fail("nothing in caches", mallinfo2().fsmblks);
+}
+
 // Two ticks are less than 0.6 s apart. (On a machine that is too busy these may not be the first ones.)
 void without_thread() {
   using Clock = std::chrono::steady_clock;
@@ -97,6 +108,8 @@ int main(int argc, char** argv) {
   } else if (which == "slow") {
     std::thread([] {}).join();
     slow();
+  } else if (which == "caches") {
+    caches();
   } else if (which == "sync") {
     without_thread();
   } else {

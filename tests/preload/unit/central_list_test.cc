@@ -114,11 +114,11 @@ TEST_CASE("the shelf ages: what nobody took since the last time goes back to the
   CHECK(at.used_pages() == at.info.span_pages);
   std::vector<uint64_t> given(blocks.rbegin(), blocks.rbegin() + 40);  // not in the order in which a span gives them
   at.give(given);
-  at.list.age(false);
+  CHECK(at.list.age(false));
   CHECK(at.take(40) == given);  // it was there still
   at.give(given);
-  at.list.age(false);
-  at.list.age(false);
+  CHECK(at.list.age(false));
+  CHECK_FALSE(at.list.age(false));
   CHECK(at.take(40) != given);  // in the order of the span now
 }
 
