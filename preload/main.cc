@@ -12,7 +12,6 @@
 #include <unistd.h>
 
 #include "base/check.h"
-#include "base/text.h"
 #include "os/fork_depth.h"
 #include "preload/heap/heap.h"
 #include "preload/abi/new_delete.h"
@@ -109,16 +108,17 @@ int find_stderr() {
 }
 
 void print(bool json) {
-  const int file = find_stderr();
+  int file = find_stderr();
   if (file < 0) return;
-  static char buffer[64 * 1024];  // of one printer at a time: the end of the process, or the balance thread
-  percpu::Text text(buffer);
+  const auto write = [](void* to, const char* chars, size_t len_bytes) {
+    percpu::report_raw_to(*static_cast<const int*>(to), chars, len_bytes);
+  };
+  percpu::heap::Pieces text(write, &file);
   if (json) {
     heap.print_json(text);
   } else {
     heap.print_stats(text);
   }
-  percpu::report_raw_to(file, buffer, text.length_bytes());
 }
 
 volatile sig_atomic_t asked = 0;

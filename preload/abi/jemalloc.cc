@@ -17,7 +17,6 @@
 #include <cstring>
 
 #include "base/check.h"
-#include "base/text.h"
 #include "preload/heap/heap.h"
 
 using percpu::heap::heap;
@@ -202,12 +201,16 @@ PRELOAD_EXPORT int mallctlbymib(const size_t* mib, size_t mib_words, void* out, 
 
 // jemalloc's way to print: pieces of text to the program's own function, or to stderr.
 PRELOAD_EXPORT void malloc_stats_print(void (*write)(void*, const char*), void* context, const char*) {
-  char buffer[32 * 1024];
-  percpu::Text text(buffer);
+  struct Reader {
+    void (*write)(void*, const char*);
+    void* context;
+  } reader{write, context};
+  percpu::heap::Pieces text(
+      [](void* to, const char* chars, size_t len_bytes) {
+        const auto& [its_write, its_context] = *static_cast<const Reader*>(to);
+        if (its_write == nullptr) return percpu::report_raw(chars, len_bytes);
+        its_write(its_context, chars);
+      },
+      &reader);
   heap.print_stats(text);
-  if (write != nullptr) {
-    write(context, buffer);
-  } else {
-    percpu::report_raw(buffer, text.length_bytes());
-  }
 }

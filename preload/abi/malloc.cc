@@ -155,10 +155,8 @@ PRELOAD_EXPORT struct mallinfo mallinfo(void) {
 }
 
 PRELOAD_EXPORT void malloc_stats(void) {
-  char buffer[16 * 1024];
-  percpu::Text text(buffer);
+  percpu::heap::Pieces text([](void*, const char* chars, size_t len_bytes) { percpu::report_raw(chars, len_bytes); }, nullptr);
   heap.print_stats(text);
-  percpu::report_raw(buffer, text.length_bytes());
 }
 
 PRELOAD_EXPORT int malloc_info(int options, FILE* stream) {

@@ -14,7 +14,6 @@
 #include <cstdint>
 
 #include "base/cpu_mask.h"
-#include "base/text.h"
 #include "core/config.h"
 #include "os/system.h"
 #include "preload/heap/central_list.h"
@@ -22,6 +21,7 @@
 #include "preload/heap/cpu_cache.h"
 #include "preload/heap/memory_limit.h"
 #include "preload/heap/page_heap.h"
+#include "preload/heap/pieces.h"
 #include "preload/heap/window.h"
 
 namespace percpu::heap {
@@ -76,11 +76,10 @@ class Heap {
   bool tick();
   // The program makes its first thread: from now on the balance thread ticks.
   void begin_threads();
-  void print_stats_when_asked();
   HeapTotals totals();
   MemoryLimit::Room room() const { return {load_relaxed(&room_.limit_bytes), load_relaxed(&room_.left_bytes)}; }
-  void print_stats(Text& text);  // stats.cc
-  void print_json(Text& text);
+  void print_stats(Pieces& text);  // stats.cc
+  void print_json(Pieces& text);
   const Config& config() const { return config_; }
 
   void fork_prepare() PERCPU_NO_THREAD_SAFETY_ANALYSIS;

@@ -27,7 +27,7 @@ static CpuSums sums_of(const CpuCache& cache, uint32_t cpu) {
   return sums;
 }
 
-void Heap::print_stats(Text& text) {
+void Heap::print_stats(Pieces& text) {
   const HeapTotals sum = totals();
   text.format("percpu malloc: %lu KiB in use, %lu KiB free in spans and caches, %lu KiB free pages still backed, %lu KiB "
               "given back so far, %lu KiB metadata\n",
@@ -61,7 +61,7 @@ void Heap::print_stats(Text& text) {
   }
 }
 
-void Heap::print_json(Text& text) {
+void Heap::print_json(Pieces& text) {
   const HeapTotals sum = totals();
   text.format("{\"used_bytes\":%lu,\"free_small_bytes\":%lu,\"cached_bytes\":%lu,\"dirty_bytes\":%lu,\"clean_bytes\":%lu,"
               "\"purged_bytes\":%lu,\"metadata_bytes\":%lu",
@@ -70,13 +70,13 @@ void Heap::print_json(Text& text) {
   text.format(",\"balancer\":{\"ticks\":%u,\"emptied_cpus\":%lu,\"evicted_lanes\":%lu,\"taken_blocks\":%lu}",
               load_relaxed(&nr_ticks_), ul(cache_.work().emptied_cpus), ul(cache_.work().evicted_lanes),
               ul(cache_.work().taken_blocks));
-  text.put(",\"nodes\":[");
+  text.format(",\"nodes\":[");
   for (uint32_t node = 0; node < window_.nr_nodes(); ++node) {
     const PageStats pages = pages_[node].stats();
     text.format("%s{\"node\":%u,\"open_bytes\":%lu,\"dirty_bytes\":%lu,\"clean_bytes\":%lu}", node == 0 ? "" : ",", node,
                 ul(pages.open_pages << kPageShift), ul(pages.dirty_pages << kPageShift), ul(pages.clean_pages << kPageShift));
   }
-  text.put("],\"cpus\":[");
+  text.format("],\"cpus\":[");
   bool first = true;
   for (uint32_t cpu = 0; cpu < cache_.nr_cpus(); ++cpu) {
     const CpuSums cached = sums_of(cache_, cpu);
@@ -84,7 +84,7 @@ void Heap::print_json(Text& text) {
     text.format("%s{\"cpu\":%u,\"blocks\":%lu,\"cached_bytes\":%lu}", first ? "" : ",", cpu, ul(cached.blocks), ul(cached.bytes));
     first = false;
   }
-  text.put("],\"classes\":[");
+  text.format("],\"classes\":[");
   first = true;
   for (uint32_t i = 0; i < kNrClasses; ++i) {
     for (uint32_t node = 0; node < window_.nr_nodes(); ++node) {
@@ -96,7 +96,7 @@ void Heap::print_json(Text& text) {
       first = false;
     }
   }
-  text.put("]}\n");
+  text.format("]}\n");
 }
 
 }  // namespace percpu::heap
