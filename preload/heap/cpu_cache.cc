@@ -321,6 +321,24 @@ bool CpuCache::age(bool all, BlockSink sink, void* context) {
   return held;
 }
 
+size_t CpuCache::backed_bytes(uint32_t cpu) const {
+  if (!is_open() || !cpus_[cpu].in_use) return 0;
+  const size_t page = page_size_bytes();
+  size_t sum = heads_bytes_;
+  size_t counted_to = heads_bytes_;  // offsets in the copy; the slots lie in the order of the lanes
+  for (uint32_t lane = 0; lane < nr_lanes_; ++lane) {
+    const uint32_t limit = load_relaxed(&cpus_[cpu].limit[lane]);
+    if (limit == 0) continue;
+    const size_t begin = reinterpret_cast<uintptr_t>(slots_of(cpu, lane)) - copy_of(cpu);
+    const size_t end = round_up(begin + limit * sizeof(uint64_t), page);
+    const size_t from = begin / page * page > counted_to ? begin / page * page : counted_to;
+    if (end <= from) continue;
+    sum += end - from;
+    counted_to = end;
+  }
+  return sum;
+}
+
 // ---- fork ------------------------------------------------------------------------------------------------------------
 //
 // fork copies pages at different moments: a sequence in between would leave a block on a stack and in a program's hands, or

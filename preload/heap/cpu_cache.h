@@ -91,7 +91,8 @@ class CpuCache {
   void set_budget(size_t bytes) { store_relaxed(&budget_bytes_, bytes < chosen_bytes_ ? bytes : chosen_bytes_); }
   // The node whose memory backs this CPU's caches, also those of a CPU that is offline; negative: no such CPU.
   int node_of(uint32_t cpu) const { return exists(cpu) ? percpu_memory_node_(cpu) : -1; }
-  size_t area_bytes() const { return area_bytes_; }
+  // How much of a CPU's copy may be backed: the heads, and the slots that its stacks may use. A snapshot.
+  size_t backed_bytes(uint32_t cpu) const;
 
   void fork_prepare() PERCPU_NO_THREAD_SAFETY_ANALYSIS;
   void fork_parent() PERCPU_NO_THREAD_SAFETY_ANALYSIS;

@@ -473,12 +473,13 @@ HeapTotals Heap::totals() {
       sum.free_small_bytes += lists_[node][i].counts().free_blocks * kClasses.info[i].size_bytes;
   }
   sum.used_bytes = sum.open_bytes - sum.dirty_bytes - sum.clean_bytes;
+  sum.metadata_bytes = window_.metadata_bytes();
   for (uint32_t cpu = 0; cpu < cache_.nr_cpus(); ++cpu) {
+    sum.metadata_bytes += cache_.backed_bytes(cpu);
     for (uint32_t lane = 0; lane < cache_.nr_lanes(); ++lane)
       sum.cached_bytes += uint64_t{cache_.count(cpu, lane)} * kClasses.info[class_of_lane(lane)].size_bytes;
   }
   sum.free_small_bytes += sum.cached_bytes;
-  sum.metadata_bytes = window_.metadata_bytes() + cache_.area_bytes() * cache_.nr_cpus();
   return sum;
 }
 

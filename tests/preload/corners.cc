@@ -36,6 +36,7 @@ void* mallocx(size_t, int) __attribute__((weak));
 void* rallocx(void*, size_t, int) __attribute__((weak));
 size_t sallocx(const void*, int) __attribute__((weak));
 size_t nallocx(size_t, int) __attribute__((weak));
+int mallctl(const char*, void*, size_t*, void*, size_t) __attribute__((weak));
 void sdallocx(void*, size_t, int) __attribute__((weak));
 }
 
@@ -408,6 +409,28 @@ TEST_CASE("malloc_trim gives free memory back to the system now") {
   for (void* block : blocks) free(block);
   CHECK(malloc_trim(0) == 1);
   CHECK(full - resident_kib() > 80 * 1000);
+}
+
+TEST_CASE("the caches' stacks count as resident while they hold something, and not when they were emptied") {
+  REQUIRE(mallctl != nullptr);
+  const auto metadata = [] {
+    size_t value = 0;
+    size_t bytes = sizeof value;
+    REQUIRE(mallctl("stats.metadata", &value, &bytes, nullptr, 0) == 0);
+    return value;
+  };
+  for (const bool records_are_there : {false, true}) {
+    std::vector<void*> blocks;
+    for (size_t size = 16; size <= 4096; size += 16) {
+      for (int i = 0; i < 30; ++i) blocks.push_back(malloc(size));
+    }
+    for (void* block : blocks) free(block);
+    const bool cached = mallinfo2().fsmblks > 0;  // none are without rseq
+    const size_t before = metadata();
+    CHECK(malloc_trim(0) == 1);
+    CHECK(mallinfo2().fsmblks == 0);
+    if (records_are_there && cached) CHECK(metadata() < before);
+  }
 }
 
 namespace {
