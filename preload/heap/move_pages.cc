@@ -4,10 +4,12 @@
 #include <errno.h>
 #include <sys/mman.h>
 
+#include <cstdlib>
 #include <cstring>
 
 #include "base/bits.h"
 #include "base/check.h"
+#include "os/file.h"
 #include "os/pages.h"
 #include "preload/heap/mappings.h"
 #include "preload/heap/window.h"
@@ -53,9 +55,9 @@ bool move_mapping(const System& system, uintptr_t from, uintptr_t to, size_t byt
   const intptr_t between = system.mremap(from, bytes, bytes, MREMAP_MAYMOVE | MREMAP_DONTUNMAP);
   if (between < 0) return false;
   if (remap_to(static_cast<uintptr_t>(between), bytes, bytes, MREMAP_MAYMOVE | MREMAP_FIXED, to) < 0) {
-    // No memory in the kernel. What is at the target may be gone already.
+    // No memory in the kernel. What was at the target may be gone already, and another thread's mapping in its place.
     const intptr_t again = system.mmap(to, bytes, PROT_READ | PROT_WRITE, MAP_NORESERVE | MAP_FIXED_NOREPLACE);
-    if (again < 0 && again != -EEXIST) fatal("realloc: no mapping for %zu bytes that were to move", bytes);
+    if (again < 0 && (again != -EEXIST || !goes_on_outside(system, to, bytes))) fatal("realloc: no mapping for %zu bytes that were to move", bytes);
     memcpy(reinterpret_cast<void*>(to), reinterpret_cast<void*>(between), bytes);
     (void)system.munmap(static_cast<uintptr_t>(between), bytes);
   }
@@ -63,6 +65,16 @@ bool move_mapping(const System& system, uintptr_t from, uintptr_t to, size_t byt
 }
 
 }  // namespace
+
+bool goes_on_outside(const System& system, uintptr_t start, size_t bytes) {
+  Lines maps(system, "/proc/self/maps");
+  while (char* line = maps.next()) {
+    const uintptr_t begin = strtoul(line, &line, 16);
+    const uintptr_t end = *line == '-' ? strtoul(line + 1, nullptr, 16) : 0;
+    if (begin <= start && start < end) return begin < start || end > start + bytes;
+  }
+  return false;
+}
 
 bool move_pages(const System& system, uintptr_t from, uintptr_t to, size_t bytes, bool may_look) {
   if (move_mapping(system, from, to, bytes, may_look)) return true;

@@ -19,6 +19,10 @@ namespace percpu::heap {
 // may_look: whether files may be opened for that (limit:off); else some thousand moves are all.
 bool move_pages(const System& system, uintptr_t from, uintptr_t to, size_t bytes, bool may_look);
 
+// Whether the mapping that has this address goes on before or behind the range. One in the middle of the window does; what another
+// thread mapped where the range had been taken away does not. False, too, where that cannot be told.
+bool goes_on_outside(const System& system, uintptr_t start, size_t bytes);
+
 }  // namespace percpu::heap
 
 #endif  // PERCPU_PRELOAD_HEAP_MOVE_PAGES_H
