@@ -2,6 +2,7 @@
 #include "preload/heap/heap.h"
 
 #include <errno.h>
+#include <link.h>
 #include <linux/mempolicy.h>
 #include <sys/auxv.h>
 #include <sys/mman.h>
@@ -237,10 +238,21 @@ void Heap::sink_to_lists(void* self, uint32_t lane, const uint64_t* blocks, uint
   static_cast<Heap*>(self)->list_of(lane).give(blocks, count);
 }
 
-// The dynamic linker's blocks lie in its own image.
-bool Heap::is_linkers(const void* block) {
+// The dynamic linker's blocks lie in its own image, behind its variables. (When that page is full it maps more, which cannot be told
+// from a wild pointer; but glibc's keeps what it allocated so early, or notes it.)
+size_t Heap::linkers_bytes(const void* block) {
   const uintptr_t image = getauxval(AT_BASE);
-  return image != 0 && reinterpret_cast<uintptr_t>(block) - image < size_t{1} << 20;
+  if (image == 0) return 0;
+  const auto* const header = reinterpret_cast<const ElfW(Ehdr)*>(image);
+  const auto* const segments = reinterpret_cast<const ElfW(Phdr)*>(image + header->e_phoff);
+  size_t size = 0;
+  for (unsigned i = 0; i < header->e_phnum; ++i) {
+    const size_t end = segments[i].p_vaddr + segments[i].p_memsz;
+    if (segments[i].p_type == PT_LOAD && end > size) size = end;
+  }
+  size = round_up(size, page_size_bytes());
+  const size_t offset = reinterpret_cast<uintptr_t>(block) - image;
+  return offset < size ? size - offset : 0;
 }
 
 // Says what is at the address, and ends the program.
@@ -384,7 +396,7 @@ void* Heap::reallocate(void* block, size_t size_bytes) {
     old_bytes = kClasses.info[class_of_lane(kind - kKindLane)].size_bytes;
     if (size_bytes <= kMaxSmallBytes && class_of(size_bytes) == class_of_lane(kind - kKindLane)) return block;
   } else {
-    old_bytes = size_bytes;  // the linker's: how much there is it does not say; its image goes on behind it
+    old_bytes = linkers_bytes(block);  // how many of these are the block's it does not say
   }
   void* other = take_block(size_bytes);
   if (other == nullptr) return nullptr;

@@ -93,8 +93,10 @@ class Heap {
   // Of the class whose blocks serve so many with that alignment.
   static size_t small_aligned(size_t align_bytes, size_t size_bytes);
   static uint64_t pages_of(size_t size_bytes) { return (size_bytes + kPageBytes - 1) >> kPageShift; }
-  // One that the dynamic linker allocated before any library was there; it may call free() on it later.
-  static bool is_linkers(const void* block);
+  // Of a block that the dynamic linker allocated before any library was there (it may call free() on it later): how many bytes
+  // its image has from there on. 0: it is none.
+  static size_t linkers_bytes(const void* block);
+  static bool is_linkers(const void* block) { return linkers_bytes(block) != 0; }
 
   // The same without check:full, whatever is set.
   void* take_block(size_t size_bytes);

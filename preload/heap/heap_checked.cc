@@ -37,9 +37,9 @@ void Heap::release_checked(void* block, const char* what) {
 
 void* Heap::reallocate_checked(void* block, size_t size_bytes) {
   const size_t bytes = block_bytes(block, "realloc");
-  const size_t old_bytes = bytes == 0               ? size_bytes  // the linker's
+  const size_t old_bytes = bytes == 0                     ? linkers_bytes(block)
                            : is_checked(block, "realloc") ? checker_.size_of(block, bytes, "realloc")
-                                                    : bytes;
+                                                          : bytes;
   void* other = allocate_checked(1, size_bytes);
   if (other == nullptr) return nullptr;
   memcpy(other, block, old_bytes < size_bytes ? old_bytes : size_bytes);

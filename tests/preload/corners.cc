@@ -5,12 +5,14 @@
 #include <doctest/doctest.h>
 
 #include <errno.h>
+#include <link.h>
 #include <malloc.h>
 #include <pthread.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/auxv.h>
 #include <sys/rseq.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -364,6 +366,26 @@ TEST_CASE("operator new throws bad_alloc, after asking the new-handler") {
   CHECK_THROWS_AS(static_cast<void>(::operator new(opaque(size_t{PTRDIFF_MAX}))), std::bad_alloc);
   CHECK(asked == 3);
   CHECK_THROWS_AS(static_cast<void>(::operator new(opaque(size_t{PTRDIFF_MAX}), std::align_val_t{256})), std::bad_alloc);
+}
+
+TEST_CASE("realloc of a block of the dynamic linker's copies no further than its image goes") {
+  const uintptr_t image = getauxval(AT_BASE);
+  if (image == 0) return;  // the linker was started as a program
+  const auto* const header = reinterpret_cast<const ElfW(Ehdr)*>(image);
+  const auto* const segments = reinterpret_cast<const ElfW(Phdr)*>(image + header->e_phoff);
+  uintptr_t end = 0;
+  for (unsigned i = 0; i < header->e_phnum; ++i) {
+    if (segments[i].p_type == PT_LOAD) end = image + segments[i].p_vaddr + segments[i].p_memsz;
+  }
+  const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
+  char* const last = reinterpret_cast<char*>((end + page - 1) / page * page - 64);
+  char expected[64];
+  memcpy(expected, last, sizeof expected);
+  auto* const block = static_cast<char*>(realloc(opaque(last), size_t{64} << 20));
+  REQUIRE(block != nullptr);
+  CHECK(memcmp(block, expected, sizeof expected) == 0);
+  free(block);
+  free(opaque(last));
 }
 
 TEST_CASE("the nothrow forms call the new-handler, and return null where that throws") {
