@@ -37,7 +37,7 @@ void* or_enomem(void* block) {
 __attribute__((noinline)) void* malloc_slow(size_t size) { return or_enomem(heap.allocate(size)); }
 __attribute__((noinline)) void free_slow(void* block) { heap.release(block); }
 
-// errno as it was, whatever the system calls below do. (They keep it; clock_gettime and its like need not.)
+// Null, too, for what is larger than any block, and aligned better. Requires: a power of two.
 void* aligned(size_t align, size_t size) {
   if (align > kLargestAlign || size > PTRDIFF_MAX) return nullptr;
   return heap.allocate_aligned(align, size);

@@ -8,9 +8,10 @@
 //
 // So blocks of other nodes wait on stacks of their own, and go back by batches: nobody pops them.
 //
-// How much a lane may hold follows demand: its limit begins at 0, and doubles each time the stack was found empty or full, up
-// to the class's cache_limit (a batch, on other nodes' stacks). The bytes of all limits of a CPU stay below its budget: where
-// that is used up, the lane with the largest limit of those that asked for nothing lately is emptied and begins again.
+// How much a lane may hold follows demand: its limit is 0 until its stack is first found empty or full, then an eighth of a batch
+// (first_limit()), and doubles each time, up to the class's cache_limit (a batch, on other nodes' stacks). The bytes of all limits
+// of a CPU stay below its budget: where that is used up, the lane with the largest limit of those that asked for nothing lately
+// is emptied and begins again.
 //
 // Who changes what (the protocol rests on the fence, percpu_fence(): membarrier with rseq; explored to the end, with mutants, by
 // tests/model/protocols_test.cc):

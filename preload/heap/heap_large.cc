@@ -50,9 +50,7 @@ void Heap::release_large(void* block, bool emptied) {
   decay_if_due();
 }
 
-// A large block becomes larger elsewhere.
 void* Heap::grow_elsewhere(uint32_t number, size_t old_bytes, size_t size_bytes) {
-  // Room to grow: a block that grew once will do so again. (Address space only: the pages are not touched.)
   void* other = allocate_large(size_bytes, 1, nullptr);
   if (other == nullptr) return nullptr;
   void* const block = window_.address_of(window_.span(number).first_page);

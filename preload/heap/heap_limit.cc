@@ -33,7 +33,7 @@ constexpr uint64_t kFindMs = 5000;         // how long what was found is believe
 constexpr uint64_t kLookStepPages = 16384;  // without a limit
 constexpr uint64_t kLeastStepPages = 64;
 constexpr uint64_t kQuietDirtyPages = (uint64_t{256} << 20) >> kPageShift;  // of a program without threads
-constexpr size_t kLeastBudget = 32 * 1024;
+constexpr size_t kLeastBudgetNearLimit = 32 * 1024;  // of a CPU's caches
 
 // "always [madvise] never": the one in brackets.
 bool system_says(const System& system, const char* what) {
@@ -127,7 +127,7 @@ void Heap::keep_within(MemoryLimit::Room room) {
   bound_dirty();
   if (cache_.nr_cpus() != 0) {
     const uint64_t budget = limited ? room.left_bytes / 16 / cache_.nr_cpus() : kNoLimit;
-    cache_.set_budget(budget < kLeastBudget ? kLeastBudget : budget);
+    cache_.set_budget(budget < kLeastBudgetNearLimit ? kLeastBudgetNearLimit : budget);
   }
   if (near_limit_ != was_near) {
     for (uint32_t node = 0; node < window_.nr_nodes(); ++node) {

@@ -57,7 +57,8 @@ bool move_mapping(const System& system, uintptr_t from, uintptr_t to, size_t byt
   if (remap_to(static_cast<uintptr_t>(between), bytes, bytes, MREMAP_MAYMOVE | MREMAP_FIXED, to) < 0) {
     // No memory in the kernel. What was at the target may be gone already, and another thread's mapping in its place.
     const intptr_t again = system.mmap(to, bytes, PROT_READ | PROT_WRITE, MAP_NORESERVE | MAP_FIXED_NOREPLACE);
-    if (again < 0 && (again != -EEXIST || !goes_on_outside(system, to, bytes))) fatal("realloc: no mapping for %zu bytes that were to move", bytes);
+    if (again < 0 && (again != -EEXIST || !goes_on_outside(system, to, bytes)))
+      fatal("realloc: no mapping for %zu bytes that were to move", bytes);
     memcpy(reinterpret_cast<void*>(to), reinterpret_cast<void*>(between), bytes);
     (void)system.munmap(static_cast<uintptr_t>(between), bytes);
   }

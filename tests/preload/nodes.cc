@@ -2,12 +2,13 @@
 //
 // Under a preload that sees three nodes: a CPU allocates from its own node's part of the window, and what it frees of
 // another node's goes back there. Addresses tell: the parts lie far apart.
-#define DOCTEST_CONFIG_IMPLEMENT_WITH_MAIN
+#define DOCTEST_CONFIG_IMPLEMENT
 #include <doctest/doctest.h>
 
 #include <malloc.h>
 #include <sched.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/syscall.h>
@@ -27,17 +28,20 @@ bool move_to(int cpu) {
   return syscall(SYS_sched_setaffinity, 0, sizeof mask, mask) == 0 && sched_getcpu() == cpu;
 }
 
-// Two CPUs of different nodes that the process may use; first == second: it has none.
-std::pair<int, int> two_cpus() {
+int here = -1;   // two CPUs of different nodes that the process may use
+int there = -1;
+
+// Whether there are two. Before anything moves this thread.
+bool find_two_cpus() {
   cpu_set_t set;
-  REQUIRE(sched_getaffinity(0, sizeof set, &set) == 0);
-  int first = -1;
+  if (sched_getaffinity(0, sizeof set, &set) != 0) return false;
   for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
     if (!CPU_ISSET(cpu, &set)) continue;
-    if (first < 0) first = cpu;
-    if (cpu % 3 != first % 3) return {first, cpu};
+    if (here < 0) here = cpu;
+    there = cpu;
+    if (there % 3 != here % 3) return true;
   }
-  return {first, first};
+  return false;
 }
 
 // Parts are TiBs apart, or at least more than one test uses.
@@ -52,8 +56,6 @@ constexpr size_t kSizes[] = {64, 1000, 20000, 100000};
 }  // namespace
 
 TEST_CASE("each CPU allocates from its own node") {
-  const auto [here, there] = two_cpus();
-  if (here == there) return;
   for (const size_t size : kSizes) {
     CAPTURE(size);
     REQUIRE(move_to(here));
@@ -71,8 +73,6 @@ TEST_CASE("each CPU allocates from its own node") {
 }
 
 TEST_CASE("what is freed on another node goes back to its own, in batches, and is never handed out there") {
-  const auto [here, there] = two_cpus();
-  if (here == there) return;
   for (const size_t size : kSizes) {
     CAPTURE(size);
     REQUIRE(move_to(here));
@@ -89,7 +89,7 @@ TEST_CASE("what is freed on another node goes back to its own, in batches, and i
       REQUIRE_FALSE(same_node(others.back(), any));
     }
     REQUIRE(move_to(here));
-    // Nearly all of them come again on their own node.
+    // Nearly all of them come again on their own node. (Free runs of pages are joined, and cut elsewhere.)
     int again = 0;
     std::vector<void*> more;
     for (int i = 0; i < 2000; ++i) {
@@ -97,7 +97,7 @@ TEST_CASE("what is freed on another node goes back to its own, in batches, and i
       REQUIRE(same_node(more.back(), any));
       again += mine.count(more.back()) != 0;
     }
-    CHECK(again > 1500);
+    if (size <= 32768) CHECK(again > 1500);
     for (void* block : others) free(block);
     for (void* block : more) free(block);
   }
@@ -105,8 +105,6 @@ TEST_CASE("what is freed on another node goes back to its own, in batches, and i
 }
 
 TEST_CASE("threads of several nodes hand blocks to each other") {
-  const auto [here, there] = two_cpus();
-  if (here == there) return;
   std::vector<void*> slots(4096);
   std::vector<std::thread> threads;
   for (int t = 0; t < 4; ++t) {
@@ -132,4 +130,12 @@ TEST_CASE("threads of several nodes hand blocks to each other") {
   const struct mallinfo2 after = mallinfo2();
   CHECK(after.uordblks <= before.uordblks);
   CHECK(after.fsmblks <= before.fsmblks);
+}
+
+int main(int argc, char** argv) {
+  if (!find_two_cpus()) {
+    puts("nodes: skipped, the process may use the CPUs of one node only");
+    return 77;
+  }
+  return doctest::Context(argc, argv).run();
 }
