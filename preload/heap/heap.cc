@@ -274,23 +274,20 @@ void Heap::refuse(const void* block, const char* what) {
   fatal("%s(%p): the block of %u bytes is free already (freed twice)", what, block, size);
 }
 
-uint32_t Heap::kind_of_block(const void* block, const char* what) {
+Heap::Found Heap::look_up(const void* block, const char* what) {
   uint64_t page = 0;
   if (!window_.page_of(block, &page)) {
-    if (block == nullptr || is_linkers(block)) return kKindNone;
+    if (block == nullptr || is_linkers(block)) return {};
     refuse(block, what);
   }
   const PageEntry entry = window_.entry(page);
   const uint32_t kind = entry.kind();
-  if (kind == kKindLarge) {
-    (void)large_span(block, what);
-    return kind;
-  }
+  if (kind == kKindLarge) return {kind, large_span(block, what)};
   if (kind < kKindLane ||
       !begins_block(static_cast<int32_t>(window_.offset_of(block) - entry.first_block),
                     kClasses.info[class_of_lane(kind - kKindLane)].inverse))
     refuse(block, what);
-  return kind;
+  return {kind, 0};
 }
 
 // ---- the rest of the interface ---------------------------------------------------------------------------------------------
@@ -332,12 +329,13 @@ void* Heap::allocate_zeroed(size_t size_bytes) {
   return block;
 }
 
-size_t Heap::block_bytes(const void* block, const char* what) {
-  const uint32_t kind = kind_of_block(block, what);
-  if (kind == kKindNone) return 0;
-  if (kind == kKindLarge) return window_.span(large_span(block, what)).nr_pages << kPageShift;
-  return kClasses.info[class_of_lane(kind - kKindLane)].size_bytes;
+size_t Heap::bytes_of(Found found) const {
+  if (found.kind == kKindNone) return 0;
+  if (found.kind == kKindLarge) return window_.span(found.span).nr_pages << kPageShift;
+  return kClasses.info[class_of_lane(found.kind - kKindLane)].size_bytes;
 }
+
+size_t Heap::block_bytes(const void* block, const char* what) { return bytes_of(look_up(block, what)); }
 
 size_t Heap::usable_bytes(const void* block) {
   const size_t bytes = block_bytes(block, "malloc_usable_size");
@@ -371,33 +369,16 @@ void Heap::release_sized(void* block, size_t size_bytes, bool aligned) {
 
 void* Heap::reallocate(void* block, size_t size_bytes) {
   if (checker_.on()) return reallocate_checked(block, size_bytes);
-  const uint32_t kind = kind_of_block(block, "realloc");
+  const Found found = look_up(block, "realloc");
   if (size_bytes > kMaxBytes) return nullptr;
-  size_t old_bytes = 0;
-  if (kind == kKindLarge) {
-    const uint32_t number = large_span(block, "realloc");
-    Span& span = window_.span(number);
-    old_bytes = span.nr_pages << kPageShift;
-    const uint64_t nr_pages = pages_of(size_bytes);
-    if (size_bytes > kMaxSmallBytes) {
-      if (nr_pages == span.nr_pages) return block;
-      const bool grows = nr_pages > span.nr_pages;
-      if (pages_[window_.node_of_page(span.first_page)].resize(number, nr_pages)) {
-        grows ? heed_limit() : decay_if_due();
-        return block;
-      }
-      if (!grows) {
-        store_relaxed(&kept_longer_, true);
-        return block;
-      }
-      if (old_bytes >= kMoveBytes) return grow_elsewhere(number, old_bytes, size_bytes);
-    }
-  } else if (kind != kKindNone) {
-    old_bytes = kClasses.info[class_of_lane(kind - kKindLane)].size_bytes;
-    if (size_bytes <= kMaxSmallBytes && class_of(size_bytes) == class_of_lane(kind - kKindLane)) return block;
-  } else {
-    old_bytes = linkers_bytes(block);  // how many of these are the block's it does not say
+  // Of a block of the linker's: how many of these are its own it does not say.
+  const size_t old_bytes = found.kind == kKindNone ? linkers_bytes(block) : bytes_of(found);
+  if (found.kind == kKindLarge && size_bytes > kMaxSmallBytes) {
+    if (resize_in_place(found.span, pages_of(size_bytes))) return block;
+    if (old_bytes >= kMoveBytes) return grow_elsewhere(found.span, old_bytes, size_bytes);
   }
+  const bool small = found.kind >= kKindLane && size_bytes <= kMaxSmallBytes;
+  if (small && class_of(size_bytes) == class_of_lane(found.kind - kKindLane)) return block;
   void* other = take_block(size_bytes);
   if (other == nullptr) return nullptr;
   memcpy(other, block, old_bytes < size_bytes ? old_bytes : size_bytes);

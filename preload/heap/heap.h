@@ -125,6 +125,8 @@ class Heap {
   void release_large(void* block, bool emptied = false);
   // The large block that begins here; stops the program where there is none. `what` names the function.
   uint32_t large_span(const void* block, const char* what);
+  // Gives the block so many pages where it is. False: it must move.
+  bool resize_in_place(uint32_t number, uint64_t nr_pages);
   // The block moves to where there is room for `size_bytes`, and its pages with it. Null: no memory, nothing happened.
   void* grow_elsewhere(uint32_t number, size_t old_bytes, size_t size_bytes);
 
@@ -136,8 +138,13 @@ class Heap {
     return !cached || window_.nr_nodes() == 1 ? 0 : cache_.home_of(cache_.this_cpu());
   }
   [[noreturn]] void refuse(const void* block, const char* what);
-  // kKindNone for a null pointer or one of the dynamic linker's; else the lane's kind, or kKindLarge.
-  uint32_t kind_of_block(const void* block, const char* what);
+  // kind: kKindNone for a null pointer or one of the dynamic linker's; else the lane's kind, or kKindLarge.
+  struct Found {
+    uint32_t kind = kKindNone;
+    uint32_t span = 0;  // a large block's
+  };
+  Found look_up(const void* block, const char* what);
+  size_t bytes_of(Found found) const;
 
   int prepare();
   int prepare_now();

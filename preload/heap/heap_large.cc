@@ -50,6 +50,23 @@ void Heap::release_large(void* block, bool emptied) {
   decay_if_due();
 }
 
+bool Heap::resize_in_place(uint32_t number, uint64_t nr_pages) {
+  const Span& span = window_.span(number);
+  if (nr_pages == span.nr_pages) return true;
+  const bool grows = nr_pages > span.nr_pages;
+  if (!pages_[window_.node_of_page(span.first_page)].resize(number, nr_pages)) {
+    if (!grows) store_relaxed(&kept_longer_, true);
+    return !grows;
+  }
+  // What is booked when a block is taken, or freed.
+  if (grows) {
+    heed_limit();
+  } else {
+    decay_if_due();
+  }
+  return true;
+}
+
 void* Heap::grow_elsewhere(uint32_t number, size_t old_bytes, size_t size_bytes) {
   void* other = allocate_large(size_bytes, 1, nullptr);
   if (other == nullptr) return nullptr;
