@@ -161,7 +161,9 @@ void Heap::give_excess() {
 void Heap::purge_excess() {
   if (dirty_pages() <= load_relaxed(&most_dirty_pages_)) return;
   bound_dirty();
-  const uint64_t keep = load_relaxed(&most_dirty_pages_) / 2 / window_.nr_nodes();
+  const uint64_t most = load_relaxed(&most_dirty_pages_);
+  if (dirty_pages() <= most) return;
+  const uint64_t keep = most / 2 / window_.nr_nodes();
   for (uint32_t node = 0; node < window_.nr_nodes(); ++node) (void)pages_[node].purge_to(keep);
 }
 
