@@ -125,9 +125,10 @@ class Pool {
   void balance() PERCPU_EXCLUDES(grow_lock_, map_lock_);
   // Gives what lies in the front caches back to the maps.
   void drain_front_caches() PERCPU_EXCLUDES(grow_lock_, map_lock_);
-  // Makes freed areas ready, and drains the front caches if nobody used them for a fifth of a second. Returns: in how many
-  // milliseconds another look is worth it; 0: not before somebody asks.
-  uint32_t look_after_front_caches() PERCPU_EXCLUDES(grow_lock_, map_lock_);
+  // Makes freed areas ready, and drains the front caches if nobody used them for a fifth of a second. May come at any time, and
+  // more often than asked for: what is due is told by `now_ms`, a clock that does not go back. Returns: in how many milliseconds
+  // another look is worth it; 0: not before somebody asks.
+  uint32_t look_after_front_caches(uint64_t now_ms) PERCPU_EXCLUDES(grow_lock_, map_lock_);
   // One round, and no more. Context: may block; the balancer's list of pools may be locked.
   void make_round() PERCPU_EXCLUDES(grow_lock_, map_lock_);
   // From now on no thread serves: does what was left to it. Context: may block; the balancer's list of pools may be locked.
@@ -297,8 +298,9 @@ class Pool {
   std::atomic<uint64_t> nr_deferred_{0};  // freed, and on one of the lists below
   alignas(kCacheLineBytes) FrontCache front_;
   AreaMarks marks_;
-  uint64_t front_activity_ PERCPU_GUARDED_BY(grow_lock_) = 0;  // of the front caches, at the last look
-  uint32_t front_idle_ms_ PERCPU_GUARDED_BY(grow_lock_) = 0;   // since when it has been the same
+  uint64_t front_activity_ PERCPU_GUARDED_BY(grow_lock_) = UINT64_MAX;  // of the front caches, at the last look
+  uint64_t front_active_ms_ PERCPU_GUARDED_BY(grow_lock_) = 0;          // when that was found to have changed
+  uint64_t front_ready_ms_ PERCPU_GUARDED_BY(grow_lock_) = 0;           // when freed areas were last made ready, if any
 
   // kSay: what was refused before there was a pool is said by the first call.
   std::atomic<uint32_t> state_{kSay | kNoneCached};

@@ -13,6 +13,13 @@ namespace {
 // A call does no more than this for others who leave it work meanwhile.
 constexpr int kMostRounds = 8;
 
+// Front caches that nobody used for so long are emptied.
+constexpr uint32_t kIdleMs = 200;
+// So often what was freed in a wide pool is made ready.
+constexpr uint32_t kWideMs = 10;
+// The coarse clock may show so much less than has passed in kWideMs.
+constexpr uint32_t kClockStepMs = 4;
+
 }  // namespace
 
 // Leaves a note that work is due. Context: any.
@@ -96,31 +103,35 @@ void Pool::drain_fenced() {
     drain_stopped();
     state_.fetch_or(kNoneCached, std::memory_order_seq_cst);
   }
+  // Whatever is found there next time is new, even if it is as much as there was.
+  front_activity_ = UINT64_MAX;
   front_.start();
 }
 
-uint32_t Pool::look_after_front_caches() {
-  constexpr uint32_t kIdleMs = 200;
-  constexpr uint32_t kWideMs = 10;
+uint32_t Pool::look_after_front_caches(uint64_t now_ms) {
   if (!cached()) return 0;
   SleepMutexGuard guard(grow_lock_);
-  const uint32_t look_again_ms = front_.wide() ? kWideMs : kIdleMs;
   const FrontCache::Sums sums = front_.sums();
   const uint64_t activity = sums.nr_allocs * 64 + sums.nr_cached;
-  front_idle_ms_ = activity == front_activity_ ? front_idle_ms_ + look_again_ms : 0;
-  front_activity_ = activity;
-  if (front_idle_ms_ >= kIdleMs) {
-    drain_fenced();
-    // Whatever is found there next time is new, even if it is as much as there was.
-    front_activity_ = UINT64_MAX;
-    return cached() ? look_again_ms : 0;
+  if (activity != front_activity_) {
+    front_activity_ = activity;
+    front_active_ms_ = now_ms;
   }
-  if (front_.wide() && sums.nr_freed != 0) {
+  const uint64_t idle_ms = now_ms - front_active_ms_;
+  if (idle_ms >= kIdleMs) {
+    drain_fenced();
+    return !cached() ? 0 : front_.wide() ? kWideMs : kIdleMs;
+  }
+  if (!front_.wide()) return static_cast<uint32_t>(kIdleMs - idle_ms);
+  const uint64_t ready_ms = now_ms - front_ready_ms_;
+  if (ready_ms + kClockStepMs < kWideMs) return static_cast<uint32_t>(kWideMs - ready_ms);
+  front_ready_ms_ = now_ms;
+  if (sums.nr_freed != 0) {
     front_.stop();
     if (environment_.fence->all(*environment_.system, environment_.topology->possible) == 0) make_ready_stopped();
     front_.start();
   }
-  return look_again_ms;
+  return kWideMs;
 }
 
 // Makes freed areas ready, on all CPUs, as far as there is room for them. Meanwhile their CPUs allocate from the maps; all of

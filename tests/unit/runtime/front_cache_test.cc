@@ -14,6 +14,7 @@
 
 #include "../child.h"
 #include "../seed.h"
+#include "os/clock.h"
 #include "world.h"
 
 namespace percpu {
@@ -271,11 +272,75 @@ TEST_CASE("front caches that were emptied for want of use serve again as soon as
       std::vector<void*> handles;
       for (int i = 0; i < 30; i++) handles.push_back(pool.alloc(8));
       free_all(pool, handles);
-      (void)pool->look_after_front_caches();  // the first time after they were empty
+      (void)pool->look_after_front_caches(coarse_ms());  // the first time after they were empty
       kept += pool.stats().nr_cached != 0;
       CHECK(eventually([&] { return pool.stats().nr_cached == 0; }));
     }
     CHECK(kept >= 3);  // this thread may have slept for so long that they were emptied for want of use again
+  }
+}
+
+// How often all CPUs were fenced, or some, by membarrier or by going there.
+int nr_fences(const World& world) { return world.faulty.count(Call::kMembarrier) + world.faulty.count(Call::kSchedSetaffinity); }
+
+TEST_CASE("front caches are emptied 0.2 s after they were found in use, however often the thread wakes meanwhile") {
+  if (!front_caches_work()) return;
+  for (const TestSetup& setup : {kNarrow, kWide}) {
+    CAPTURE(setup.nr_cpus);
+    World world("balance:thread");
+    HeldThread held(world);
+    TestPool pool(world, setup);
+    for (uint64_t now : {1000, 5000}) {
+      warm_up(pool, 8);
+      for (const uint64_t later : {0, 1, 2, 100, 199}) {
+        CHECK(pool->look_after_front_caches(now + later) != 0);
+        CHECK(pool.stats().nr_cached != 0);
+      }
+      // Used again: the time counts from here on.
+      now += 200;
+      pool.free(pool.alloc(8));
+      CHECK(pool->look_after_front_caches(now) != 0);
+      CHECK(pool->look_after_front_caches(now + 199) != 0);
+      CHECK(pool.stats().nr_cached != 0);
+      CHECK(pool->look_after_front_caches(now + 200) == 0);
+      CHECK(pool.stats().nr_cached == 0);
+    }
+  }
+}
+
+TEST_CASE("in a narrow pool the next look is due when the front caches may be idle, whenever the last one came") {
+  if (!front_caches_work()) return;
+  World world("balance:thread");
+  HeldThread held(world);
+  TestPool pool(world, kNarrow);
+  warm_up(pool, 8);
+  CHECK(pool->look_after_front_caches(1000) == 200);
+  CHECK(pool->look_after_front_caches(1050) == 150);
+  CHECK(pool->look_after_front_caches(1199) == 1);
+  CHECK(pool->look_after_front_caches(1200) == 0);
+}
+
+TEST_CASE("in a wide pool all CPUs are stopped every 10 ms at most to make freed areas ready, however often the thread wakes") {
+  if (!front_caches_work()) return;
+  World world("balance:thread");
+  HeldThread held(world);
+  TestPool pool(world, kWide);
+  warm_up(pool, 8);
+  std::vector<void*> handles;
+  for (int i = 0; i < 8; i++) handles.push_back(pool.alloc(8));
+  uint64_t now = 1000;
+  for (void* handle : handles) {
+    pool.free(handle);
+    int fences = nr_fences(world);
+    CHECK(pool->look_after_front_caches(now) == 10);
+    CHECK(nr_fences(world) > fences);
+    void* other = pool.alloc(64);
+    fences = nr_fences(world);
+    pool.free(other);
+    CHECK(pool->look_after_front_caches(now + 1) == 9);
+    CHECK(pool->look_after_front_caches(now + 5) == 5);
+    CHECK(nr_fences(world) == fences);
+    now += 10;
   }
 }
 
@@ -466,7 +531,7 @@ TEST_CASE("allocations are counted exactly, whatever becomes of the areas that w
     }
     while (nr_running != 0) {
       pool->drain_front_caches();
-      (void)pool->look_after_front_caches();
+      (void)pool->look_after_front_caches(coarse_ms());
       hold(pool);
       resume_parent(pool);
       (void)pool.stats();

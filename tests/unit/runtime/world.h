@@ -157,6 +157,30 @@ class World {
   std::vector<uint64_t> topology_storage_;
 };
 
+// While one lives a world's balance thread counts as running and does nothing: what it would do, a test does, when it wants to.
+// Made before anything starts the thread.
+class HeldThread {
+ public:
+  explicit HeldThread(World& world) {
+    run_ = nullptr;
+    world.system.start_thread = [](pthread_t* thread, const char* name, void* (*run)(void*), void* argument) {
+      thread_ = thread, name_ = name, run_ = run, argument_ = argument;
+      return 0;
+    };
+  }
+  ~HeldThread() {
+    if (run_ != nullptr) CHECK(real_system().start_thread(thread_, name_, run_, argument_) == 0);
+  }
+  HeldThread(const HeldThread&) = delete;
+  HeldThread& operator=(const HeldThread&) = delete;
+
+ private:
+  static inline pthread_t* thread_;
+  static inline const char* name_;
+  static inline void* (*run_)(void*);
+  static inline void* argument_;
+};
+
 struct TestSetup {
   size_t unit_size_bytes = size_t{64} << 10;
   size_t static_bytes = 0;
