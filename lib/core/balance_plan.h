@@ -54,7 +54,7 @@ struct BalanceStep {
     destroy_chunk,  // give all memory of `chunk` back; then completed(); then chunk_storage(chunk) may be given back
     depopulate,     // give the pages `runs` back in every unit of `chunk`
     populate,       // back the pages `runs` (one run) in every unit of `chunk`
-    create_chunk,   // make the memory of the new chunk `chunk` usable
+    create_chunk,   // make the memory of the new chunk `chunk` usable; where that fails, as for destroy_chunk
   };
   // Runs handed out at once, so that the costly part of giving pages back is paid once for them.
   static constexpr uint32_t kMaxRuns = 32;

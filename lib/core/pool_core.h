@@ -170,7 +170,7 @@ class PoolCore {
   // Forgets a retired chunk; its pages count as populated no more and its id may be used again.
   void remove_chunk(ChunkId chunk);
 
-  // The pages of the storage that may be given back once `chunk` has been removed: those that hold its metadata and
+  // The pages of the storage that may be given back once `chunk` has been removed or abandoned: those that hold its metadata and
   // that of no existing chunk. May be empty; grows to neighbours that are gone too. The pages then read as zero, as
   // begin_chunk() expects. Requires: the alloc mutex from this call until the pages are given back.
   [[nodiscard]] StorageRange chunk_storage(ChunkId chunk) const;

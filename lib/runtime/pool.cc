@@ -431,14 +431,17 @@ int Pool::create_chunk() {
   unlock_map();
   if (!chunk) return -ENOMEM;
   const int result = memory_.open_chunk(*chunk);
+  StorageRange storage{};
   lock_map();
   if (result == 0) {
     core_->publish_chunk(*chunk);
     counters_.nr_chunks_created++;
   } else {
     core_->abandon_chunk(*chunk);
+    storage = core_->chunk_storage(*chunk);
   }
   unlock_map();
+  memory_.drop_core_pages(storage.offset_bytes, storage.size_bytes);
   if (result == 0) {
     starved_.store(false, std::memory_order_relaxed);
     PERCPU_TRACE4(chunk_create, name_, chunk->value, memory_.handle(*chunk, {0}), memory_.chunk_bytes());

@@ -269,8 +269,8 @@ class Pool {
   void after_call(Caller caller) PERCPU_EXCLUDES(grow_lock_, map_lock_);
   bool balance_due() const { return (state_.load(std::memory_order_seq_cst) & kBalance) != 0; }
   void run_round() PERCPU_REQUIRES(grow_lock_) PERCPU_EXCLUDES(map_lock_);
-  bool run_plan(bool populate) PERCPU_REQUIRES(grow_lock_) PERCPU_EXCLUDES(map_lock_);
-  bool carry_out(const BalanceStep& step, bool populate) PERCPU_REQUIRES(grow_lock_) PERCPU_EXCLUDES(map_lock_);
+  bool run_plan(BalancePlan::Goal goal) PERCPU_REQUIRES(grow_lock_) PERCPU_EXCLUDES(map_lock_);
+  bool carry_out(const BalanceStep& step) PERCPU_REQUIRES(grow_lock_) PERCPU_EXCLUDES(map_lock_);
   void relieve() PERCPU_REQUIRES(grow_lock_) PERCPU_EXCLUDES(map_lock_);
 
   static constexpr size_t kCacheLineBytes = 64;

@@ -169,24 +169,23 @@ void Pool::make_ready_stopped() {
 
 void Pool::run_round() {
   state_.fetch_and(~uint32_t{kBalance}, std::memory_order_acquire);
-  const bool filled = run_plan(true);
+  const bool filled = run_plan(BalancePlan::Goal::balance);
   lock_map();
   counters_.nr_balance_rounds++;
   unlock_map();
   if (!filled && core_->wants_populate()) starved_.store(true, std::memory_order_relaxed);
 }
 
-// Executes the steps that the plan proposes; without `populate`, only those that give memory back. False when a step that
-// needs memory failed.
-bool Pool::run_plan(bool populate) {
-  BalancePlan plan(*core_);
+// Executes the steps that the plan proposes. False when a step that needs memory failed.
+bool Pool::run_plan(BalancePlan::Goal goal) {
+  BalancePlan plan(*core_, goal);
   bool good = true;
   for (;;) {
     lock_map();
     const BalanceStep step = plan.next();
     unlock_map();
     if (step.kind == BalanceStep::Kind::done) return good;
-    const bool done = carry_out(step, populate);
+    const bool done = carry_out(step);
     good = good && done;
     lock_map();
     plan.completed(done);
@@ -197,7 +196,11 @@ bool Pool::run_plan(bool populate) {
         storage = core_->chunk_storage(step.chunk);
         break;
       case BalanceStep::Kind::create_chunk:
-        if (done) counters_.nr_chunks_created++;
+        if (done) {
+          counters_.nr_chunks_created++;
+        } else {
+          storage = core_->chunk_storage(step.chunk);
+        }
         break;
       case BalanceStep::Kind::populate:
         for (uint32_t i = 0; i < step.nr_runs && done; i++) counters_.nr_pages_populated += step.runs[i].count;
@@ -214,7 +217,7 @@ bool Pool::run_plan(bool populate) {
 }
 
 // Makes the system calls of one step. Returns whether it succeeded; giving memory back always does.
-bool Pool::carry_out(const BalanceStep& step, bool populate) {
+bool Pool::carry_out(const BalanceStep& step) {
   switch (step.kind) {
     case BalanceStep::Kind::destroy_chunk:
       kept_unclean_ = !memory_.retire_chunk(step.chunk) || kept_unclean_;
@@ -227,11 +230,11 @@ bool Pool::carry_out(const BalanceStep& step, bool populate) {
       return true;
     case BalanceStep::Kind::populate:
       for (uint32_t i = 0; i < step.nr_runs; i++) {
-        if (!populate || memory_.populate(step.chunk, step.runs[i]) != 0) return false;
+        if (memory_.populate(step.chunk, step.runs[i]) != 0) return false;
       }
       return true;
     case BalanceStep::Kind::create_chunk:
-      if (!populate || memory_.open_chunk(step.chunk) != 0) return false;
+      if (memory_.open_chunk(step.chunk) != 0) return false;
       PERCPU_TRACE4(chunk_create, name_, step.chunk.value, memory_.handle(step.chunk, {0}), memory_.chunk_bytes());
       return true;
     case BalanceStep::Kind::done:
@@ -243,7 +246,7 @@ bool Pool::carry_out(const BalanceStep& step, bool populate) {
 // Memory is short: gives back what is not needed, and takes nothing.
 void Pool::relieve() {
   drain_fenced();
-  (void)run_plan(false);
+  (void)run_plan(BalancePlan::Goal::give_back);
 }
 
 // ---- grace periods -------------------------------------------------------------------------------------------------

@@ -548,6 +548,44 @@ TEST_CASE("where no page can be backed, an allocation still gets the pages kept 
   free_all(pool, handles);
 }
 
+TEST_CASE("of a chunk that could not be made nothing is left, its metadata included") {
+  World world;
+  TestPool pool(world, {.unit_size_bytes = 256 << 10});
+  std::vector<void*> handles;
+  handles.push_back(pool.alloc(256 << 10));
+  while (void* handle = pool.alloc(256, 4, PERCPU_ATOMIC | PERCPU_NOWARN)) handles.push_back(handle);
+  const uint64_t before = pool.stats().metadata_bytes;
+  world.faulty.fail_always(Call::kMprotect, ENOMEM);
+  CHECK(pool.alloc(256, 4, PERCPU_NOWARN) == nullptr);
+  CHECK(pool.error == ENOMEM);
+  CHECK(pool.stats().metadata_bytes == before);
+  const int refused = world.faulty.count(Call::kMprotect);
+  pool->balance();  // wants a chunk for the reserve
+  CHECK(world.faulty.count(Call::kMprotect) > refused);
+  CHECK(pool.stats().metadata_bytes == before);
+  world.faulty.reset();
+  free_all(pool, handles);
+}
+
+TEST_CASE("an atomic allocation's failure is remembered for the next round, also where memory was short in between") {
+  World world;
+  TestPool pool(world, {.unit_size_bytes = 32 << 10});
+  std::vector<void*> handles;
+  while (handles.empty() || pool.chunk_of(handles.back()) == 0) handles.push_back(pool.alloc(4096));
+  pool->balance();
+  REQUIRE(pool.stats().empty_populated_pages >= 4);  // without a failure there is nothing to populate
+  CHECK(pool.alloc(32 << 10, 4, PERCPU_ATOMIC | PERCPU_NOWARN) == nullptr);
+  world.faulty.fail_nth(Call::kMprotect, 1, ENOMEM);
+  handles.push_back(pool.alloc(32 << 10));  // tried again once what is not needed was given back
+  REQUIRE(handles.back() != nullptr);
+  REQUIRE(world.faulty.failed_any());
+  REQUIRE(pool.stats().empty_populated_pages >= 4);
+  const uint64_t populated = pool.stats().populated_pages;
+  pool->balance();
+  CHECK(pool.stats().populated_pages == populated + world.config.empty_high_pages);
+  free_all(pool, handles);
+}
+
 TEST_CASE("pages that the system would not take back are zero all the same when they are used again") {
   World world;
   TestPool pool(world, {.unit_size_bytes = 32 << 10, .nr_cpus = 8});
