@@ -277,7 +277,8 @@ bool Pool::make_batch_ready(uint32_t size_class, bool atomic, uintptr_t* area) {
   return true;
 }
 
-// Takes areas from populated pages of the maps, as freed ones: not live.
+// Takes areas from populated pages of the maps, as freed ones: not live. It is done for a request of that size, which
+// count_allocation() may never see.
 uint32_t Pool::take_spare(uint32_t size_class, uintptr_t* areas, uint32_t most) {
   uint32_t count = 0;
   lock_map();
@@ -296,8 +297,14 @@ uint32_t Pool::take_spare(uint32_t size_class, uintptr_t* areas, uint32_t most) 
     areas[count++] = memory_.handle(found->chunk, found->offset);
   }
   counters_.nr_peak_taken = std::max(counters_.nr_peak_taken, counters_.nr_taken);
+  if (count != 0) count_request(FrontCache::size_of(size_class));
   unlock_map();
   return count;
+}
+
+void Pool::count_request(uint32_t size_bytes) {
+  counters_.max_request = std::max<uint64_t>(counters_.max_request, size_bytes);
+  if (counters_.min_request == 0 || size_bytes < counters_.min_request) counters_.min_request = size_bytes;
 }
 
 void Pool::count_allocation(const Area& area) {
@@ -305,8 +312,7 @@ void Pool::count_allocation(const Area& area) {
   counters_.nr_taken++;
   counters_.taken_bytes += area.size_bytes;
   counters_.nr_peak_taken = std::max(counters_.nr_peak_taken, counters_.nr_taken);
-  counters_.max_request = std::max<uint64_t>(counters_.max_request, area.size_bytes);
-  if (counters_.min_request == 0 || area.size_bytes < counters_.min_request) counters_.min_request = area.size_bytes;
+  count_request(area.size_bytes);
 }
 
 // Takes an area with all its pages populated. `zeroed`: it is zero in every copy.

@@ -222,6 +222,7 @@ class Pool {
   uint32_t take_spare(uint32_t size_class, uintptr_t* areas, uint32_t most) PERCPU_EXCLUDES(map_lock_);
   void push_ready(uint32_t size_class, const uintptr_t* areas, uint32_t count);
   bool zero_once_populated(const Area& area, const PageRun& missing) const PERCPU_REQUIRES(grow_lock_);
+  void count_request(uint32_t size_bytes) PERCPU_REQUIRES(map_lock_);
   void count_allocation(const Area& area) PERCPU_REQUIRES(map_lock_);
   void* refused(size_t size_bytes, size_t align_bytes, unsigned flags, int result, const char* reason, int* error);
   size_t charge_bytes(size_t size_bytes) const;

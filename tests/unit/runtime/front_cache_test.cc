@@ -380,6 +380,23 @@ TEST_CASE("statistics count areas that wait as freed, and no area twice") {
   }
 }
 
+TEST_CASE("the smallest and the largest request are told, also where the front caches served each of their sizes") {
+  for (const TestSetup& setup : {kNarrow, kWide}) {
+    CAPTURE(setup.nr_cpus);
+    World world("balance:thread");
+    TestPool pool(world, setup);
+    warm_up(pool, 8);
+    CHECK(pool.stats().min_request == 8);
+    CHECK(pool.stats().max_request == 8);
+    for (const size_t size : {256, 4}) {
+      warm_up(pool, 8);  // front caches may have been emptied meanwhile
+      pool.free(pool.alloc(size));
+    }
+    CHECK(pool.stats().min_request == 4);
+    CHECK(pool.stats().max_request == 256);
+  }
+}
+
 TEST_CASE("statistics are exact while the balance thread moves areas") {
   for (const TestSetup& setup : {kNarrow, kWide}) {
     World world("balance:thread");
