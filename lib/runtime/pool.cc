@@ -665,7 +665,9 @@ void Pool::release(Spot spot) {
 
 void Pool::free_after_grace(void* handle, const char* call) {
   Spot spot;
-  (void)begin_free(handle, &spot, call);
+  const size_t size_bytes = begin_free(handle, &spot, call);
+  // Now, not after the grace period: this is what ends the area's life, and who called is known.
+  PERCPU_TRACE4(free, name_, handle, size_bytes, spot.offset.bytes);
   nr_deferred_.fetch_add(1, std::memory_order_relaxed);
   push(grace_pending_, spot);
   request(kGrace);

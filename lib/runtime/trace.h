@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: MIT
 //
 // The trace points: USDT probes of provider `percpu`, a nop each until a tracer attaches (bpftrace, perf, systemtap).
+// docs/tracing.md tells users about them.
 //
 //   percpu:alloc          pool name, handle, size, align, unit offset, bytes in all copies, flags
 //   percpu:alloc_failed   pool name, size, align, flags, errno
 //   percpu:free           pool name, handle, size, unit offset
-//   percpu:chunk_create   pool name, chunk number, address of its first unit, bytes in all copies
-//   percpu:chunk_destroy  pool name, chunk number, address of its first unit, bytes in all copies
+//   percpu:chunk_create   pool name, chunk number, its first handle, bytes in all copies
+//   percpu:chunk_destroy  pool name, chunk number, its first handle, bytes in all copies
 #ifndef PERCPU_RUNTIME_TRACE_H
 #define PERCPU_RUNTIME_TRACE_H
 
