@@ -65,6 +65,7 @@ bool FrontCache::find_filled(Filled* filled) {
 
 FrontCache::Sums FrontCache::sums() const {
   Sums sums;
+  if (!is_open()) return sums;
   // A thread may be on a CPU that has no open stacks by the time it counts what it got from one.
   for (uint32_t copy = 0; copy < view_->nr_copies; copy++) {
     if (view_->offset[copy] == 0) continue;

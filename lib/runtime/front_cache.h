@@ -154,7 +154,7 @@ class FrontCache {
     uint64_t nr_freed = 0;
     uint64_t cached_bytes = 0;
   };
-  // Over all CPUs; a snapshot of each word only.
+  // Over all CPUs; a snapshot of each word only. Zeros where this is not open.
   Sums sums() const;
 
   static constexpr size_t kLargest = 256;  // bytes of an area that may wait here

@@ -111,7 +111,7 @@ void* Pool::refused(size_t size_bytes, size_t align_bytes, unsigned flags, int r
 }
 
 // Charges a domain. Areas that wait to be ready are still charged: before a charge fails, all of them go back to the maps; in
-// atomic context those of this CPU.
+// atomic context those of this CPU. Where none waits, those that did may have been made ready since the first try.
 bool Pool::charge(DomainId domain, size_t bytes, bool atomic) {
   if (!front_.wide() || !records_used()) {
     return environment_.accounting->charge(domain, bytes);
@@ -119,7 +119,7 @@ bool Pool::charge(DomainId domain, size_t bytes, bool atomic) {
   if (environment_.accounting->charge(domain, bytes, Accounting::Refusal::kHasAnotherTry)) return true;
   if (atomic) {
     flush_freed_here();
-  } else {
+  } else if (front_.sums().nr_freed != 0) {
     drain_front_caches();
   }
   return environment_.accounting->charge(domain, bytes);

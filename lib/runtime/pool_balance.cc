@@ -243,9 +243,10 @@ bool Pool::carry_out(const BalanceStep& step) {
   return true;
 }
 
-// Memory is short: gives back what is not needed, and takes nothing.
+// Memory is short: gives back what is not needed, and takes nothing. CPUs are stopped only for what they hold: a pool that is full
+// comes here with every allocation that fails.
 void Pool::relieve() {
-  drain_fenced();
+  if (front_.sums().nr_cached != 0) drain_fenced();
   (void)run_plan(BalancePlan::Goal::give_back);
 }
 

@@ -73,7 +73,7 @@ void Pool::read_stats(percpu_stats* out) {
 void Pool::read_counts(percpu_stats* out) {
   *out = {};
   lock_map();
-  const FrontCache::Sums front = front_.is_open() ? front_.sums() : FrontCache::Sums{};
+  const FrontCache::Sums front = front_.sums();
   const PoolTotals totals = core_->totals();
   const PoolCounters counters = counters_;
   const uint64_t not_live = front.nr_cached + nr_deferred_.load(std::memory_order_relaxed);

@@ -63,6 +63,9 @@ ChildEnd run_forked(TestPool& pool, Body body) {
   return end;
 }
 
+// How often all CPUs were fenced, or some, by membarrier or by going there.
+int nr_fences(const World& world) { return world.faulty.count(Call::kMembarrier) + world.faulty.count(Call::kSchedSetaffinity); }
+
 TEST_CASE("an area that waits is free: a second free is told, whether it is ready or not") {
   for (const TestSetup& setup : {kNarrow, kWide}) {
     CAPTURE(setup.nr_cpus);
@@ -229,6 +232,42 @@ TEST_CASE("areas that wait are given back before an allocation fails") {
   }
 }
 
+TEST_CASE("a domain at its limit, or a pool that is full, stops no CPU for an allocation that fails while nothing waits that could help") {
+  if (!front_caches_work()) return;
+  for (const uint32_t nr_cpus : {0u, 64u}) {
+    CAPTURE(nr_cpus);
+    World world("balance:thread");
+    HeldThread held(world);
+    TestPool pool(world, {.unit_size_bytes = 32 << 10, .max_bytes = 128 << 10, .nr_cpus = nr_cpus});
+    warm_up(pool, 64);
+    std::vector<void*> handles;
+    for (void* handle; (handle = pool.alloc(64, 4, PERCPU_NOWARN)) != nullptr;) handles.push_back(handle);
+    REQUIRE(pool.stats().nr_cached == 0);
+    int fences = nr_fences(world);
+    CHECK(pool.alloc(64, 4, PERCPU_NOWARN) == nullptr);
+    CHECK(pool.error == ENOMEM);
+    CHECK(nr_fences(world) == fences);
+
+    int error = 0;
+    const DomainId domain = world.accounting.create(world.faulty.system(), "one", PERCPU_NO_LIMIT, kNoDomain, &error);
+    // The first chunk charges nobody.
+    std::sort(handles.begin(), handles.end());
+    REQUIRE(pool.chunk_of(handles.back()) != 0);
+    pool.free(handles.back());
+    handles.back() = pool.alloc(64, 4, PERCPU_ACCOUNT, domain);
+    REQUIRE(handles.back() != nullptr);
+    world.accounting.entry(domain).limit_bytes.store(world.accounting.entry(domain).charged_bytes);
+    REQUIRE(pool.stats().nr_cached == 0);
+    fences = nr_fences(world);
+    CHECK(pool.alloc(64, 4, PERCPU_ACCOUNT | PERCPU_NOWARN, domain) == nullptr);
+    CHECK(pool.error == ENOMEM);
+    CHECK(nr_fences(world) == fences);
+    CHECK(world.accounting.entry(domain).nr_refused == 1);
+    world.accounting.put(domain);
+    free_all(pool, handles);
+  }
+}
+
 TEST_CASE("a burst that was freed is ready after a while: the next one finds it zero without the maps") {
   if (!front_caches_work()) return;
   World world("balance:thread");
@@ -279,9 +318,6 @@ TEST_CASE("front caches that were emptied for want of use serve again as soon as
     CHECK(kept >= 3);  // this thread may have slept for so long that they were emptied for want of use again
   }
 }
-
-// How often all CPUs were fenced, or some, by membarrier or by going there.
-int nr_fences(const World& world) { return world.faulty.count(Call::kMembarrier) + world.faulty.count(Call::kSchedSetaffinity); }
 
 TEST_CASE("front caches are emptied 0.2 s after they were found in use, however often the thread wakes meanwhile") {
   if (!front_caches_work()) return;
