@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <utility>
 
 #include "base/check.h"
 #include "runtime/trace.h"
@@ -21,6 +22,10 @@ void change_depth(uint32_t by) {
   __atomic_store_n(&map_depth, map_depth + by, __ATOMIC_RELAXED);
   std::atomic_signal_fence(std::memory_order_seq_cst);
 }
+
+// The inline part of an allocation has just popped an area that is not aligned: allocate_slow(), which comes next, is not to pop
+// another one. A hint: a signal handler that allocates in between takes it, and this thread then does without.
+__thread bool popped_misaligned __attribute__((tls_model("initial-exec"))) = false;
 
 constexpr unsigned kAllFlags = PERCPU_ATOMIC | PERCPU_RESERVED | PERCPU_ACCOUNT | PERCPU_NOWARN;
 
@@ -157,7 +162,8 @@ void* Pool::allocate_slow(size_t size_bytes, size_t align_bytes, unsigned flags,
   bool zeroed = false;
   const uint32_t size_class = request.region == Region::dynamic ? FrontCache::class_of(request.size_bytes)
                                                                 : FrontCache::kNrClasses;
-  if (size_class != FrontCache::kNrClasses && take_cached(size_class, request, &area)) {
+  const bool in_vain = std::exchange(popped_misaligned, false);
+  if (size_class != FrontCache::kNrClasses && !in_vain && take_cached(size_class, request, &area)) {
     zeroed = front_.wide();
   } else {
     if (!atomic && size_class != FrontCache::kNrClasses) (void)front_.attach_thread();
@@ -193,10 +199,16 @@ void* Pool::allocated(void* handle, unsigned flags) {
 }
 
 void* Pool::misaligned(uintptr_t area) {
+  unpop(area);
+  popped_misaligned = true;
+  return nullptr;
+}
+
+// Gives an area that was popped, and is not to be allocated, back to the maps.
+void Pool::unpop(uintptr_t area) {
   const Spot spot = memory_.spot_of(area);
   front_.correct_allocs(-1);
   put_back(&spot, 1);
-  return nullptr;
 }
 
 // An area from this CPU's front cache. What is popped and not aligned goes back to the maps.
@@ -207,7 +219,7 @@ bool Pool::take_cached(uint32_t size_class, const Request& request, Area* area) 
     front_.correct_allocs(1);
   }
   if (handle % request.align_bytes != 0) [[unlikely]] {
-    (void)misaligned(handle);
+    unpop(handle);
     return false;
   }
   const Spot spot = memory_.spot_of(handle);

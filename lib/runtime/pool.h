@@ -217,6 +217,7 @@ class Pool {
   int populate_area(const Area& area) PERCPU_REQUIRES(grow_lock_);
   void give_back(const Area& area) PERCPU_EXCLUDES(map_lock_);
   int create_chunk() PERCPU_REQUIRES(grow_lock_);
+  void unpop(uintptr_t area);
   bool take_cached(uint32_t size_class, const Request& request, Area* area);
   bool make_batch_ready(uint32_t size_class, bool atomic, uintptr_t* area);
   uint32_t take_spare(uint32_t size_class, uintptr_t* areas, uint32_t most) PERCPU_EXCLUDES(map_lock_);

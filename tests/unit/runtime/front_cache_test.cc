@@ -268,6 +268,35 @@ TEST_CASE("a domain at its limit, or a pool that is full, stops no CPU for an al
   }
 }
 
+TEST_CASE("an allocation takes one area off its CPU's stack at most to find that it is not aligned") {
+  if (!front_caches_work()) return;
+  for (const TestSetup& setup : {kNarrow, kWide}) {
+    CAPTURE(setup.nr_cpus);
+    World world("balance:thread");
+    HeldThread held(world);
+    TestPool pool(world, setup);
+    warm_up(pool, 8);
+    std::vector<void*> handles;
+    for (int i = 0; i < 60; i++) handles.push_back(pool.alloc(8));
+    std::vector<void*> misaligned;
+    for (void*& handle : handles) {
+      if (reinterpret_cast<uintptr_t>(handle) % 512 == 0) continue;
+      misaligned.push_back(handle);
+      handle = nullptr;
+    }
+    free_all(pool, misaligned);
+    std::erase(handles, nullptr);
+    (void)pool->look_after_front_caches(1000);  // in a wide pool they are ready now
+    const uint64_t before = pool.stats().nr_cached;
+    REQUIRE(before > 10);
+    handles.push_back(pool.alloc(8, 512));
+    CHECK(reinterpret_cast<uintptr_t>(handles.back()) % 512 == 0);
+    CHECK(pool.stats().nr_cached >= before - 1);
+    CHECK(pool.stats().nr_live == handles.size());
+    free_all(pool, handles);
+  }
+}
+
 TEST_CASE("a burst that was freed is ready after a while: the next one finds it zero without the maps") {
   if (!front_caches_work()) return;
   World world("balance:thread");
