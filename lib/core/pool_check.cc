@@ -218,6 +218,8 @@ std::optional<Defect> PoolCore::check() const {
     if (chunk->value != 0) populated += head.populated_pages;
     if (!head.isolated()) empty_populated += head.empty_populated_pages;
   }
+  findings.expect_equal("chunks with ids never used", 0,
+                        count_ones(state.id_bits(), state.ids_end, state.shape.max_chunks));
   findings.expect_equal("chunks in lists", listed, check_lists(findings, state));
   findings.expect_equal("empty populated pages of the pool", empty_populated, state.totals.empty_populated_pages);
   findings.expect_equal("populated pages of the pool", static_cast<int64_t>(populated),

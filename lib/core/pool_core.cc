@@ -83,6 +83,7 @@ PoolCore PoolCore::create(void* zeroed_storage, const PoolShape& shape) {
   set_bit(state.id_bits(), first.value);
   set_up_part(state, 0, state.static_end(), state.reserved_end());
   set_up_part(state, 1, state.reserved_end(), state.dynamic_end());
+  state.ids_end = 1;
   state.totals.chunks = 1;
   state.totals.peak_chunks = 1;
   state.totals.populated_pages = round_up(state.dynamic_end(), shape.page_size_bytes) / shape.page_size_bytes;
@@ -110,6 +111,7 @@ std::optional<ChunkId> PoolCore::begin_chunk() {
   state.lowest_open_word = id / kWordBits;
   if (id == state.shape.max_chunks) return std::nullopt;
   set_bit(state.id_bits(), id);
+  if (id >= state.ids_end) store_relaxed(&state.ids_end, id + 1);
   set_up_chunk(state, ChunkId{id});
   return ChunkId{id};
 }
@@ -179,11 +181,20 @@ StorageRange PoolCore::chunk_storage(ChunkId chunk) const {
   return {state.maps_offset + begin, end - begin};
 }
 
+std::array<StorageRange, 2> PoolCore::used_storage() const {
+  const uint64_t page = state_->shape.page_size_bytes;
+  const uint64_t nr_maps = uint64_t{load_relaxed(&state_->ids_end)} + 1;
+  const uint64_t heads_end = round_up<uint64_t>(state_->heads_offset + nr_maps * sizeof(ChunkHead), page);
+  return {StorageRange{0, heads_end},
+          StorageRange{state_->maps_offset, round_up<uint64_t>(nr_maps * state_->map_layout.size_bytes, page)}};
+}
+
 bool PoolCore::chunk_exists(ChunkId chunk) const { return state_->exists(chunk); }
 
 std::optional<ChunkId> PoolCore::next_chunk(ChunkId from) const {
-  const uint32_t id = find_next_one(state_->id_bits(), from.value, state_->shape.max_chunks);
-  if (id >= state_->shape.max_chunks) return std::nullopt;
+  const uint32_t end = load_relaxed(&state_->ids_end);
+  const uint32_t id = find_next_one(state_->id_bits(), from.value, end);
+  if (id >= end) return std::nullopt;
   return ChunkId{id};
 }
 

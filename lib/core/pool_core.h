@@ -31,6 +31,7 @@
 #ifndef PERCPU_CORE_POOL_CORE_H
 #define PERCPU_CORE_POOL_CORE_H
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
@@ -174,6 +175,9 @@ class PoolCore {
   // that of no existing chunk. May be empty; grows to neighbours that are gone too. The pages then read as zero, as
   // begin_chunk() expects. Requires: the alloc mutex from this call until the pages are given back.
   [[nodiscard]] StorageRange chunk_storage(ChunkId chunk) const;
+
+  // What of the storage may ever have been touched: whole pages, one part behind the other. Lock-free.
+  [[nodiscard]] std::array<StorageRange, 2> used_storage() const;
 
   // Lock-free, best effort. Whether the chunk exists (begun, published or retired).
   [[nodiscard]] bool chunk_exists(ChunkId chunk) const;

@@ -8,10 +8,10 @@
 //               the heads: [reserved map] [chunk 0] [chunk 1] ...
 //               (page)  the maps: [reserved map] [chunk 0] [chunk 1] ...
 //
-// Invariants: what constant() names never changes after create(). Chunk ids at and above the highest one ever used have
-// heads and maps of zeros. The totals are what check() recomputes.
+// Invariants: what constant() names never changes after create(). Chunk ids from ids_end on have heads and maps
+// that nobody ever touched. The totals are what check() recomputes.
 //
-// Locking: the map lock, but for the constants; `totals`, `atomic_failed` and the id bits are written with atomic
+// Locking: the map lock, but for the constants; `totals`, `atomic_failed`, `ids_end` and the id bits are written with atomic
 // stores and may be read without it.
 #ifndef PERCPU_CORE_POOL_STATE_H
 #define PERCPU_CORE_POOL_STATE_H
@@ -48,6 +48,7 @@ struct PoolState {
   PoolTotals totals;       // free_chunks is kept in `slots`
   uint32_t atomic_failed;  // an allocation in atomic context failed since the last population
   uint32_t lowest_open_word;  // no chunk id in a word of the id bits before this one is unused
+  uint32_t ids_end;           // behind the highest chunk id ever used
   SlotTable slots;
 
   static constexpr uint64_t kMagic = 0x706572'637075'3031;  // "percpu01"

@@ -51,7 +51,10 @@ bool Pool::address_info(uintptr_t address, percpu_address* info) {
 
 // Asked of the system, so not under the lock: a chunk may come or go meanwhile.
 size_t Pool::resident_metadata() {
-  size_t bytes = memory_.resident_core() + home_bytes_;
+  size_t bytes = home_bytes_;
+  for (const StorageRange range : core_->used_storage()) {
+    bytes += memory_.resident_core(range.offset_bytes, range.size_bytes);
+  }
   for (ChunkId from{0};;) {
     lock_map();
     const std::optional<ChunkId> chunk = core_->next_chunk(from);

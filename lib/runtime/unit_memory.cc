@@ -294,9 +294,9 @@ bool UnitMemory::locate(uintptr_t address, Spot* spot) const {
   return true;
 }
 
-size_t UnitMemory::resident_core() const {
+size_t UnitMemory::resident_core(uint64_t offset_bytes, uint64_t size_bytes) const {
   size_t pages = 0;
-  return resident_pages(*system_, core_, &pages) == 0 ? pages * page_size_ : 0;
+  return resident_pages(*system_, {core_.start + offset_bytes, size_bytes}, &pages) == 0 ? pages * page_size_ : 0;
 }
 
 size_t UnitMemory::resident_records(ChunkId chunk) const {

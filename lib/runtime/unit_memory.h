@@ -153,8 +153,8 @@ class UnitMemory {
   // Writes the same bytes to the copy of every CPU; extra copies are zeroed.
   void write_copies(uintptr_t handle, const void* image, size_t size_bytes) const;
 
-  // Resident bytes of the pool's own state.
-  size_t resident_core() const;
+  // Resident bytes of the pool's own state; of whole pages of the core state.
+  size_t resident_core(uint64_t offset_bytes, uint64_t size_bytes) const;
   size_t resident_records(ChunkId chunk) const;
 
  private:

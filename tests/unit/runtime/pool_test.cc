@@ -669,6 +669,39 @@ TEST_CASE("each chunk's row tells what is in it, the reserved part its own") {
   free_all(pool, handles);
 }
 
+// Resident bytes of what lies behind the copies: the core state, and the records.
+size_t resident_behind_copies(const UnitMemory& memory) {
+  const auto begin = reinterpret_cast<uintptr_t>(memory.core_state());
+  uintptr_t end = begin;
+  for (size_t step = size_t{1} << 40; step >= page_size_bytes(); step /= 2) {
+    while (memory.contains(end + step - 1)) end += step;
+  }
+  size_t pages = 0;
+  REQUIRE(resident_pages(real_system(), {begin, end - begin}, &pages) == 0);
+  return pages * page_size_bytes();
+}
+
+TEST_CASE("resident metadata is told exactly, without a look at what no chunk ever used") {
+  World world("balance:off,window:512G");
+  TestPool pool(world, {.unit_size_bytes = 32 << 10});
+  // What is counted besides is the pool object's own mapping.
+  const size_t home = pool.stats().metadata_bytes - resident_behind_copies(pool->memory());
+  CHECK(home < 64 << 10);
+  std::vector<void*> handles;
+  for (uint32_t nr_chunks : {1, 2, 100, 300}) {
+    while (pool.stats().nr_chunks < nr_chunks) handles.push_back(pool.alloc(4096));
+    CHECK(pool.stats().metadata_bytes == home + resident_behind_copies(pool->memory()));
+  }
+  const int before = world.faulty.count(Call::kMincore);
+  (void)pool.stats();
+  // Once a chunk for its records, and for 512 pages of the core state.
+  CHECK(world.faulty.count(Call::kMincore) - before < 300 + 20);
+  free_all(pool, handles);
+  pool->balance();
+  REQUIRE(pool.stats().nr_chunks <= 2);
+  CHECK(pool.stats().metadata_bytes == home + resident_behind_copies(pool->memory()));
+}
+
 TEST_CASE("a chunk's statistics hold together while areas die and are born") {
   World world;
   TestPool pool(world, {.unit_size_bytes = 64 << 10});
