@@ -535,7 +535,7 @@ size_t Pool::begin_free(void* handle, Spot* spot, const char* call) {
     size_bytes = core_->end_life(spot->chunk, spot->offset);
   }
   if (size_bytes == 0) [[unlikely]] bad_handle(handle, call);
-  if (records_used() &&
+  if ((records_used() || in_reserved_part(*spot)) &&
       memory_.record(spot->chunk, spot->offset).domain.load(std::memory_order_relaxed) == kStaticVariables.value) [[unlikely]] {
     fatal("%s(%p): expected a handle that pool '%s' allocated, found a static per-CPU variable", call, handle, name_);
   }
@@ -575,7 +575,7 @@ void* Pool::allocate_statics(size_t size_bytes, size_t align_bytes) {
   Spot spot{};
   if (handle == nullptr || !memory_.locate_handle(reinterpret_cast<uintptr_t>(handle), &spot)) return nullptr;
   memory_.record(spot.chunk, spot.offset).domain.store(kStaticVariables.value, std::memory_order_relaxed);
-  use_records();
+  if (!in_reserved_part(spot)) use_records();
   return handle;
 }
 

@@ -178,7 +178,8 @@ class Pool {
     kAllDue = kBalance | kGrace | kThread | kSay,
     // The balancer does not know that something lies in the front caches: nothing may.
     kNoneCached = 16,
-    // Some area was charged to a domain, or given to static variables: records have to be looked into.
+    // Some area was charged to a domain, or given to static variables: records have to be looked into. For good: who finds this set
+    // stores a record without a lock. Not for the reserved part, whose records are looked into in any case.
     kRecordsUsed = 32,
   };
   // A request, legal and rounded.

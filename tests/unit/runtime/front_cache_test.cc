@@ -297,6 +297,31 @@ TEST_CASE("an allocation takes one area off its CPU's stack at most to find that
   }
 }
 
+TEST_CASE("static variables in the reserved part are told from areas, and no other free has to look for them") {
+  if (!front_caches_work()) return;
+  World world("balance:thread");
+  HeldThread held(world);
+  TestPool pool(world, {.unit_size_bytes = 64 << 10, .reserved_bytes = 4096, .nr_cpus = 64});
+  warm_up(pool, 8);
+  void* variables = pool->allocate_statics(64, 8);
+  REQUIRE(variables != nullptr);
+  const ChildEnd end = run_forked(pool, [&] {
+    pool.free(variables);
+    return 0;
+  });
+  CHECK(end.signal == SIGABRT);
+  CHECK(contains(end.standard_error, "found a static per-CPU variable"));
+  // Nothing in the pool has a record that a free would look into, so nothing that waits is charged: a charge that fails drains nothing.
+  pool.free(pool.alloc(8));
+  int error = 0;
+  const DomainId domain = world.accounting.create(world.faulty.system(), "full", 0, kNoDomain, &error);
+  const int fences = nr_fences(world);
+  CHECK(pool.alloc(8, 4, PERCPU_ACCOUNT | PERCPU_NOWARN, domain) == nullptr);
+  CHECK(nr_fences(world) == fences);
+  world.accounting.put(domain);
+  pool->free_statics(variables);
+}
+
 TEST_CASE("a burst that was freed is ready after a while: the next one finds it zero without the maps") {
   if (!front_caches_work()) return;
   World world("balance:thread");
