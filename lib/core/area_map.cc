@@ -113,7 +113,7 @@ uint32_t AreaMap::take(uint32_t begin, uint32_t want) {
   head_->empty_populated_pages -= static_cast<int32_t>(lost);
 
   update_hints_took(begin, end);
-  (void)set_live(begin);
+  (void)atomic_set_bit(live(), mark_of(begin));
   return lost;
 }
 

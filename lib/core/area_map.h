@@ -93,8 +93,6 @@ class AreaMap {
 
   // Clears the live mark of the area that starts at `begin`. Returns: whether it was set. Context: lock-free.
   bool clear_live(uint32_t begin) { return atomic_clear_bit(live(), mark_of(begin)); }
-  // Sets it again. Returns: whether it was set. Context: lock-free.
-  bool set_live(uint32_t begin) { return atomic_set_bit(live(), mark_of(begin)); }
 
   // Frees the area that starts at `begin`. Requires: it is taken, and live no more.
   struct Given {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 //
 // The live marks of a pool, for who knows that the offset lies in a map: the begin and the end of an area's life by arithmetic
-// on a few constants. PoolCore's set_live() and end_life() say the same for any numbers.
+// on a few constants. PoolCore's end_life() says the same of the end for any numbers.
 //
 // Context: lock-free, async-signal-safe.
 #ifndef PERCPU_CORE_AREA_MARKS_H

@@ -73,7 +73,6 @@ uint32_t BalancePlan::take_back_pages(ChunkId chunk, uint32_t below_page, uint32
     map.mark_depopulated(run);
     if (!map.head().isolated()) state.add_empty_populated(-int64_t{run.len});
     store_relaxed(&state.totals.populated_pages, state.totals.populated_pages - run.len);
-    pages_depopulated_ += run.len;
     step_.runs[step_.nr_runs++] = {{run.start}, run.len};
   }
   return page;
@@ -186,7 +185,6 @@ void BalancePlan::completed(bool succeeded) {
       if (!succeeded) break;
       core_.mark_populated(step.chunk, step.runs[0]);
       pages_wanted_ -= step.runs[0].count;
-      pages_populated_ += step.runs[0].count;
       if (state.head(step.chunk).list == state.slots.sidelined()) {
         Slots slots = state.slot_lists();
         state.reintegrate(step.chunk);

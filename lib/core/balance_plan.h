@@ -86,10 +86,6 @@ class BalancePlan {
   // populated as far as the pool knows, and a chunk is gone.
   void completed(bool succeeded);
 
-  // Pages populated and given back so far, for the statistics.
-  [[nodiscard]] uint32_t pages_populated() const { return pages_populated_; }
-  [[nodiscard]] uint32_t pages_depopulated() const { return pages_depopulated_; }
-
  private:
   enum class Phase : uint8_t { destroy_free, reclaim, trim, populate, destroy_empty, over };
   static constexpr uint32_t kNoChunk = UINT32_MAX;
@@ -113,8 +109,6 @@ class BalancePlan {
   uint32_t reclaim_below_ = 0;         // its pages from here on have been visited
   bool pages_wanted_known_ = false;
   uint32_t pages_wanted_ = 0;          // how many phase 3 has still to populate
-  uint32_t pages_populated_ = 0;
-  uint32_t pages_depopulated_ = 0;
 };
 
 }  // namespace percpu

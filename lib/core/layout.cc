@@ -251,12 +251,6 @@ bool Layout::is_padding(UnitId unit) const {
   return unit.valid() && unit.index() < nr_units_ && !cpu_of_unit(unit).valid() && !is_extra(unit);
 }
 
-UnitId Layout::unit_of_copy(uint32_t copy) const {
-  if (copy < nr_cpu_ids_) return unit_of_cpu({static_cast<int32_t>(copy)});
-  if (copy < nr_copies()) return extra_unit({static_cast<int32_t>(copy - nr_cpu_ids_)});
-  return {};
-}
-
 CpuId Layout::placement_cpu(UnitId unit) const {
   return is_extra(unit) ? cpu_of_unit(group(group_of_unit(unit)).first_unit) : cpu_of_unit(unit);
 }

@@ -98,8 +98,6 @@ class Layout {
   uint32_t nr_cpu_ids() const { return nr_cpu_ids_; }  // the highest possible CPU + 1
   // Copy ids, as in percpu/abi.h: CPU numbers, then one extra copy per group.
   uint32_t nr_copies() const { return nr_cpu_ids_ + nr_groups_; }
-  // Units with memory behind them: those of CPUs, and the extra ones.
-  uint32_t nr_backed_units() const { return nr_cpus_ + nr_groups_; }
 
   // Requires: group < nr_groups().
   const Group& group(GroupId group) const;
@@ -113,8 +111,6 @@ class Layout {
   UnitId extra_unit(GroupId id) const { return group(id).extra_unit(); }
   bool is_extra(UnitId unit) const;
   bool is_padding(UnitId unit) const;
-  // The unit of a copy id; invalid in holes and out of range.
-  UnitId unit_of_copy(uint32_t copy) const;
   // The CPU whose node the unit's memory should come from: its own, for an extra unit the first of the group. Invalid for
   // padding.
   CpuId placement_cpu(UnitId unit) const;

@@ -33,14 +33,6 @@ uint32_t max_chunks_in(const Layout& layout, uint64_t bytes) {
   return chunks < INT32_MAX ? static_cast<uint32_t>(chunks) : INT32_MAX;
 }
 
-std::optional<HandlePlace> find_handle(const Placement& placement, uint64_t handle) {
-  const uint64_t distance = handle - placement.base;  // wraps to a large number below the base
-  const uint64_t chunk = distance / placement.stride_bytes;
-  const uint64_t offset = distance % placement.stride_bytes;
-  if (chunk >= placement.max_chunks || offset >= placement.unit_size_bytes) return std::nullopt;
-  return HandlePlace{{static_cast<uint32_t>(chunk)}, offset};
-}
-
 std::optional<AddressPlace> find_address(const Layout& layout, const Placement& placement, uint64_t address) {
   const uint64_t distance = address - placement.base;
   if (distance < placement.window_bytes || distance >= placement.reservation_bytes()) return std::nullopt;

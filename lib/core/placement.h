@@ -49,12 +49,6 @@ struct Placement {
   }
 };
 
-struct HandlePlace {
-  ChunkId chunk{0};
-  uint64_t offset_bytes = 0;  // in the unit
-  constexpr bool operator==(const HandlePlace&) const = default;
-};
-
 struct AddressPlace {
   GroupId group;
   ChunkId chunk{0};
@@ -70,9 +64,6 @@ struct AddressPlace {
 
 // How many chunks fit into a reservation of `bytes`; at least 0, at most 2^31 - 1.
 [[nodiscard]] uint32_t max_chunks_in(const Layout& layout, uint64_t bytes);
-
-// Which chunk and offset a handle names. Returns: nothing where no handle can be (outside the window, behind a unit's end).
-[[nodiscard]] std::optional<HandlePlace> find_handle(const Placement& placement, uint64_t handle);
 
 // What an ordinary address is. Returns: nothing outside the group windows and in their unused parts.
 [[nodiscard]] std::optional<AddressPlace> find_address(const Layout& layout, const Placement& placement,

@@ -126,13 +126,6 @@ uint32_t PoolCore::end_life(ChunkId chunk, AreaOffset offset) {
   return map.clear_live(at.fragment) ? (map.area_end(at.fragment) - at.fragment) * kFragmentBytes : 0;
 }
 
-void PoolCore::set_live(ChunkId chunk, AreaOffset offset) {
-  const PoolState::Spot at = state_->locate(chunk, offset);
-  PERCPU_CHECK(at && !state_->map(at).set_live(at.fragment),
-               "expected an area without a live mark, found %s at %u in chunk %u", at ? "a live one" : "none",
-               offset.bytes, chunk.value);
-}
-
 Released PoolCore::release(ChunkId chunk, AreaOffset offset) {
   PoolState& state = *state_;
   const PoolState::Spot at = state.locate(chunk, offset);

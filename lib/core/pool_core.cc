@@ -134,12 +134,6 @@ void PoolCore::abandon_chunk(ChunkId chunk) {
   if (word < state_->lowest_open_word) state_->lowest_open_word = word;
 }
 
-std::optional<ChunkId> PoolCore::add_chunk() {
-  const std::optional<ChunkId> chunk = begin_chunk();
-  if (chunk) publish_chunk(*chunk);
-  return chunk;
-}
-
 void PoolCore::retire_chunk(ChunkId chunk) {
   ChunkHead& head = state_->head(chunk);
   PERCPU_CHECK(state_->exists(chunk) && !head.immutable() && state_->map(chunk).wholly_free(),

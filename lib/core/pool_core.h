@@ -132,10 +132,6 @@ class PoolCore {
   // The same, and tells the size of the area. Returns: 0 where the caller did not win.
   [[nodiscard]] uint32_t end_life(ChunkId chunk, AreaOffset offset);
 
-  // Begins the life of an area anew whose live mark the caller, or whoever he has it from, cleared and that was not
-  // released. Context: lock-free, async-signal-safe.
-  void set_live(ChunkId chunk, AreaOffset offset);
-
   // The marks by themselves. Lock-free: constant since create().
   [[nodiscard]] AreaMarks marks() const;
 
@@ -161,9 +157,6 @@ class PoolCore {
   [[nodiscard]] std::optional<ChunkId> begin_chunk();
   void publish_chunk(ChunkId chunk);
   void abandon_chunk(ChunkId chunk);
-
-  // Both steps at once.
-  [[nodiscard]] std::optional<ChunkId> add_chunk();
 
   // Takes a chunk out of reach of allocation, ahead of its destruction. Requires: wholly free, not the first one.
   void retire_chunk(ChunkId chunk);

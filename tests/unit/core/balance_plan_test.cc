@@ -43,9 +43,9 @@ struct Stage {
 TEST_CASE("all wholly free chunks but one are destroyed, the one freed last is spared") {
   Stage stage;
   stage.empty_first(5);
-  const auto two = stage.pool.core.add_chunk();
-  const auto three = stage.pool.core.add_chunk();
-  const auto four = stage.pool.core.add_chunk();
+  const auto two = add_chunk(stage.pool.core);
+  const auto three = add_chunk(stage.pool.core);
+  const auto four = add_chunk(stage.pool.core);
   REQUIRE(four == ChunkId{3});
   CHECK(stage.pool.balance() == Lines{"destroy 1", "destroy 2"});
   CHECK_FALSE(stage.pool.core.chunk_exists(*two));
@@ -56,8 +56,8 @@ TEST_CASE("all wholly free chunks but one are destroyed, the one freed last is s
 TEST_CASE("a chunk that is being destroyed is in no list, and its id is in use until it is gone") {
   Stage stage;
   stage.empty_first(5);
-  REQUIRE(stage.pool.core.add_chunk() == ChunkId{1});
-  REQUIRE(stage.pool.core.add_chunk() == ChunkId{2});
+  REQUIRE(add_chunk(stage.pool.core) == ChunkId{1});
+  REQUIRE(add_chunk(stage.pool.core) == ChunkId{2});
   const Lines lines = stage.pool.balance([&](const Step& step) {
     CHECK(step.kind == StepKind::destroy_chunk);
     CHECK(stage.pool.core.chunk_exists(step.chunk));
@@ -71,7 +71,7 @@ TEST_CASE("a chunk that is being destroyed is in no list, and its id is in use u
     return true;
   });
   CHECK(lines == Lines{"destroy 1"});
-  CHECK(stage.pool.core.add_chunk() == ChunkId{1});
+  CHECK(add_chunk(stage.pool.core) == ChunkId{1});
 }
 
 TEST_CASE("a chunk made in vain is destroyed again if there is another wholly free one") {
@@ -158,7 +158,7 @@ TEST_CASE("a chunk that becomes wholly free on the way is given back whole and r
   std::vector<Area> areas = stage.pool.take_chunk();
   const ChunkId chunk = areas[0].chunk;
   stage.empty_first(8);
-  REQUIRE(stage.pool.core.add_chunk() == ChunkId{2});
+  REQUIRE(add_chunk(stage.pool.core) == ChunkId{2});
   for (int page = 0; page < 4; ++page) stage.pool.give(areas[page]);
   bool first = true;
   const Lines lines = stage.pool.balance([&](const Step&) {
@@ -184,7 +184,7 @@ TEST_CASE("a sidelined chunk is searched before a wholly free one and after all 
   for (int page = 0; page < 6; ++page) stage.pool.give(areas[page]);
   stage.pool.balance();
   REQUIRE(stage.pool.slot_of(chunk) == stage.pool.state().slots.sidelined());
-  REQUIRE(stage.pool.core.add_chunk() == ChunkId{2});
+  REQUIRE(add_chunk(stage.pool.core) == ChunkId{2});
   CHECK(stage.pool.core.allocate(4096, 4, Context::normal, Region::dynamic)->chunk == ChunkId{0});
   // Nothing in it is populated, so atomic context finds nothing in it.
   CHECK_FALSE(stage.pool.core.allocate(8 * 4096, 4, Context::atomic, Region::dynamic).has_value());
@@ -215,7 +215,7 @@ TEST_CASE("runs beyond a step's room come in the next one") {
   shape.unit_size_bytes = 128 * 4096;
   shape.dynamic_bytes = 16 * 4096;
   PoolSample pool(shape);
-  REQUIRE(pool.core.add_chunk().has_value());
+  REQUIRE(add_chunk(pool.core).has_value());
   pool.give(pool.take(shape.unit_size_bytes));
   std::vector<Area> areas;
   while (areas.size() < 128) {
@@ -302,7 +302,7 @@ TEST_CASE("pages of a sidelined chunk are used before a wholly free chunk's, and
   for (int page = 0; page < 6; ++page) stage.pool.give(areas[page]);
   stage.pool.balance();
   REQUIRE(stage.pool.slot_of(chunk) == stage.pool.state().slots.sidelined());
-  REQUIRE(stage.pool.core.add_chunk() == ChunkId{2});
+  REQUIRE(add_chunk(stage.pool.core) == ChunkId{2});
   stage.pool.take(8 * 4096 - 4);
   CHECK(stage.pool.balance() == Lines{"populate 1: 0+4"});
   CHECK(stage.empty_pages() == 4);
@@ -311,7 +311,7 @@ TEST_CASE("pages of a sidelined chunk are used before a wholly free chunk's, and
 
 TEST_CASE("pages are not anybody's before they are populated") {
   Stage stage;
-  REQUIRE(stage.pool.core.add_chunk() == ChunkId{1});
+  REQUIRE(add_chunk(stage.pool.core) == ChunkId{1});
   const Lines lines = stage.pool.balance([&](const Step& step) {
     CHECK(step.kind == StepKind::populate);
     CHECK(stage.empty_pages() == 0);
@@ -329,7 +329,7 @@ TEST_CASE("pages are not anybody's before they are populated") {
 
 TEST_CASE("the first failure ends the populating, creation included") {
   Stage stage;
-  REQUIRE(stage.pool.core.add_chunk() == ChunkId{1});
+  REQUIRE(add_chunk(stage.pool.core) == ChunkId{1});
   CHECK(stage.pool.balance(fail) == Lines{"populate 1: 0+4"});
   CHECK(stage.empty_pages() == 0);
   CHECK(stage.pool.core.chunk_stats({1}).populated_pages == 0);
@@ -360,8 +360,8 @@ TEST_CASE("a chunk that is created is out of reach until it is there") {
 
 TEST_CASE("a round that is to give memory back takes none") {
   Stage stage;
-  REQUIRE(stage.pool.core.add_chunk() == ChunkId{1});
-  REQUIRE(stage.pool.core.add_chunk() == ChunkId{2});
+  REQUIRE(add_chunk(stage.pool.core) == ChunkId{1});
+  REQUIRE(add_chunk(stage.pool.core) == ChunkId{2});
   stage.pool.core.note_atomic_failure();
   const auto succeed = [](const Step&) { return true; };
   CHECK(stage.pool.balance(succeed, BalancePlan::Goal::give_back) == Lines{"destroy 1"});

@@ -142,7 +142,6 @@ TEST_CASE("two CPUs by pages: one unit each, one group, one extra unit") {
   CHECK(built->nr_groups() == 1);
   CHECK(built->nr_units() == 3);
   CHECK(built->nr_copies() == 3);
-  CHECK(built->nr_backed_units() == 3);
   CHECK(shown(*built, 0) == "0 1 ++");
   CHECK(printed(*built) ==
         "parts: static 0 + reserved 8192 + dynamic 28672 = 36864 bytes\n"
@@ -191,11 +190,9 @@ TEST_CASE("CPUs of one node need not be neighbours; groups are in the order of t
   CHECK(built->nr_units() == 11);
   CHECK(built->nr_cpu_ids() == 65);
   CHECK(built->nr_copies() == 68);
-  CHECK(built->unit_of_copy(64) == UnitId{8});
-  CHECK(built->unit_of_copy(65) == UnitId{4});
-  CHECK(built->unit_of_copy(67) == UnitId{10});
-  CHECK_FALSE(built->unit_of_copy(68).valid());
-  CHECK_FALSE(built->unit_of_copy(3).valid());
+  CHECK(built->unit_of_cpu({64}) == UnitId{8});
+  CHECK(built->extra_unit({0}) == UnitId{4});
+  CHECK(built->extra_unit({2}) == UnitId{10});
   CHECK_FALSE(built->unit_of_cpu({3}).valid());
   CHECK_FALSE(built->unit_of_cpu({65}).valid());
   CHECK_FALSE(built->unit_of_cpu({-1}).valid());
@@ -512,7 +509,6 @@ TEST_CASE("on any machine: the specification's layout, each CPU once, and nothin
       next += static_cast<int>(group.nr_units);
       REQUIRE(built->is_extra({next}));
       REQUIRE(built->extra_unit({static_cast<int>(g)}) == UnitId{next});
-      REQUIRE(built->unit_of_copy(built->nr_cpu_ids() + static_cast<uint32_t>(g)) == UnitId{next});
       ++next;
     }
     REQUIRE(built->nr_units() == static_cast<uint32_t>(next));

@@ -57,7 +57,7 @@ TEST_CASE("making a pool touches little of its storage, however many chunks it m
   CHECK(pool.storage_bytes() > 600'000'000);
   CHECK(resident_pages(pool) <= 8);
   const uint64_t before = resident_pages(pool);
-  REQUIRE(pool.core.add_chunk().has_value());
+  REQUIRE(add_chunk(pool.core).has_value());
   CHECK(resident_pages(pool) <= before + 2);
 }
 
@@ -89,7 +89,7 @@ TEST_CASE("the state holds no pointers: two views at different addresses are one
     PoolCore core = i % 2 == 0 ? first : second;
     auto area = core.allocate(512, 4, Context::normal, Region::dynamic);
     if (!area) {
-      REQUIRE(core.add_chunk().has_value());
+      REQUIRE(add_chunk(core).has_value());
       area = core.allocate(512, 4, Context::normal, Region::dynamic);
     }
     REQUIRE(area.has_value());
@@ -183,7 +183,7 @@ TEST_CASE("the fullest chunk that fits is used first") {
   pool.take(16384);  // the first chunk is full
   const Area large = pool.take(60000);
   CHECK(large.chunk == ChunkId{1});
-  REQUIRE(pool.core.add_chunk() == ChunkId{2});
+  REQUIRE(add_chunk(pool.core) == ChunkId{2});
   CHECK(pool.take(4096).chunk == ChunkId{1});
   CHECK(pool.take(4096).chunk == ChunkId{2});  // 1,440 bytes are left in chunk 1
   CHECK(pool.take(100).chunk == ChunkId{1});
@@ -192,7 +192,7 @@ TEST_CASE("the fullest chunk that fits is used first") {
 TEST_CASE("a request for a whole unit is served by a wholly free chunk alone") {
   PoolSample pool;
   CHECK_FALSE(pool.core.allocate(65536, 4, Context::normal, Region::dynamic).has_value());
-  REQUIRE(pool.core.add_chunk() == ChunkId{1});
+  REQUIRE(add_chunk(pool.core) == ChunkId{1});
   CHECK(pool.core.allocate(65536, 4096, Context::normal, Region::dynamic) == Area{{1}, {0}, 65536});
   CHECK(pool.slot_of({1}) == 0);
 }
@@ -216,7 +216,7 @@ TEST_CASE("a chunk is not put aside for want of populated pages") {
   PoolShape shape = sample_shape();
   shape.dynamic_bytes = 0;
   PoolSample pool(shape);
-  REQUIRE(pool.core.add_chunk() == ChunkId{1});
+  REQUIRE(add_chunk(pool.core) == ChunkId{1});
   const auto area = pool.core.allocate(65536 - 24, 4, Context::normal, Region::dynamic);
   REQUIRE(area.has_value());
   CHECK(pool.slot_of({1}) == 2);
@@ -232,7 +232,7 @@ TEST_CASE("atomic context takes populated pages only, and its failure is remembe
   PoolSample pool(shape);
   pool.take(16384);
   CHECK_FALSE(pool.core.wants_populate());
-  REQUIRE(pool.core.add_chunk() == ChunkId{1});
+  REQUIRE(add_chunk(pool.core) == ChunkId{1});
   CHECK_FALSE(pool.core.allocate(4, 4, Context::atomic, Region::dynamic).has_value());
   CHECK(pool.core.wants_populate());
   pool.core.mark_populated({1}, {{5}, 2});
@@ -260,7 +260,7 @@ TEST_CASE("fewer empty populated pages than the low mark call for more") {
 
 TEST_CASE("missing pages are told run by run, from the lowest, and counted as they come") {
   PoolSample pool;
-  REQUIRE(pool.core.add_chunk() == ChunkId{1});
+  REQUIRE(add_chunk(pool.core) == ChunkId{1});
   pool.core.mark_populated({1}, {{2}, 1});
   CHECK(pool.core.totals().empty_populated_pages == 5);
   const auto area = pool.core.allocate(5 * 4096, 4, Context::normal, Region::dynamic);
@@ -331,8 +331,8 @@ TEST_CASE("the marks by arithmetic say of every fragment what the maps say, what
     if (PoolCore::refusal(shape) != nullptr) continue;
     PoolSample pool(shape);
     const AreaMarks marks = pool.core.marks();
-    (void)pool.core.add_chunk();
-    (void)pool.core.add_chunk();
+    (void)add_chunk(pool.core);
+    (void)add_chunk(pool.core);
     std::vector<Area> areas;
     const auto take = [&](uint32_t most, Region region) {
       const auto area = pool.core.allocate(4 + 4 * below(most), 4u << below(4), Context::normal, region);
@@ -501,8 +501,8 @@ TEST_CASE("the ids of chunks are used again, the lowest first") {
   PoolShape shape = sample_shape();
   shape.max_chunks = 70;
   PoolSample pool(shape);
-  for (uint32_t id = 1; id < 70; ++id) REQUIRE(pool.core.add_chunk() == ChunkId{id});
-  CHECK_FALSE(pool.core.add_chunk().has_value());
+  for (uint32_t id = 1; id < 70; ++id) REQUIRE(add_chunk(pool.core) == ChunkId{id});
+  CHECK_FALSE(add_chunk(pool.core).has_value());
   CHECK(pool.core.totals().chunks == 70);
   for (const uint32_t id : {69u, 3u, 40u}) {
     pool.core.retire_chunk({id});
@@ -512,10 +512,10 @@ TEST_CASE("the ids of chunks are used again, the lowest first") {
   }
   CHECK(pool.core.next_chunk({3}) == ChunkId{4});
   CHECK_FALSE(pool.core.next_chunk({69}).has_value());
-  CHECK(pool.core.add_chunk() == ChunkId{3});
-  CHECK(pool.core.add_chunk() == ChunkId{40});
-  CHECK(pool.core.add_chunk() == ChunkId{69});
-  CHECK_FALSE(pool.core.add_chunk().has_value());
+  CHECK(add_chunk(pool.core) == ChunkId{3});
+  CHECK(add_chunk(pool.core) == ChunkId{40});
+  CHECK(add_chunk(pool.core) == ChunkId{69});
+  CHECK_FALSE(add_chunk(pool.core).has_value());
   CHECK(pool.core.totals().peak_chunks == 70);
 }
 
@@ -544,7 +544,7 @@ TEST_CASE("an abandoned chunk leaves nothing") {
   REQUIRE(pool.core.begin_chunk() == ChunkId{1});
   pool.core.abandon_chunk({1});
   CHECK_FALSE(pool.core.chunk_exists({1}));
-  CHECK(pool.core.add_chunk() == ChunkId{1});
+  CHECK(add_chunk(pool.core) == ChunkId{1});
 }
 
 TEST_CASE("the storage of chunks that are gone can be given back, that of their neighbours is left alone") {

@@ -38,6 +38,13 @@ inline void check_sound(PoolCore core) {
   }
 }
 
+// A chunk whose memory is there at once.
+[[nodiscard]] inline std::optional<ChunkId> add_chunk(PoolCore core) {
+  const std::optional<ChunkId> chunk = core.begin_chunk();
+  if (chunk) core.publish_chunk(*chunk);
+  return chunk;
+}
+
 class PoolSample {
  public:
   explicit PoolSample(const PoolShape& shape = sample_shape())
@@ -55,7 +62,7 @@ class PoolSample {
   Area take(uint32_t size_bytes, uint32_t align_bytes = 4) {
     auto area = core.allocate(size_bytes, align_bytes, Context::normal, Region::dynamic);
     if (!area) {
-      REQUIRE(core.add_chunk().has_value());
+      REQUIRE(add_chunk(core).has_value());
       area = core.allocate(size_bytes, align_bytes, Context::normal, Region::dynamic);
     }
     REQUIRE(area.has_value());
@@ -71,7 +78,7 @@ class PoolSample {
   }
   // Fills a chunk of its own with areas of one page.
   std::vector<Area> take_chunk() {
-    const auto chunk = core.add_chunk();
+    const auto chunk = add_chunk(core);
     REQUIRE(chunk.has_value());
     std::vector<Area> areas = {take(state().shape.unit_size_bytes)};
     REQUIRE(areas[0].chunk == *chunk);
