@@ -32,12 +32,17 @@ inline void store_relaxed(T* to, T value) {
 }
 
 // (std::has_single_bit would call libgcc on processors that might lack the instruction.)
-[[nodiscard]] constexpr bool is_power_of_two(uint32_t value) { return value != 0 && (value & (value - 1)) == 0; }
+[[nodiscard]] constexpr bool is_power_of_two(uint64_t value) { return value != 0 && (value & (value - 1)) == 0; }
 
 // `value` rounded up to a multiple of `to`, a power of two.
 template <class T>
 [[nodiscard]] constexpr T round_up(T value, T to) {
   return static_cast<T>((value + to - 1) & ~(to - 1));
+}
+
+// The same for any `multiple`, by a division.
+[[nodiscard]] constexpr uint64_t round_up_to_multiple(uint64_t value, uint64_t multiple) {
+  return (value + multiple - 1) / multiple * multiple;
 }
 
 // The bits of bit's word from bit on, and those before it.

@@ -3,6 +3,8 @@
 
 #include <new>
 
+#include "base/bits.h"
+
 namespace percpu {
 
 namespace {
@@ -11,9 +13,6 @@ namespace {
 constexpr size_t kMaxSizeBytes = size_t{1} << 40;
 
 constexpr size_t kStorageAlignBytes = 64;
-
-constexpr bool is_power_of_two(size_t value) { return value != 0 && (value & (value - 1)) == 0; }
-constexpr uint64_t round_up(uint64_t value, uint64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
 
 // Where the tables lie, for as many groups and units as these CPUs may need at most: each CPU a group of its own, with an
 // extra unit, and padding for a third of them.
@@ -89,7 +88,7 @@ class LayoutBuilder {
     layout_->dynamic_size_ = input_.dynamic_size_bytes + surplus;
     min_unit_size_ = input_.min_unit_size_bytes > sum + surplus ? input_.min_unit_size_bytes : sum + surplus;
     if (min_unit_size_ == 0) min_unit_size_ = input_.page_size_bytes;
-    layout_->allocation_size_ = round_up(min_unit_size_, layout_->atom_size_);
+    layout_->allocation_size_ = round_up_to_multiple(min_unit_size_, layout_->atom_size_);
   }
 
   bool local(CpuId a, CpuId b) const {
@@ -157,7 +156,7 @@ class LayoutBuilder {
     for (uint32_t g = 0; g < layout_->nr_groups_; ++g) {
       Group& group = groups()[g];
       group.first_unit = UnitId{static_cast<int32_t>(next)};
-      group.nr_units = static_cast<uint32_t>(round_up(group.nr_cpus, layout_->units_per_allocation_));
+      group.nr_units = static_cast<uint32_t>(round_up_to_multiple(group.nr_cpus, layout_->units_per_allocation_));
       next += group.nr_units_with_extra();
       if (group.nr_units_with_extra() > most) most = group.nr_units_with_extra();
     }

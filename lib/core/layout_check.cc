@@ -3,11 +3,11 @@
 // What must hold of a finished layout, recomputed without the builder; and the layout as text.
 #include "core/layout.h"
 
+#include "base/bits.h"
+
 namespace percpu {
 
 namespace {
-
-constexpr bool is_power_of_two(size_t value) { return value != 0 && (value & (value - 1)) == 0; }
 
 LayoutProblem check_sizes(const Layout& layout) {
   if (layout.nr_groups() == 0) return {"the layout must have a group", 1, 0};

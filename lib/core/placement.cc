@@ -3,13 +3,13 @@
 
 #include <climits>
 
+#include "base/bits.h"
+
 namespace percpu {
 
 namespace {
 
 constexpr uint64_t kMaxReservationBytes = uint64_t{1} << 63;
-
-constexpr uint64_t round_up(uint64_t value, uint64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
 
 }  // namespace
 
@@ -19,7 +19,7 @@ std::optional<Placement> place(const Layout& layout, uint32_t max_chunks) {
   const uint64_t atom = layout.atom_size_bytes();
   if (max_chunks == 0 || max_chunks > (kMaxReservationBytes / windows - atom) / stride) return std::nullopt;
   Placement placement;
-  placement.window_bytes = round_up(max_chunks * stride, atom);
+  placement.window_bytes = round_up_to_multiple(max_chunks * stride, atom);
   placement.stride_bytes = stride;
   placement.unit_size_bytes = layout.unit_size_bytes();
   placement.max_chunks = max_chunks;

@@ -7,6 +7,7 @@
 #include <new>
 #include <sys/mman.h>
 
+#include "base/bits.h"
 #include "base/check.h"
 #include "runtime/pool.h"
 
@@ -29,8 +30,6 @@ constexpr uint64_t kStrictMaxChunks = 2048;
 constexpr uint64_t kScarceMinChunks = 8;
 
 constexpr size_t kPrintBytes = 16384;
-
-constexpr size_t round_up(size_t n, size_t to) { return (n + to - 1) / to * to; }
 
 unsigned distance_of(const void* context, CpuId from, CpuId to) {
   const auto& topology = *static_cast<const Topology*>(context);
@@ -62,11 +61,11 @@ int Pool::create(const Environment& environment, const PoolSetup& setup, Pool** 
   CpuMask possible = environment.topology->possible;
   for (uint32_t cpu = 0; cpu < setup.nr_cpus; cpu++) possible.add(CpuId{static_cast<int32_t>(cpu)});
   const uint32_t nr_cpu_ids = std::max(setup.nr_cpus, environment.topology->nr_cpu_ids);
-  const size_t layout_bytes = round_up(layout_storage_bytes(possible), 64);
-  const size_t nodes_at = round_up(sizeof(Pool), 64);
-  const size_t layout_at = round_up(nodes_at + nr_cpu_ids * sizeof(int16_t), 64);
+  const size_t layout_bytes = round_up<size_t>(layout_storage_bytes(possible), 64);
+  const size_t nodes_at = round_up<size_t>(sizeof(Pool), 64);
+  const size_t layout_at = round_up<size_t>(nodes_at + nr_cpu_ids * sizeof(int16_t), 64);
   const size_t home_bytes =
-      round_up(layout_at + layout_bytes + UnitMemory::largest_table_bytes(nr_cpu_ids), page_size_bytes());
+      round_up<size_t>(layout_at + layout_bytes + UnitMemory::largest_table_bytes(nr_cpu_ids), page_size_bytes());
   const intptr_t home = environment.system->mmap(0, home_bytes, PROT_READ | PROT_WRITE, 0);
   if (home < 0) return -ENOMEM;
   char* memory = reinterpret_cast<char*>(home);
@@ -105,7 +104,7 @@ int Pool::set_up(const PoolSetup& setup, void* layout_storage, size_t layout_byt
   // The front cache is a static variable of ours, behind the program's. Only the thread empties it in time.
   const bool wants_front = balance_mode_ == BalanceMode::kThread && process_has_rseq();
   const bool wide = topology_.possible.count() > FrontCache::kWideCopies;
-  const size_t front_at = round_up(setup.static_bytes, FrontCache::kAlignBytes);
+  const size_t front_at = round_up<size_t>(setup.static_bytes, FrontCache::kAlignBytes);
   input.static_size_bytes = wants_front ? front_at + FrontCache::size_bytes(wide) : setup.static_bytes;
   input.reserved_size_bytes = setup.reserved_bytes;
   input.dynamic_size_bytes = setup.dynamic_bytes;

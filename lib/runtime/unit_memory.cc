@@ -5,12 +5,11 @@
 #include <cstring>
 #include <new>
 
+#include "base/bits.h"
 #include "base/check.h"
 
 namespace percpu {
 namespace {
-
-constexpr size_t round_up(size_t n, size_t to) { return (n + to - 1) / to * to; }
 
 // Writes only what differs, so that memory that was never touched stays the kernel's shared zero page.
 void write_if_different(char* at, const char* image, size_t size_bytes) {
@@ -44,7 +43,7 @@ int UnitMemory::create(const System& system, const Plan& plan, void* tables) {
   nr_copies_ = layout_->nr_copies();
   handles_bytes_ = placement_.max_chunks * placement_.stride_bytes;
   stride_inverse_ = UINT64_MAX / (placement_.stride_bytes / kMinPageBytes) + 1;
-  const uint64_t core_bytes = round_up(plan.core_bytes, page_size_);
+  const uint64_t core_bytes = round_up<uint64_t>(plan.core_bytes, page_size_);
   const uint64_t records_bytes =
       placement_.max_chunks * round_up(placement_.unit_size_bytes / kFragmentBytes * sizeof(Record), page_size_);
   const uint64_t units_bytes = placement_.reservation_bytes();

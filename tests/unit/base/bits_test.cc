@@ -109,7 +109,11 @@ TEST_CASE("sizes are rounded up") {
   CHECK(round_up(1u, 8u) == 8);
   CHECK(round_up(8u, 8u) == 8);
   CHECK(round_up<uint64_t>(uint64_t{1} << 40 | 1, 4096) == (uint64_t{1} << 40) + 4096);
+  CHECK(round_up_to_multiple(0, 12) == 0);
+  CHECK(round_up_to_multiple(13, 12) == 24);
+  CHECK(round_up_to_multiple(24, 12) == 24);
   CHECK(is_power_of_two(4096));
+  CHECK(is_power_of_two(uint64_t{1} << 40));
   CHECK_FALSE(is_power_of_two(0));
   CHECK_FALSE(is_power_of_two(6));
 }
