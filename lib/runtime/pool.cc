@@ -7,6 +7,7 @@
 #include <cerrno>
 #include <utility>
 
+#include "base/bits.h"
 #include "base/check.h"
 #include "runtime/trace.h"
 
@@ -23,8 +24,8 @@ void change_depth(uint32_t by) {
   std::atomic_signal_fence(std::memory_order_seq_cst);
 }
 
-// The inline part of an allocation has just popped an area that is not aligned: allocate_slow(), which comes next, is not to pop
-// another one. A hint: a signal handler that allocates in between takes it, and this thread then does without.
+// The inline part of an allocation has just popped an area that is not aligned: take_any(), which comes next, is not to pop another
+// one. A hint: a signal handler that allocates in between takes it, and this thread then does without.
 __thread bool popped_misaligned __attribute__((tls_model("initial-exec"))) = false;
 
 constexpr unsigned kAllFlags = PERCPU_ATOMIC | PERCPU_RESERVED | PERCPU_ACCOUNT | PERCPU_NOWARN;
@@ -101,15 +102,27 @@ size_t Pool::charge_bytes(size_t size_bytes) const {
          (fragments * kMapBitsPerFragment + 7) / 8;
 }
 
-void* Pool::refused(size_t size_bytes, size_t align_bytes, unsigned flags, int result, const char* reason,
-                    int* error) {
+// A request that no allocation can grant.
+void* Pool::illegal(size_t size_bytes, size_t align_bytes, unsigned flags, const Refusal& refusal, int* error) {
+  const bool may_block = (flags & PERCPU_ATOMIC) == 0;
+  if ((flags & PERCPU_NOWARN) == 0) {
+    environment_.warnings->illegal({size_bytes, align_bytes, flags, refusal.reason, refusal.most}, may_block);
+    if (!may_block) request(kSay);
+  }
+  *error = EINVAL;
+  return nullptr;
+}
+
+// One that might have been granted. `due`: what is due because of it, besides a line in the log, where the caller may not block.
+void* Pool::refused(size_t size_bytes, size_t align_bytes, unsigned flags, int result, const char* reason, uint32_t due, int* error) {
   nr_failed_.fetch_add(1, std::memory_order_relaxed);
   PERCPU_TRACE5(alloc_failed, name_, size_bytes, align_bytes, flags, -result);
   const bool may_block = (flags & PERCPU_ATOMIC) == 0;
   if ((flags & PERCPU_NOWARN) == 0) {
     environment_.warnings->failure({size_bytes, align_bytes, flags, reason}, may_block);
+    due |= kSay;
   }
-  if (!may_block) request(kBalance | kSay);
+  if (!may_block && due != 0) request(due);
   after_call(may_block ? Caller::kMayBlock : Caller::kAtomic);
   *error = -result;
   return nullptr;
@@ -130,61 +143,40 @@ bool Pool::charge(DomainId domain, size_t bytes, bool atomic) {
   return environment_.accounting->charge(domain, bytes);
 }
 
-void* Pool::allocate_slow(size_t size_bytes, size_t align_bytes, unsigned flags, DomainId domain, int* error) {
-  const bool atomic = (flags & PERCPU_ATOMIC) != 0;
-  if (const Refusal refused = refusal(size_bytes, align_bytes, flags, max_alloc_bytes_, page_bytes()); refused.reason != nullptr)
-      [[unlikely]] {
-    if ((flags & PERCPU_NOWARN) == 0) {
-      environment_.warnings->illegal({size_bytes, align_bytes, flags, refused.reason, refused.most}, !atomic);
-      if (atomic) this->request(kSay);
-    }
-    *error = EINVAL;
-    return nullptr;
+// Notes who pays for an area that was charged already.
+void Pool::record_charge(const Area& area, DomainId domain, size_t charged) {
+  if (area.chunk.value == 0) {
+    environment_.accounting->uncharge(domain, charged);  // the first chunk is there anyway
+    return;
   }
-  const Request request{
-      static_cast<uint32_t>((size_bytes + kFragmentBytes - 1) & ~size_t{kFragmentBytes - 1}),
-      std::max(static_cast<uint32_t>(align_bytes), kFragmentBytes),
-      (flags & PERCPU_RESERVED) != 0 && has_reserved_ ? Region::reserved : Region::dynamic, atomic};
+  use_records();
+  memory_.record(area.chunk, area.offset).domain.store(domain.value, std::memory_order_relaxed);
+}
+
+void* Pool::allocate_slow(size_t size_bytes, size_t align_bytes, unsigned flags, DomainId domain, int* error) {
+  const Refusal refusal = Pool::refusal(size_bytes, align_bytes, flags, max_alloc_bytes_, page_bytes());
+  if (refusal.reason != nullptr) [[unlikely]] return illegal(size_bytes, align_bytes, flags, refusal, error);
+  const bool atomic = (flags & PERCPU_ATOMIC) != 0;
+  const Request request{static_cast<uint32_t>(round_up<size_t>(size_bytes, kFragmentBytes)),
+                        std::max(static_cast<uint32_t>(align_bytes), kFragmentBytes),
+                        (flags & PERCPU_RESERVED) != 0 && has_reserved_ ? Region::reserved : Region::dynamic, atomic};
   const size_t charged = domain == kNoDomain ? 0 : charge_bytes(request.size_bytes);
   if (charged != 0 && !charge(domain, charged, atomic)) {
-    // Sets no flag for the balancer: more memory would not help.
-    nr_failed_.fetch_add(1, std::memory_order_relaxed);
-    PERCPU_TRACE5(alloc_failed, name_, size_bytes, align_bytes, flags, ENOMEM);
-    if ((flags & PERCPU_NOWARN) == 0) {
-      environment_.warnings->failure({size_bytes, align_bytes, flags, "the accounting domain's limit"}, !atomic);
-      if (atomic) this->request(kSay);
-    }
-    after_call(atomic ? Caller::kAtomic : Caller::kMayBlock);  // what was given back before it failed may be work
-    *error = ENOMEM;
-    return nullptr;
+    // Nothing is due: more memory would not help.
+    return refused(size_bytes, align_bytes, flags, -ENOMEM, "the accounting domain's limit", 0, error);
   }
   Area area{};
   bool zeroed = false;
-  const uint32_t size_class = request.region == Region::dynamic ? FrontCache::class_of(request.size_bytes)
-                                                                : FrontCache::kNrClasses;
-  const bool in_vain = std::exchange(popped_misaligned, false);
-  if (size_class != FrontCache::kNrClasses && !in_vain && take_cached(size_class, request, &area)) {
-    zeroed = front_.wide();
-  } else {
-    if (!atomic && size_class != FrontCache::kNrClasses) (void)front_.attach_thread();
-    const int result = take(request, &area, &zeroed);
-    if (result != 0) [[unlikely]] {
-      if (charged != 0) environment_.accounting->uncharge(domain, charged);
-      const char* reason = result == -EAGAIN ? "a lock is held" : request.atomic ? "no populated memory fits"
-                           : request.region == Region::reserved ? "the reserved part is full" : "no memory";
-      return refused(size_bytes, align_bytes, flags, result, reason, error);
-    }
+  const int result = take_any(request, &area, &zeroed);
+  if (result != 0) [[unlikely]] {
+    if (charged != 0) environment_.accounting->uncharge(domain, charged);
+    const char* reason = result == -EAGAIN ? "a lock is held" : atomic ? "no populated memory fits"
+                         : request.region == Region::reserved ? "the reserved part is full" : "no memory";
+    return refused(size_bytes, align_bytes, flags, result, reason, kBalance, error);
   }
   const uintptr_t handle = memory_.handle(area.chunk, area.offset);
   if (!zeroed) memory_.zero(handle, request.size_bytes);
-  if (charged != 0) {
-    if (area.chunk.value == 0) {
-      environment_.accounting->uncharge(domain, charged);  // the first chunk is there anyway
-    } else {
-      use_records();
-      memory_.record(area.chunk, area.offset).domain.store(domain.value, std::memory_order_relaxed);
-    }
-  }
+  if (charged != 0) record_charge(area, domain, charged);
   PERCPU_TRACE7(alloc, name_, handle, size_bytes, align_bytes, area.offset.bytes,
                 uint64_t{request.size_bytes} * memory_.nr_real_copies(), flags);
   if (core_->wants_populate() && !starved_.load(std::memory_order_relaxed)) this->request(kBalance);
@@ -209,6 +201,19 @@ void Pool::unpop(uintptr_t area) {
   const Spot spot = memory_.spot_of(area);
   front_.correct_allocs(-1);
   put_back(&spot, 1);
+}
+
+// From this CPU's front cache, or from the maps. `zeroed`: as take() says.
+int Pool::take_any(const Request& request, Area* area, bool* zeroed) {
+  const bool in_vain = std::exchange(popped_misaligned, false);
+  const uint32_t size_class = FrontCache::class_of(request.size_bytes);
+  if (request.region == Region::reserved || size_class == FrontCache::kNrClasses) return take(request, area, zeroed);
+  if (!in_vain && take_cached(size_class, request, area)) {
+    *zeroed = front_.wide();
+    return 0;
+  }
+  if (!request.atomic) (void)front_.attach_thread();
+  return take(request, area, zeroed);
 }
 
 // An area from this CPU's front cache. What is popped and not aligned goes back to the maps.

@@ -212,6 +212,7 @@ class Pool {
   [[gnu::cold]] void free_slow(void* handle, const char* call);
 
   bool charge(DomainId domain, size_t bytes, bool atomic);
+  int take_any(const Request& request, Area* area, bool* zeroed);
   int take(const Request& request, Area* area, bool* zeroed);
   int take_atomic(const Request& request, Area* area);
   int take_growing(const Request& request, Area* area, bool* zeroed) PERCPU_EXCLUDES(grow_lock_);
@@ -226,7 +227,9 @@ class Pool {
   bool zero_once_populated(const Area& area, const PageRun& missing) const PERCPU_REQUIRES(grow_lock_);
   void count_request(uint32_t size_bytes) PERCPU_REQUIRES(map_lock_);
   void count_allocation(const Area& area) PERCPU_REQUIRES(map_lock_);
-  void* refused(size_t size_bytes, size_t align_bytes, unsigned flags, int result, const char* reason, int* error);
+  void* illegal(size_t size_bytes, size_t align_bytes, unsigned flags, const Refusal& refusal, int* error);
+  void* refused(size_t size_bytes, size_t align_bytes, unsigned flags, int result, const char* reason, uint32_t due, int* error);
+  void record_charge(const Area& area, DomainId domain, size_t charged);
   size_t charge_bytes(size_t size_bytes) const;
 
   void read_counts(percpu_stats* out) PERCPU_EXCLUDES(map_lock_);
