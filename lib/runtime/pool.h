@@ -304,13 +304,15 @@ class Pool {
   std::atomic<uint64_t> nr_deferred_{0};  // freed, and on one of the lists below
   alignas(kCacheLineBytes) FrontCache front_;
   AreaMarks marks_;
-  uint64_t front_activity_ PERCPU_GUARDED_BY(grow_lock_) = UINT64_MAX;  // of the front caches, at the last look
-  uint64_t front_active_ms_ PERCPU_GUARDED_BY(grow_lock_) = 0;          // when that was found to have changed
-  uint64_t front_ready_ms_ PERCPU_GUARDED_BY(grow_lock_) = 0;           // when freed areas were last made ready, if any
-
+  // On the line of the marks: every allocation and free reads both.
   // kSay: what was refused before there was a pool is said by the first call.
   std::atomic<uint32_t> state_{kSay | kNoneCached};
   std::atomic<bool> starved_{false};       // the last round could not fill the reserve: do not ask again at once
+
+  // On lines of their own again.
+  alignas(kCacheLineBytes) uint64_t front_activity_ PERCPU_GUARDED_BY(grow_lock_) = UINT64_MAX;  // at the last look
+  uint64_t front_active_ms_ PERCPU_GUARDED_BY(grow_lock_) = 0;  // when that was found to have changed
+  uint64_t front_ready_ms_ PERCPU_GUARDED_BY(grow_lock_) = 0;   // when freed areas were last made ready, if any
   std::atomic<uint32_t> pending_{0};       // list of areas to release: who unlocks map_lock_ empties it
   std::atomic<uint32_t> grace_pending_{0}; // list of areas passed to percpu_free_rcu()
   std::atomic<uint32_t> grace_batch_{0};   // those whose grace period is running; changed under map_lock_
