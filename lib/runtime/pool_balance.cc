@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: MIT
 //
 // A pool's rounds of balance, what wakes them, and its part in a fork.
-#include <algorithm>
-
 #include "base/check.h"
 #include "runtime/pool.h"
 #include "runtime/trace.h"
@@ -12,13 +10,6 @@ namespace {
 
 // A call does no more than this for others who leave it work meanwhile.
 constexpr int kMostRounds = 8;
-
-// Front caches that nobody used for so long are emptied.
-constexpr uint32_t kIdleMs = 200;
-// So often what was freed in a wide pool is made ready.
-constexpr uint32_t kWideMs = 10;
-// The coarse clock may show so much less than has passed in kWideMs.
-constexpr uint32_t kClockStepMs = 4;
 
 }  // namespace
 
@@ -85,84 +76,6 @@ void Pool::make_round() {
   environment_.warnings->write_deferred();
   SleepMutexGuard guard(grow_lock_);
   run_round();
-}
-
-// ---- front caches --------------------------------------------------------------------------------------------------
-
-void Pool::drain_front_caches() {
-  if (!front_.is_open()) return;
-  SleepMutexGuard guard(grow_lock_);
-  drain_fenced();
-}
-
-// Without a fence nothing can be taken from other CPUs' stacks: what lies there stays.
-void Pool::drain_fenced() {
-  if (!front_.is_open()) return;
-  front_.stop();
-  if (environment_.fence->all(*environment_.system, environment_.topology->possible) == 0) {
-    drain_stopped();
-    state_.fetch_or(kNoneCached, std::memory_order_seq_cst);
-  }
-  // Whatever is found there next time is new, even if it is as much as there was.
-  front_activity_ = UINT64_MAX;
-  front_.start();
-}
-
-uint32_t Pool::look_after_front_caches(uint64_t now_ms) {
-  if (!cached()) return 0;
-  SleepMutexGuard guard(grow_lock_);
-  const FrontCache::Sums sums = front_.sums();
-  const uint64_t activity = sums.nr_allocs * 64 + sums.nr_cached;
-  if (activity != front_activity_) {
-    front_activity_ = activity;
-    front_active_ms_ = now_ms;
-  }
-  const uint64_t idle_ms = now_ms - front_active_ms_;
-  if (idle_ms >= kIdleMs) {
-    drain_fenced();
-    return !cached() ? 0 : front_.wide() ? kWideMs : kIdleMs;
-  }
-  if (!front_.wide()) return static_cast<uint32_t>(kIdleMs - idle_ms);
-  const uint64_t ready_ms = now_ms - front_ready_ms_;
-  if (ready_ms + kClockStepMs < kWideMs) return static_cast<uint32_t>(kWideMs - ready_ms);
-  front_ready_ms_ = now_ms;
-  if (sums.nr_freed != 0) {
-    front_.stop();
-    if (environment_.fence->all(*environment_.system, environment_.topology->possible) == 0) make_ready_stopped();
-    front_.start();
-  }
-  return kWideMs;
-}
-
-// Makes freed areas ready, on all CPUs, as far as there is room for them. Meanwhile their CPUs allocate from the maps; all of
-// it takes less than a millisecond. An area is on one of the two stacks for read_counts(), which reads under the map lock.
-void Pool::make_ready_stopped() {
-  for (uint32_t cpu = 0; cpu < front_.nr_cpus(); cpu++) {
-    uint32_t counts[FrontCache::kNrClasses];
-    uint32_t sum = 0;
-    for (uint32_t c = 0; c < FrontCache::kNrClasses; c++) {
-      percpu_stack* freed = front_.stack_of(cpu, FrontCache::kFreed, c);
-      percpu_stack* ready = front_.stack_of(cpu, FrontCache::kReady, c);
-      uintptr_t areas[FrontCache::kLimit];
-      const uint32_t nr_freed = percpu_stack_count(freed);
-      const uint32_t nr_ready = percpu_stack_count(ready);
-      const uint32_t count = std::min(nr_freed, front_.limit_of(c) - nr_ready);
-      for (uint32_t i = 0; i < count; i++) areas[i] = percpu_stack_slots(freed)[nr_freed - 1 - i];
-      make_ready(c, areas, count);
-      for (uint32_t i = 0; i < count; i++) percpu_stack_slots(ready)[nr_ready + i] = areas[count - 1 - i];
-      counts[c] = count;
-      sum += count;
-    }
-    if (sum == 0) continue;
-    lock_map();
-    for (uint32_t c = 0; c < FrontCache::kNrClasses; c++) {
-      percpu_stack* freed = front_.stack_of(cpu, FrontCache::kFreed, c);
-      percpu_stack* ready = front_.stack_of(cpu, FrontCache::kReady, c);
-      percpu_stack_set_count(freed, percpu_stack_count(freed) - counts[c]);
-      percpu_stack_set_count(ready, percpu_stack_count(ready) + counts[c]);
-    }
-    unlock_map();
-  }
 }
 
 // ---- rounds --------------------------------------------------------------------------------------------------------

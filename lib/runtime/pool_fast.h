@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 //
 // The ways of an allocation and of a free that end in this CPU's front cache: inline, since they are most of them, and since
-// where the flags are a constant little of them is left. Whatever is out of the ordinary goes to the functions in pool.cc,
+// where the flags are a constant little of them is left. Whatever is out of the ordinary goes to functions out of line,
 // which do all of it.
 //
 // What an allocation does here: a sequence that pops, where the pool is not wide a look at each copy, and an atomic "or" that makes

@@ -1,0 +1,303 @@
+// SPDX-License-Identifier: MIT
+//
+// What a pool does with its front caches beyond the inline ways of pool_fast.h: areas go in and out, become ready, and go back to
+// the maps. front_cache.h tells what they are.
+#include <algorithm>
+#include <utility>
+
+#include "base/check.h"
+#include "runtime/pool.h"
+
+namespace percpu {
+namespace {
+
+// The inline part of an allocation has just popped an area that is not aligned: take_any(), which comes next, is not to pop another
+// one. A hint: a signal handler that allocates in between takes it, and this thread then does without.
+__thread bool popped_misaligned __attribute__((tls_model("initial-exec"))) = false;
+
+// Front caches that nobody used for so long are emptied.
+constexpr uint32_t kIdleMs = 200;
+// So often what was freed in a wide pool is made ready.
+constexpr uint32_t kWideMs = 10;
+// The coarse clock may show so much less than has passed in kWideMs.
+constexpr uint32_t kClockStepMs = 4;
+
+}  // namespace
+
+// ---- allocation ----------------------------------------------------------------------------------------------------
+
+void* Pool::misaligned(uintptr_t area) {
+  unpop(area);
+  popped_misaligned = true;
+  return nullptr;
+}
+
+// Gives an area that was popped, and is not to be allocated, back to the maps.
+void Pool::unpop(uintptr_t area) {
+  const Spot spot = memory_.spot_of(area);
+  front_.correct_allocs(-1);
+  put_back(&spot, 1);
+}
+
+// From this CPU's front cache, or from the maps. `zeroed`: as take() says.
+int Pool::take_any(const Request& request, Area* area, bool* zeroed) {
+  const bool in_vain = std::exchange(popped_misaligned, false);
+  const uint32_t size_class = FrontCache::class_of(request.size_bytes);
+  if (request.region == Region::reserved || size_class == FrontCache::kNrClasses) return take(request, area, zeroed);
+  if (!in_vain && take_cached(size_class, request, area)) {
+    *zeroed = front_.wide();
+    return 0;
+  }
+  if (!request.atomic) (void)front_.attach_thread();
+  return take(request, area, zeroed);
+}
+
+// An area from this CPU's front cache. What is popped and not aligned goes back to the maps.
+bool Pool::take_cached(uint32_t size_class, const Request& request, Area* area) {
+  uintptr_t handle = 0;
+  if (!front_.pop(FrontCache::kReady, size_class, &handle)) {
+    if (!front_.wide() || !make_batch_ready(size_class, request.atomic, &handle)) return false;
+    front_.correct_allocs(1);
+  }
+  if (handle % request.align_bytes != 0) [[unlikely]] {
+    unpop(handle);
+    return false;
+  }
+  const Spot spot = memory_.spot_of(handle);
+  marks_.begin_life(spot.chunk, spot.offset);
+  *area = {spot.chunk, spot.offset, request.size_bytes};
+  return true;
+}
+
+// Takes freed areas off this CPU's stack; they are the caller's then.
+uint32_t Pool::pop_freed(uint32_t size_class, uintptr_t* areas, uint32_t most) {
+  uint32_t count = 0;
+  while (count < most && front_.pop(FrontCache::kFreed, size_class, &areas[count])) {
+    // One by one: who reads the statistics meanwhile finds one allocation too many at most.
+    if (!front_.wide()) front_.correct_allocs(-1);
+    count++;
+  }
+  return count;
+}
+
+// Zeroes areas that the caller took off freed stacks, neighbours together, and ends their charges.
+void Pool::make_ready(uint32_t size_class, uintptr_t* areas, uint32_t count) {
+  PERCPU_CHECK(count <= FrontCache::kLimit, "expected at most a stack of areas, found %u", count);
+  const uint32_t size_bytes = FrontCache::size_of(size_class);
+  std::sort(areas, areas + count);
+  UnitMemory::Stretch stretches[FrontCache::kLimit];
+  uint32_t nr_stretches = 0;
+  for (uint32_t i = 0; i < count; i++) {
+    const Spot spot = memory_.spot_of(areas[i]);
+    uncharge(spot, size_bytes);
+    if (nr_stretches != 0) {
+      UnitMemory::Stretch& last = stretches[nr_stretches - 1];
+      if (last.handle + last.size_bytes == areas[i] && spot.offset.bytes != 0) {
+        last.size_bytes += size_bytes;
+        continue;
+      }
+    }
+    stretches[nr_stretches++] = {areas[i], size_bytes};
+  }
+  memory_.zero(stretches, nr_stretches);
+}
+
+// Puts areas on this CPU's ready stack; what finds no room there goes back to the maps.
+void Pool::push_ready(uint32_t size_class, const uintptr_t* areas, uint32_t count) {
+  uint32_t pushed = 0;
+  while (pushed < count && front_.push(FrontCache::kReady, size_class, areas[pushed])) pushed++;
+  Spot surplus[FrontCache::kLimit];
+  for (uint32_t i = pushed; i < count; i++) surplus[i - pushed] = memory_.spot_of(areas[i]);
+  if (pushed != 0) (void)front_caches_may_hold();
+  if (pushed != count) put_back(surplus, count - pushed);
+}
+
+// Makes a batch of areas ready for this CPU; one of them is the caller's. What is freed here is taken first. Where that is
+// little, the maps fill the batch up, since zeroing many costs little more than zeroing one: but only from populated pages,
+// and only while somebody would empty the front caches in time. False where nothing is to be had.
+bool Pool::make_batch_ready(uint32_t size_class, bool atomic, uintptr_t* area) {
+  uintptr_t areas[FrontCache::kLimit];
+  uint32_t count = pop_freed(size_class, areas, FrontCache::kLimit);
+  const uint32_t most = std::min(front_.limit_of(size_class), FrontCache::kBatch);
+  if (count < most && !atomic && percpu_thread_.offset != nullptr && cached() &&
+      !front_.stopped()) {
+    count += take_spare(size_class, areas + count, most - count);
+  }
+  if (count == 0) return false;
+  make_ready(size_class, areas, count);
+  *area = areas[0];
+  push_ready(size_class, areas + 1, count - 1);
+  return true;
+}
+
+// Takes areas from populated pages of the maps, as freed ones: not live. It is done for a request of that size, which
+// count_allocation() may never see.
+uint32_t Pool::take_spare(uint32_t size_class, uintptr_t* areas, uint32_t most) {
+  uint32_t count = 0;
+  lock_map();
+  while (count < most) {
+    const std::optional<Area> found =
+        core_->allocate(FrontCache::size_of(size_class), kFragmentBytes, Context::normal, Region::dynamic);
+    if (!found) break;
+    const bool populated = !core_->next_unpopulated_run(*found);
+    (void)core_->clear_live(found->chunk, found->offset);
+    if (!populated) {
+      if (core_->release(found->chunk, found->offset).wake_balancer) request(kBalance);
+      break;
+    }
+    counters_.nr_taken++;
+    counters_.taken_bytes += found->size_bytes;
+    areas[count++] = memory_.handle(found->chunk, found->offset);
+  }
+  counters_.nr_peak_taken = std::max(counters_.nr_peak_taken, counters_.nr_taken);
+  if (count != 0) count_request(FrontCache::size_of(size_class));
+  unlock_map();
+  return count;
+}
+
+// ---- free ----------------------------------------------------------------------------------------------------------
+
+// Puts an area into this CPU's front cache. A stack that is full gives half of it back to the maps first, at the price of one
+// lock for all.
+bool Pool::cache(uint32_t size_class, Spot spot) {
+  // Who cannot push need not wake the thread that would look after it.
+  if (!front_.is_open() || in_reserved_part(spot) || !front_.attach_thread() || !front_caches_may_hold()) return false;
+  const uintptr_t handle = memory_.handle(spot.chunk, spot.offset);
+  bool pushed = front_.push(FrontCache::kFreed, size_class, handle);
+  if (!pushed && flush_freed(size_class, front_.limit_of(size_class) / 2) != 0) {
+    pushed = front_.push(FrontCache::kFreed, size_class, handle);
+  }
+  if (pushed && !front_caches_may_hold()) flush_freed_here();
+  return pushed;
+}
+
+// Front caches hold areas only while there is a thread that empties them in time, and it hears that there are some. Asked
+// before an area is pushed, and after it: they may have been emptied in between.
+bool Pool::front_caches_may_hold() {
+  if (cached()) return true;
+  if (!environment_.balancer->serves()) {
+    request(kThread);
+    return false;
+  }
+  state_.fetch_and(~uint32_t{kNoneCached}, std::memory_order_seq_cst);
+  // Where it could not be started meanwhile, and found none cached: the next try to start it will find them.
+  if (!environment_.balancer->serves()) request(kThread);
+  environment_.balancer->wake();
+  return true;
+}
+
+// Gives freed areas of this CPU back to the maps. Returns: how many; 0 also where stacks are stopped, or the thread has no rseq.
+uint32_t Pool::flush_freed(uint32_t size_class, uint32_t most) {
+  uintptr_t areas[FrontCache::kLimit];
+  Spot spots[FrontCache::kLimit];
+  const uint32_t count = pop_freed(size_class, areas, most);
+  for (uint32_t i = 0; i < count; i++) {
+    spots[i] = memory_.spot_of(areas[i]);
+    if (front_.wide()) uncharge(spots[i], FrontCache::size_of(size_class));
+  }
+  if (count != 0) put_back(spots, count);
+  return count;
+}
+
+void Pool::flush_freed_here() {
+  for (uint32_t c = 0; c < FrontCache::kNrClasses; c++) (void)flush_freed(c, FrontCache::kLimit);
+}
+
+// ---- giving back, making ready -------------------------------------------------------------------------------------
+
+void Pool::drain_front_caches() {
+  if (!front_.is_open()) return;
+  SleepMutexGuard guard(grow_lock_);
+  drain_fenced();
+}
+
+// Without a fence nothing can be taken from other CPUs' stacks: what lies there stays.
+void Pool::drain_fenced() {
+  if (!front_.is_open()) return;
+  front_.stop();
+  if (environment_.fence->all(*environment_.system, environment_.topology->possible) == 0) {
+    drain_stopped();
+    state_.fetch_or(kNoneCached, std::memory_order_seq_cst);
+  }
+  // Whatever is found there next time is new, even if it is as much as there was.
+  front_activity_ = UINT64_MAX;
+  front_.start();
+}
+
+// Takes all out of the front caches. Nobody is inside a sequence that began before the fence, and those that begin after
+// it find their stacks stopped.
+// Areas leave their stack and the maps take them back under one lock: to who reads the statistics they are never in between.
+void Pool::drain_stopped() {
+  FrontCache::Filled filled{};
+  while (front_.find_filled(&filled)) {
+    const bool charged = front_.wide() && filled.kind == FrontCache::kFreed;
+    lock_map();
+    const uint32_t count = percpu_stack_count(filled.stack);
+    for (uint32_t i = 0; i < count; i++) {
+      const Spot spot = memory_.spot_of(percpu_stack_slots(filled.stack)[i]);
+      if (charged) uncharge(spot, FrontCache::size_of(filled.size_class));
+      release(spot);
+    }
+    percpu_stack_set_count(filled.stack, 0);
+    unlock_map();
+  }
+}
+
+uint32_t Pool::look_after_front_caches(uint64_t now_ms) {
+  if (!cached()) return 0;
+  SleepMutexGuard guard(grow_lock_);
+  const FrontCache::Sums sums = front_.sums();
+  const uint64_t activity = sums.nr_allocs * 64 + sums.nr_cached;
+  if (activity != front_activity_) {
+    front_activity_ = activity;
+    front_active_ms_ = now_ms;
+  }
+  const uint64_t idle_ms = now_ms - front_active_ms_;
+  if (idle_ms >= kIdleMs) {
+    drain_fenced();
+    return !cached() ? 0 : front_.wide() ? kWideMs : kIdleMs;
+  }
+  if (!front_.wide()) return static_cast<uint32_t>(kIdleMs - idle_ms);
+  const uint64_t ready_ms = now_ms - front_ready_ms_;
+  if (ready_ms + kClockStepMs < kWideMs) return static_cast<uint32_t>(kWideMs - ready_ms);
+  front_ready_ms_ = now_ms;
+  if (sums.nr_freed != 0) {
+    front_.stop();
+    if (environment_.fence->all(*environment_.system, environment_.topology->possible) == 0) make_ready_stopped();
+    front_.start();
+  }
+  return kWideMs;
+}
+
+// Makes freed areas ready, on all CPUs, as far as there is room for them. Meanwhile their CPUs allocate from the maps; all of
+// it takes less than a millisecond. An area is on one of the two stacks for read_counts(), which reads under the map lock.
+void Pool::make_ready_stopped() {
+  for (uint32_t cpu = 0; cpu < front_.nr_cpus(); cpu++) {
+    uint32_t counts[FrontCache::kNrClasses];
+    uint32_t sum = 0;
+    for (uint32_t c = 0; c < FrontCache::kNrClasses; c++) {
+      percpu_stack* freed = front_.stack_of(cpu, FrontCache::kFreed, c);
+      percpu_stack* ready = front_.stack_of(cpu, FrontCache::kReady, c);
+      uintptr_t areas[FrontCache::kLimit];
+      const uint32_t nr_freed = percpu_stack_count(freed);
+      const uint32_t nr_ready = percpu_stack_count(ready);
+      const uint32_t count = std::min(nr_freed, front_.limit_of(c) - nr_ready);
+      for (uint32_t i = 0; i < count; i++) areas[i] = percpu_stack_slots(freed)[nr_freed - 1 - i];
+      make_ready(c, areas, count);
+      for (uint32_t i = 0; i < count; i++) percpu_stack_slots(ready)[nr_ready + i] = areas[count - 1 - i];
+      counts[c] = count;
+      sum += count;
+    }
+    if (sum == 0) continue;
+    lock_map();
+    for (uint32_t c = 0; c < FrontCache::kNrClasses; c++) {
+      percpu_stack* freed = front_.stack_of(cpu, FrontCache::kFreed, c);
+      percpu_stack* ready = front_.stack_of(cpu, FrontCache::kReady, c);
+      percpu_stack_set_count(freed, percpu_stack_count(freed) - counts[c]);
+      percpu_stack_set_count(ready, percpu_stack_count(ready) + counts[c]);
+    }
+    unlock_map();
+  }
+}
+
+}  // namespace percpu
