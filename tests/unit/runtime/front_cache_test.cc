@@ -288,7 +288,7 @@ TEST_CASE("an allocation takes one area off its CPU's stack at most to find that
     std::erase(handles, nullptr);
     (void)pool->look_after_front_caches(1000);  // in a wide pool they are ready now
     const uint64_t before = pool.stats().nr_cached;
-    REQUIRE(before > 10);
+    REQUIRE(before >= 2);
     handles.push_back(pool.alloc(8, 512));
     CHECK(reinterpret_cast<uintptr_t>(handles.back()) % 512 == 0);
     CHECK(pool.stats().nr_cached >= before - 1);
@@ -401,6 +401,7 @@ TEST_CASE("front caches are emptied 0.2 s after they were found in use, however 
 TEST_CASE("in a narrow pool the next look is due when the front caches may be idle, whenever the last one came") {
   if (!front_caches_work()) return;
   World world("balance:thread");
+  if (world.topology.possible.count() > FrontCache::kWideCopies) return;  // no pool is narrow here
   HeldThread held(world);
   TestPool pool(world, kNarrow);
   warm_up(pool, 8);
