@@ -232,7 +232,7 @@ TEST_CASE("areas that wait are given back before an allocation fails") {
   }
 }
 
-TEST_CASE("a domain at its limit, or a pool that is full, stops no CPU for an allocation that fails while nothing waits that could help") {
+TEST_CASE("an allocation that a full pool or a domain's limit refuses stops no CPU where nothing waits that could help") {
   if (!front_caches_work()) return;
   for (const uint32_t nr_cpus : {0u, 64u}) {
     CAPTURE(nr_cpus);
@@ -311,7 +311,7 @@ TEST_CASE("static variables in the reserved part are told from areas, and no oth
   });
   CHECK(end.signal == SIGABRT);
   CHECK(contains(end.standard_error, "found a static per-CPU variable"));
-  // Nothing in the pool has a record that a free would look into, so nothing that waits is charged: a charge that fails drains nothing.
+  // No record is in use, so nothing that waits is charged: a charge that fails drains nothing.
   pool.free(pool.alloc(8));
   int error = 0;
   const DomainId domain = world.accounting.create(world.faulty.system(), "full", 0, kNoDomain, &error);
