@@ -11,6 +11,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <type_traits>
+
 #include "base/check.h"
 #include "os/fork_depth.h"
 #include "preload/heap/heap.h"
@@ -162,8 +164,7 @@ int background(void*) {
     print(false);
   }
   const bool placed = percpu::heap::pin_tick();
-  // Caches are emptied by the first tick that finds them unused since the one before.
-  return heap.tick() || placed || heap.totals().cached_bytes != 0 ? 1 : 0;
+  return heap.tick() || placed ? 1 : 0;
 }
 
 // From now on what changes mappings goes by libc's own functions, which libraries that must hear of it patch (UCX, for network cards);
@@ -172,15 +173,14 @@ void use_mapping_calls_of_libc() {
   static percpu::MappingCalls found{};
   void* const libc = dlopen("libc.so.6", RTLD_LAZY | RTLD_NOLOAD);
   if (libc == nullptr) return;
-  found.mmap = reinterpret_cast<decltype(found.mmap)>(dlsym(libc, "mmap"));
-  found.munmap = reinterpret_cast<decltype(found.munmap)>(dlsym(libc, "munmap"));
-  found.mremap = reinterpret_cast<decltype(found.mremap)>(dlsym(libc, "mremap"));
-  found.mprotect = reinterpret_cast<decltype(found.mprotect)>(dlsym(libc, "mprotect"));
-  found.madvise = reinterpret_cast<decltype(found.madvise)>(dlsym(libc, "madvise"));
+  const auto find = [libc](const char* name, auto* function) {
+    *function = reinterpret_cast<std::remove_pointer_t<decltype(function)>>(dlsym(libc, name));
+    return *function != nullptr;
+  };
+  const bool all = find("mmap", &found.mmap) && find("munmap", &found.munmap) && find("mremap", &found.mremap) &&
+                   find("mprotect", &found.mprotect) && find("madvise", &found.madvise);
   (void)dlclose(libc);
-  if (found.mmap == nullptr || found.munmap == nullptr || found.mremap == nullptr || found.mprotect == nullptr || found.madvise == nullptr)
-    return;
-  percpu::use_mapping_calls(&found);
+  if (all) percpu::use_mapping_calls(&found);
 }
 
 // libpercpu's constructors have run, as it is a dependency.

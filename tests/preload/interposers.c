@@ -7,7 +7,9 @@
 #include <dlfcn.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <time.h>
+#include <unistd.h>
 
 static __thread int inside;
 
@@ -35,3 +37,6 @@ IN_FRONT(void *, mmap, (void *at, size_t bytes, int access, int flags, int file,
 IN_FRONT(int, munmap, (void *at, size_t bytes), (at, bytes))
 IN_FRONT(int, mprotect, (void *at, size_t bytes, int access), (at, bytes, access))
 IN_FRONT(int, madvise, (void *at, size_t bytes, int advice), (at, bytes, advice))
+IN_FRONT(int, getrlimit, (__rlimit_resource_t resource, struct rlimit *limit), (resource, limit))
+IN_FRONT(pid_t, getpid, (void), ())
+IN_FRONT(long, sysconf, (int name), (name))
