@@ -268,6 +268,9 @@ int percpu_balance(void);
  * until its copies have been zeroed in the background, but is uncharged before a charge would fail. Areas in the first chunk
  * carry no charge.
  *
+ * From the first area on that is charged, every percpu_free() of its pool takes a longer way, for good, whether its area is charged
+ * or not: a program that accounts for some areas and counts the nanoseconds of others makes a second pool.
+ *
  * What is handed to the functions below as a domain and is none, or has no reference left of any kind, stops the program with
  * one line that names it.
  */

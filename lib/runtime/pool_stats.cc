@@ -32,7 +32,7 @@ bool Pool::address_info(uintptr_t address, percpu_address* info) {
   lock_map();
   std::optional<AreaView> area;
   if (core_->chunk_exists(spot.chunk)) area = core_->area_containing(spot.chunk, spot.offset);
-  if (area && area->live && records_used() &&
+  if (area && area->live && (area->reserved || records_used()) &&
       memory_.record(spot.chunk, area->start).domain.load(std::memory_order_relaxed) == kStaticVariables.value) {
     info->flags |= PERCPU_INFO_STATIC;
   }
