@@ -53,9 +53,10 @@ struct percpu_thread_state {
 extern __thread struct percpu_thread_state percpu_thread_ __attribute__((tls_model("initial-exec")));
 
 /*
- * Called where percpu_thread_.offset is NULL. Finds out about the calling thread: the first time by two system calls or a few more,
- * from then on by none. Returns 1 if it may run sequences from now on (percpu_thread_.offset is set), 0 if it must use
- * percpu_shared_copy_(). Async-signal-safe. Preserves errno.
+ * Called where percpu_thread_.offset is NULL. Finds out about the calling thread: the first time by two system calls or a few
+ * more, from then on by none (a vfork child, which must not come here, would leave its answer to its parent's thread). Returns 1 if
+ * it may run sequences from now on (percpu_thread_.offset is set), 0 if it must use percpu_shared_copy_(). Async-signal-safe.
+ * Preserves errno.
  */
 int percpu_thread_attach_(void);
 

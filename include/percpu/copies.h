@@ -57,6 +57,7 @@ struct percpu_walk_ {
   const struct percpu_view *view;
   const volatile void *handle;
   uint32_t next; /* copy id, or CPU */
+  uint32_t nr_cpu_ids;
 };
 
 PERCPU_INLINE_ struct percpu_walk_ percpu_walk_begin_(const struct percpu_view *view, const volatile void *handle) {
@@ -64,6 +65,8 @@ PERCPU_INLINE_ struct percpu_walk_ percpu_walk_begin_(const struct percpu_view *
   walk.view = percpu_view_or_default_(view);
   walk.handle = handle;
   walk.next = 0;
+  /* With acquire: where there is no handle, nothing else says that the default view is complete. */
+  walk.nr_cpu_ids = __atomic_load_n(&walk.view->nr_cpu_ids, __ATOMIC_ACQUIRE);
   return walk;
 }
 
@@ -76,15 +79,9 @@ PERCPU_INLINE_ void *percpu_walk_next_(struct percpu_walk_ *walk) {
   return NULL;
 }
 
-/* The highest possible CPU number + 1. With acquire: without a handle, nothing else says that the default view is complete. */
-PERCPU_INLINE_ uint32_t percpu_walk_cpus_(const struct percpu_walk_ *walk) {
-  return __atomic_load_n(&walk->view->nr_cpu_ids, __ATOMIC_ACQUIRE);
-}
-
 /* The next possible CPU, or nr_cpu_ids after the last. */
 PERCPU_INLINE_ uint32_t percpu_walk_cpu_(struct percpu_walk_ *walk) {
-  const uint32_t nr_cpu_ids = percpu_walk_cpus_(walk);
-  while (walk->next < nr_cpu_ids && walk->view->offset[walk->next] == 0) ++walk->next;
+  while (walk->next < walk->nr_cpu_ids && walk->view->offset[walk->next] == 0) ++walk->next;
   return walk->next++;
 }
 
@@ -96,7 +93,7 @@ PERCPU_INLINE_ uint32_t percpu_walk_cpu_(struct percpu_walk_ *walk) {
 #define PERCPU_FOR_EACH_CPU_(of, cpu, id)                                                    \
   for (struct percpu_walk_ PERCPU_WALK_NAME_(id) = percpu_walk_begin_(of, NULL);             \
        ((cpu) = (__typeof__(cpu))percpu_walk_cpu_(&PERCPU_WALK_NAME_(id))),                  \
-       PERCPU_WALK_NAME_(id).next <= percpu_walk_cpus_(&PERCPU_WALK_NAME_(id));)
+       PERCPU_WALK_NAME_(id).next <= PERCPU_WALK_NAME_(id).nr_cpu_ids;)
 #define percpu_for_each_possible_cpu(cpu) PERCPU_FOR_EACH_CPU_((const struct percpu_view *)0, cpu, __COUNTER__)
 #define percpu_pool_for_each_possible_cpu(pool, cpu) PERCPU_FOR_EACH_CPU_(percpu_pool_view_(pool), cpu, __COUNTER__)
 #define percpu_for_each_copy(c, p) PERCPU_FOR_EACH_COPY_((const struct percpu_view *)0, c, p, __COUNTER__)

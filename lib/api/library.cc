@@ -49,7 +49,7 @@ pthread_key_t main_key;
 bool has_main_key = false;
 
 // A thread has room for the values of so many keys from the beginning; for those of others glibc calls malloc, which a signal
-// handler must not.
+// handler must not. (With a later key, a main thread that did not load the library is watched from its first pool or fence on.)
 constexpr pthread_key_t kKeysWithoutMalloc = 32;
 
 // If the calling thread is the main one: when the library is loaded, in the child of a fork, and when a thread uses it first

@@ -8,7 +8,6 @@
 
 #include "base/check.h"
 #include "os/cancel.h"
-#include "os/clock.h"
 #include "os/file.h"
 #include "runtime/pool.h"
 
@@ -233,10 +232,9 @@ bool Balancer::do_job() {
 // In how many milliseconds the first pool wants another look; 0: none does.
 uint32_t Balancer::look_after_front_caches() {
   SleepMutexGuard guard(rounds_lock_);
-  const uint64_t now_ms = coarse_ms();
   uint32_t soonest_ms = 0;
   for (Pool* pool = first_pool(); pool != nullptr; pool = pool->next.load(std::memory_order_relaxed)) {
-    const uint32_t ms = pool->look_after_front_caches(now_ms);
+    const uint32_t ms = pool->look_after_front_caches();
     if (ms != 0 && (soonest_ms == 0 || ms < soonest_ms)) soonest_ms = ms;
   }
   return soonest_ms;

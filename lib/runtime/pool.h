@@ -2,7 +2,8 @@
 //
 // One allocator: its locks, its way of allocating and freeing, and its rounds of balance. What is where in the pool's
 // address space is unit_memory.h's business; which area is taken next is core/pool_core.h's. lib/README.md tells the way of
-// one allocation and of one free through this file.
+// one allocation and of one free. Its functions are in pool.cc (allocation), pool_free.cc, pool_cached.cc (front caches),
+// pool_fast.h (what is inline of these), pool_balance.cc, pool_setup.cc, pool_stats.cc and pool_check.cc.
 //
 // Invariants:
 //   a page that core_ counts as populated is backed in every hot copy
@@ -126,8 +127,9 @@ class Pool {
   // Gives what lies in the front caches back to the maps.
   void drain_front_caches() PERCPU_EXCLUDES(grow_lock_, map_lock_);
   // Makes freed areas ready, and drains the front caches if nobody used them for a fifth of a second. May come at any time, and
-  // more often than asked for: what is due is told by `now_ms`, a clock that does not go back. Returns: in how many milliseconds
-  // another look is worth it; 0: not before somebody asks.
+  // more often than asked for: what is due is told by a clock that does not go back, coarse_ms() unless a test has its own.
+  // Returns: in how many milliseconds another look is worth it; 0: not before somebody asks.
+  uint32_t look_after_front_caches() PERCPU_EXCLUDES(grow_lock_, map_lock_);
   uint32_t look_after_front_caches(uint64_t now_ms) PERCPU_EXCLUDES(grow_lock_, map_lock_);
   // One round, and no more. Context: may block; the balancer's list of pools may be locked.
   void make_round() PERCPU_EXCLUDES(grow_lock_, map_lock_);
@@ -220,7 +222,7 @@ class Pool {
   void give_back(const Area& area) PERCPU_EXCLUDES(map_lock_);
   int create_chunk() PERCPU_REQUIRES(grow_lock_);
   void unpop(uintptr_t area);
-  bool take_cached(uint32_t size_class, const Request& request, Area* area);
+  bool take_cached(uint32_t size_class, const Request& request, Area* area, bool* zeroed);
   bool make_batch_ready(uint32_t size_class, bool atomic, uintptr_t* area);
   uint32_t take_spare(uint32_t size_class, uintptr_t* areas, uint32_t most) PERCPU_EXCLUDES(map_lock_);
   void push_ready(uint32_t size_class, const uintptr_t* areas, uint32_t count);
@@ -253,6 +255,7 @@ class Pool {
   }
   void drain_fenced() PERCPU_REQUIRES(grow_lock_) PERCPU_EXCLUDES(map_lock_);
   void drain_stopped() PERCPU_REQUIRES(grow_lock_) PERCPU_EXCLUDES(map_lock_);
+  uint32_t look_by_clock(uint64_t now_ms) PERCPU_REQUIRES(grow_lock_) PERCPU_EXCLUDES(map_lock_);
   void make_ready_stopped() PERCPU_REQUIRES(grow_lock_) PERCPU_EXCLUDES(map_lock_);
   void uncharge(Spot spot, size_t size_bytes);
   [[noreturn]] void bad_handle(const void* handle, const char* call);

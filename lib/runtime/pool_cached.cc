@@ -6,13 +6,14 @@
 #include <utility>
 
 #include "base/check.h"
+#include "os/clock.h"
 #include "runtime/pool.h"
 
 namespace percpu {
 namespace {
 
 // The inline part of an allocation has just popped an area that is not aligned: take_any(), which comes next, is not to pop another
-// one. A hint: a signal handler that allocates in between takes it, and this thread then does without.
+// one. A hint: a signal handler that allocates in between takes it, and this thread then does without it.
 __thread bool popped_misaligned __attribute__((tls_model("initial-exec"))) = false;
 
 // Front caches that nobody used for so long are emptied.
@@ -44,16 +45,15 @@ int Pool::take_any(const Request& request, Area* area, bool* zeroed) {
   const bool in_vain = std::exchange(popped_misaligned, false);
   const uint32_t size_class = FrontCache::class_of(request.size_bytes);
   if (request.region == Region::reserved || size_class == FrontCache::kNrClasses) return take(request, area, zeroed);
-  if (!in_vain && take_cached(size_class, request, area)) {
-    *zeroed = front_.wide();
-    return 0;
-  }
+  if (!in_vain && take_cached(size_class, request, area, zeroed)) return 0;
   if (!request.atomic) (void)front_.attach_thread();
-  return take(request, area, zeroed);
+  const int result = take(request, area, zeroed);
+  // Before it fails, what was left out is tried after all.
+  return result != 0 && in_vain && take_cached(size_class, request, area, zeroed) ? 0 : result;
 }
 
 // An area from this CPU's front cache. What is popped and not aligned goes back to the maps.
-bool Pool::take_cached(uint32_t size_class, const Request& request, Area* area) {
+bool Pool::take_cached(uint32_t size_class, const Request& request, Area* area, bool* zeroed) {
   uintptr_t handle = 0;
   if (!front_.pop(FrontCache::kReady, size_class, &handle)) {
     if (!front_.wide() || !make_batch_ready(size_class, request.atomic, &handle)) return false;
@@ -66,6 +66,7 @@ bool Pool::take_cached(uint32_t size_class, const Request& request, Area* area) 
   const Spot spot = memory_.spot_of(handle);
   marks_.begin_life(spot.chunk, spot.offset);
   *area = {spot.chunk, spot.offset, request.size_bytes};
+  *zeroed = front_.wide();
   return true;
 }
 
@@ -243,9 +244,19 @@ void Pool::drain_stopped() {
   }
 }
 
+uint32_t Pool::look_after_front_caches() {
+  if (!cached()) return 0;
+  SleepMutexGuard guard(grow_lock_);
+  return look_by_clock(coarse_ms());  // now: who had the lock may have had it for long
+}
+
 uint32_t Pool::look_after_front_caches(uint64_t now_ms) {
   if (!cached()) return 0;
   SleepMutexGuard guard(grow_lock_);
+  return look_by_clock(now_ms);
+}
+
+uint32_t Pool::look_by_clock(uint64_t now_ms) {
   const FrontCache::Sums sums = front_.sums();
   const uint64_t activity = sums.nr_allocs * 64 + sums.nr_cached;
   if (activity != front_activity_) {
