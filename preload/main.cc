@@ -115,7 +115,9 @@ void print(bool json) {
   const auto write = [](void* to, const char* chars, size_t len_bytes) {
     percpu::report_raw_to(*static_cast<const int*>(to), chars, len_bytes);
   };
-  percpu::heap::Pieces text(write, &file);
+  // Written at once where it fits: processes that share a stderr must not mix.
+  static char buffer[size_t{64} << 10];
+  percpu::heap::Pieces text(write, &file, buffer, sizeof buffer);
   if (json) {
     heap.print_json(text);
   } else {

@@ -23,6 +23,9 @@ namespace {
 constexpr size_t kAllBudgets = size_t{64} << 20;
 constexpr size_t kLeastBudget = 256 * 1024;
 constexpr size_t kMostBudget = size_t{4} << 20;
+// A CPU that may hold no more than this is emptied after so many looks that found it unused, not after one.
+constexpr size_t kLittleBytes = 64 * 1024;
+constexpr uint32_t kLooksAtLittle = 5;
 // With more CPUs than this the stacks are shorter, since each takes its memory on each CPU.
 constexpr uint32_t kManyCpus = 32;
 // A lane that asked for nothing in so many demands of its CPU is idle. To empty one takes a fence, which is a system call:
@@ -305,8 +308,13 @@ bool CpuCache::age(bool all, BlockSink sink, void* context) {
       used = used || now != cpu.seen[lane];
       cpu.seen[lane] = now;
     }
-    if (used && !all) held = true;
-    if (!any || (used && !all)) continue;
+    if (!any) continue;
+    cpu.unused_looks = used ? 0 : cpu.unused_looks + 1;
+    if (!all && cpu.unused_looks < (cpu.used_bytes > kLittleBytes ? 1u : kLooksAtLittle)) {
+      held = true;
+      continue;
+    }
+    cpu.unused_looks = 0;
     close(number);
     if (percpu_fence(static_cast<int>(number)) == 0) {
       for (uint32_t lane = 0; lane < nr_lanes_; ++lane) {

@@ -67,8 +67,9 @@ class CpuCache {
   // The stack was found empty, or full: lets it hold more. Returns how many blocks it may hold now; 0: no cache just now.
   uint32_t demand(uint32_t lane, BlockSink sink, void* context);
 
-  // Empties the caches of CPUs that nobody used since the last call, or of all. Returns whether others may hold something, which a
-  // later call may find unused.
+  // Empties the caches of CPUs that nobody used since the last call, or of all; those that may hold little only after several
+  // calls: what a quiet program uses now and then is not worth a fence each time. Returns whether others may hold something, which
+  // a later call may find unused.
   bool age(bool all, BlockSink sink, void* context);
 
   // What was done to the stacks so far.
@@ -109,6 +110,7 @@ class CpuCache {
     uint32_t limit[kMaxLanes] = {};
     uint32_t asked[kMaxLanes] = {};     // demand_clock at the lane's last demand
     uint32_t seen[kMaxLanes] = {};      // its count when age() looked last
+    uint32_t unused_looks = 0;          // in a row
   };
 
   uintptr_t copy_of(uint32_t cpu) const { return base_ + view_.offset[cpu]; }

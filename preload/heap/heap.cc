@@ -393,19 +393,35 @@ bool Heap::tick() {
   if (this_thread_forks()) return true;  // all CPUs are closed: age() would open them
   if (!decay_lock_.try_lock()) return true;
   const uint64_t now_ms = coarse_ms();
-  const uint64_t kept = kept_share(now_ms - last_tick_ms_, decay_ms_);
+  const uint64_t since_ms = now_ms - load_relaxed(&last_tick_ms_);
+  // The balance thread comes by whenever it is woken, by anybody. What ages goes by the clock.
+  if (since_ms < kTickMs / 2) {
+    decay_lock_.unlock();
+    return true;
+  }
   store_relaxed(&last_tick_ms_, now_ms);
+  // Before it looks: whoever leaves work behind the look, under a lock that it took, finds this set.
+  store_relaxed(&rests_, true);
+  const uint64_t kept = kept_share(since_ms, decay_ms_);
   bool again = cache_.age(false, sink_to_lists, this);
   for (uint32_t node = 0; node < window_.nr_nodes(); ++node) {
     for (CentralList& list : lists_[node]) again = list.age(false) || again;
-    pages_[node].decay(kept);
+    const bool more = pages_[node].decay(kept);
+    again = again || (more && decay_ms_ != kDecayOff);
   }
   if (backed_pages() >= kFirstLookPages) look_at_limit();
   purge_excess();
   store_relaxed(&nr_ticks_, nr_ticks_ + 1);
-  again = again || dirty_pages() > 0 || near_limit_;
+  again = again || near_limit_;
+  if (again) store_relaxed(&rests_, false);
   decay_lock_.unlock();
   return again;
+}
+
+void Heap::wake_ticker() {
+  if (!load_relaxed(&thread_ticks_) || !__atomic_exchange_n(&rests_, false, __ATOMIC_RELAXED)) return;
+  store_relaxed(&last_tick_ms_, coarse_ms());  // what there is now has not been there meanwhile
+  percpu_balance_wake_();
 }
 
 void Heap::begin_threads() {
@@ -420,6 +436,7 @@ void Heap::decay_if_due() {
       if (pages_[node].dirty_pages() != 0) (void)pages_[node].purge_all();
     }
   }
+  if (__builtin_expect(load_relaxed(&rests_), 0)) wake_ticker();
   // What a tick finds out decides what may stay.
   tick_if_due();
   heed_limit();
@@ -428,7 +445,7 @@ void Heap::decay_if_due() {
 void Heap::tick_if_due() {
   const uint64_t since_ms = coarse_ms() - load_relaxed(&last_tick_ms_);
   if (since_ms < kTickMs) return;
-  // The balance thread may sleep because there was nothing to do. Where it does not hear, or has no time, who frees ticks.
+  // Where the balance thread does not hear, or has no time, who frees ticks.
   if (load_relaxed(&thread_ticks_)) percpu_balance_wake_();
   if (!load_relaxed(&thread_ticks_) || since_ms > 4 * kTickMs) (void)tick();
 }
@@ -510,6 +527,8 @@ void Heap::fork_child() {
   forking_thread.store(0, std::memory_order_relaxed);
   store_relaxed(&threads_begun_, false);
   store_relaxed(&thread_ticks_, false);
+  store_relaxed(&rests_, false);
+  store_relaxed(&most_dirty_pages_, uint64_t{0});  // unknown: nobody ticks here so far
   checker_.lock().reset_after_fork_in_child();
   window_.spans_lock().reset_after_fork_in_child();
   for_each_node_lock([](HeapLock& lock) { lock.reset_after_fork_in_child(); });

@@ -150,12 +150,15 @@ class Heap {
   int prepare_now();
   void decay_if_due();
   void tick_if_due();
+  void wake_ticker();
   template <class Each>
   void for_each_node_lock(Each each) PERCPU_NO_THREAD_SAFETY_ANALYSIS;
 
   // ---- the memory limit (heap_limit.cc)
-  // Where clean pages were taken, or pages became dirty: looks at the limit when enough of that has happened.
+  // Where clean pages were taken, pages became dirty, or a stack may hold more: wakes the balance thread if it rests, and looks
+  // at the limit when enough of that has happened.
   void heed_limit() {
+    if (__builtin_expect(load_relaxed(&rests_), 0)) wake_ticker();
     if (__builtin_expect(backed_pages() >= load_relaxed(&look_at_pages_), 0)) return look_now();
     if (__builtin_expect(dirty_pages() > load_relaxed(&most_dirty_pages_), 0)) give_excess();
   }
@@ -200,6 +203,7 @@ class Heap {
   bool kept_longer_ = false;    // realloc could not give the end of a large block back: some have more pages than was asked for
   bool threads_begun_ = false;  // the balance thread was asked to tick, in this process
   bool thread_ticks_ = false;   // and does
+  bool rests_ = false;          // it found nothing to do, and sleeps until it is woken
   uint64_t decay_ms_ = 1000;  // until start() reads what the user wants; kDecayOff
   Config config_{};
   PageHeap pages_[kMaxHeapNodes];
@@ -215,8 +219,8 @@ PRELOAD_HOT void* Heap::try_allocate(size_t size_bytes) {
 }
 
 // check:off has its way here, not functions of its own: what a program's calls are bound to is decided before anything can
-// be read (the resolvers of other libraries' IFUNCs may call malloc before the preload is relocated), and a jump through a
-// pointer would cost everybody. So a thread's limits decide; the other way costs nothing but to those who asked for it.
+// be read, and a jump through a pointer would cost everybody. So a thread's limits decide; the other way costs nothing but to
+// those who asked for it.
 PRELOAD_HOT bool Heap::try_release(void* block) { return try_release(block, cache_places.window); }
 
 PRELOAD_HOT bool Heap::try_release(void* block, uintptr_t window) {

@@ -498,22 +498,21 @@ uint64_t PageHeap::take_due(uint64_t idle, uint64_t kept) {
   return due - gone;
 }
 
-void PageHeap::decay(uint64_t kept) {
+bool PageHeap::decay(uint64_t kept) {
   uint64_t due = 0;
   {
     HeapGuard guard(lock_);
-    uint64_t idle = least_dirty_;
+    const uint64_t idle = least_dirty_;
     least_dirty_ = dirty_pages_;
     tick_++;
-    // What is free of the huge page that is being filled is not idle.
-    if (huge_regions_ != 0 && is_large()) idle -= idle < kRegionPages ? idle : kRegionPages;
-    due = take_due(idle, kept);
+    const uint64_t needed = needed_pages();
+    due = take_due(idle - std::min(idle, needed), kept);
+    if (due == 0) return dirty_pages_ > needed;
   }
-  if (due == 0) return;
   const uint64_t purged = purge(due, 2 * due, false);
-  if (purged <= 2 * due) return;
   HeapGuard guard(lock_);
-  ahead_pages_ += purged - 2 * due;
+  if (purged > 2 * due) ahead_pages_ += purged - 2 * due;
+  return dirty_pages_ > needed_pages();
 }
 
 uint64_t PageHeap::purge_to(uint64_t keep_pages) {

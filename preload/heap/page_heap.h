@@ -69,8 +69,8 @@ class PageHeap {
   // Pages of other mappings were moved to the block's, with whatever those were advised. Requires: a large block's span.
   void moved_to(uint32_t number) PERCPU_EXCLUDES(lock_);
 
-  // One tick of the decay: so much of the idle dirty pages stays (decay.h).
-  void decay(uint64_t kept) PERCPU_EXCLUDES(lock_);
+  // One tick of the decay: so much of the idle dirty pages stays (decay.h). Returns whether a later one may find some.
+  bool decay(uint64_t kept) PERCPU_EXCLUDES(lock_);
   // Gives dirty pages back now, until no more than so many are left, or fewer. Returns how many.
   uint64_t purge_to(uint64_t keep_pages) PERCPU_EXCLUDES(lock_);
   uint64_t purge_all() { return purge_to(0); }
@@ -160,6 +160,8 @@ class PageHeap {
   bool is_large() const PERCPU_REQUIRES(lock_) {
     return frontier_ - begin_ - dirty_pages_ - clean_pages_ - closed_pages_ >= kHugeFromPages;
   }
+  // What is free of the huge page that is being filled is not idle.
+  uint64_t needed_pages() const PERCPU_REQUIRES(lock_) { return huge_regions_ != 0 && is_large() ? kRegionPages : 0; }
   uint64_t huge_start(const Span& span, uint64_t start, uint64_t nr_pages) PERCPU_REQUIRES(lock_);
   void cover_huge(uint32_t number, uint64_t nr_pages) PERCPU_REQUIRES(lock_);
   void fill_huge(uint32_t number, uint64_t nr_pages) PERCPU_REQUIRES(lock_);

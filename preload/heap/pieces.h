@@ -22,7 +22,10 @@ class Pieces {
   // Takes a piece, which is terminated.
   using Take = void (*)(void* context, const char* chars, size_t len_bytes);
 
-  Pieces(Take take, void* context) : take_(take), context_(context) {}
+  Pieces(Take take, void* context) : Pieces(take, context, own_, sizeof own_) {}
+  // With a larger buffer of the caller's, so that fewer texts come in more than one piece.
+  Pieces(Take take, void* context, char* buffer, size_t capacity_bytes)
+      : take_(take), context_(context), buffer_(buffer), capacity_bytes_(capacity_bytes) {}
   Pieces(const Pieces&) = delete;
   Pieces& operator=(const Pieces&) = delete;
   ~Pieces() {
@@ -30,7 +33,7 @@ class Pieces {
   }
 
   void format(const char* format, ...) PERCPU_PRINTF_(2, 3) {
-    if (sizeof buffer_ - length_ < kMostAtOnce) {
+    if (capacity_bytes_ - length_ < kMostAtOnce) {
       take_(context_, buffer_, length_);
       length_ = 0;
     }
@@ -45,8 +48,10 @@ class Pieces {
  private:
   Take take_;
   void* context_;
+  char* buffer_;
+  size_t capacity_bytes_;
   size_t length_ = 0;
-  char buffer_[2048];
+  char own_[2048];
 };
 
 }  // namespace percpu::heap

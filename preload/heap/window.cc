@@ -31,7 +31,8 @@ size_t taken_bytes(const System& system) {
 // mappings need the rest. Where that is little they need more than a quarter: as much as the window, up to 128 MiB.
 size_t wanted_window(const System& system) {
   rlimit limit{};
-  if (raw_syscall(SYS_prlimit64, 0, RLIMIT_AS, 0, reinterpret_cast<long>(&limit)) != 0 || limit.rlim_cur >= kLargestWindow) return kLargestWindow;
+  const bool told = raw_syscall(SYS_prlimit64, 0, RLIMIT_AS, 0, reinterpret_cast<long>(&limit)) == 0;
+  if (!told || limit.rlim_cur >= kLargestWindow) return kLargestWindow;
   const size_t taken = taken_bytes(system);
   const size_t left = limit.rlim_cur > taken ? limit.rlim_cur - taken : 0;
   const size_t half = left / 2;

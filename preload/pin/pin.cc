@@ -40,10 +40,8 @@ bool has_mask(const pthread_attr_t* attr) {
 // What syscall.S goes by.
 extern "C" {
 using NextSyscall = long (*)(long, ...);
-__attribute__((visibility("hidden"))) constinit NextSyscall pin_next_syscall = nullptr;  // null until it is looked for
-__attribute__((visibility("hidden"))) void pin_find_next_syscall() { (void)pin_next(); }
+__attribute__((visibility("hidden"))) constinit NextSyscall pin_next_syscall = nullptr;  // until it is found
 __attribute__((visibility("hidden"))) long pin_syscall_sched_getaffinity(long number, long tid, long size_bytes, void* mask) {
-  (void)pin_next();
   const auto call = [=] { return __atomic_load_n(&pin_next_syscall, __ATOMIC_RELAXED)(number, tid, size_bytes, mask); };
   return placement.active() && placement.any_placed() ? placement.ask_kernel(static_cast<pid_t>(tid), mask, call) : call();
 }

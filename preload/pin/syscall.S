@@ -4,6 +4,9 @@
  *
  * All else jumps on to the next function of this name, with the stack and all arguments as they came: a child may return on another stack,
  * so there must be no frame of ours on the way. What the kernel is asked by the instruction itself does not come by here.
+ *
+ * Until our constructor has found that function the call is made here: resolvers of other libraries' IFUNCs may come by before this
+ * object is relocated, when no function of another one can be called.
  */
 #if defined(__x86_64__)
 #include <sys/syscall.h>
@@ -14,42 +17,30 @@
 syscall:
 	.cfi_startproc
 	endbr64
-	cmpq	$SYS_sched_getaffinity, %rdi
-	je	pin_syscall_sched_getaffinity
 	movq	pin_next_syscall(%rip), %rax
 	testq	%rax, %rax
 	je	1f
+	cmpq	$SYS_sched_getaffinity, %rdi
+	je	pin_syscall_sched_getaffinity
 	jmp	*%rax
-1:	pushq	%rdi		/* before our constructor has run */
-	.cfi_adjust_cfa_offset 8
-	pushq	%rsi
-	.cfi_adjust_cfa_offset 8
-	pushq	%rdx
-	.cfi_adjust_cfa_offset 8
-	pushq	%rcx
-	.cfi_adjust_cfa_offset 8
-	pushq	%r8
-	.cfi_adjust_cfa_offset 8
-	pushq	%r9
-	.cfi_adjust_cfa_offset 8
-	subq	$8, %rsp
-	.cfi_adjust_cfa_offset 8
-	call	pin_find_next_syscall
-	addq	$8, %rsp
-	.cfi_adjust_cfa_offset -8
-	popq	%r9
-	.cfi_adjust_cfa_offset -8
-	popq	%r8
-	.cfi_adjust_cfa_offset -8
-	popq	%rcx
-	.cfi_adjust_cfa_offset -8
-	popq	%rdx
-	.cfi_adjust_cfa_offset -8
-	popq	%rsi
-	.cfi_adjust_cfa_offset -8
-	popq	%rdi
-	.cfi_adjust_cfa_offset -8
-	jmp	*pin_next_syscall(%rip)
+1:	movq	%rdi, %rax	/* as libc does it */
+	movq	%rsi, %rdi
+	movq	%rdx, %rsi
+	movq	%rcx, %rdx
+	movq	%r8, %r10
+	movq	%r9, %r8
+	movq	8(%rsp), %r9
+	syscall
+	cmpq	$-4095, %rax
+	jae	2f
+	ret
+2:	negl	%eax
+	movq	errno@gottpoff(%rip), %rdx
+	testq	%rdx, %rdx
+	je	3f		/* nobody has said yet where errno is */
+	movl	%eax, %fs:(%rdx)
+3:	movq	$-1, %rax
+	ret
 	.cfi_endproc
 	.size	syscall, .-syscall
 	.section .note.GNU-stack,"",@progbits

@@ -5,6 +5,8 @@
 //   decay fast    all that was freed goes back by itself, in the end
 //   decay slow    with a half-life of an hour: little goes back, but something does
 //   decay caches  what CPUs' caches hold goes back when nothing was freed or taken for a while, though no page is dirty (decay:0)
+//   decay rested  the same of what comes up after the balance thread found nothing to do: many pages, freed just behind a tick; and
+//                 blocks that were taken slowly and freed fast
 //   decay sync    without a balance thread those who free tick as often as it would
 #include <malloc.h>
 #include <stdint.h>
@@ -13,6 +15,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <string>
 #include <thread>
@@ -31,15 +34,23 @@ constexpr size_t kMiB = size_t{1} << 20;
   exit(1);
 }
 
-// The number in front of these words in the statistics.
+// The number in front of these words in the statistics. Nothing is allocated for it.
 unsigned long number_before(const char* words) {
-  std::string text;
-  text.reserve(kMiB);
-  malloc_stats_print([](void* all, const char* piece) { *static_cast<std::string*>(all) += piece; }, &text, nullptr);
-  const size_t end = text.find(words);
-  if (end == std::string::npos) fail(words, 0);
-  const size_t begin = text.find_last_not_of("0123456789", end - 1);
-  return strtoul(text.c_str() + begin + 1, nullptr, 10);
+  static char text[size_t{1} << 18];
+  static size_t length;
+  length = 0;
+  malloc_stats_print(
+      [](void*, const char* piece) {
+        const size_t bytes = std::min(strlen(piece), sizeof text - 1 - length);
+        memcpy(text + length, piece, bytes);
+        length += bytes;
+        text[length] = 0;
+      },
+      nullptr, nullptr);
+  const char* at = strstr(text, words);
+  if (at == nullptr) fail(words, 0);
+  while (at > text && at[-1] >= '0' && at[-1] <= '9') --at;
+  return strtoul(at, nullptr, 10);
 }
 unsigned long ticks() { return number_before(" ticks"); }
 unsigned long given_kib() { return number_before(" KiB given back so far"); }
@@ -77,6 +88,34 @@ void caches() {
   if (!patience::eventually([] { return mallinfo2().fsmblks == 0; })) fail("nothing in caches", mallinfo2().fsmblks);
 }
 
+// Until the balance thread sleeps: no tick for two seconds. (If it is only late, what follows asks for less.)
+void rest() {
+  unsigned long last = ticks();
+  for (int quiet = 0; quiet < 20; ++quiet) {
+    usleep(100000);
+    if (const unsigned long now = ticks(); now != last) {
+      last = now;
+      quiet = 0;
+    }
+  }
+}
+
+void rested() {
+  static void* blocks[2000];
+  std::thread([] {}).join();
+  for (int i = 0; i < 64; ++i) blocks[i] = memset(malloc(kMiB), 1, kMiB);
+  rest();
+  const unsigned long begin = ticks();
+  free_slowly();
+  if (!patience::eventually([&] { return ticks() != begin; })) fail("a tick", 0);
+  for (int i = 0; i < 64; ++i) free(blocks[i]);
+  if (!patience::eventually([] { return mallinfo2().keepcost < kMiB; })) fail("less than 1 MiB", mallinfo2().keepcost);
+  rest();
+  for (void*& block : blocks) block = malloc(64);
+  for (int i = 0; i < 900; ++i) free(blocks[i]);
+  if (!patience::eventually([] { return mallinfo2().fsmblks == 0; })) fail("nothing in caches", mallinfo2().fsmblks);
+}
+
 // Two ticks are less than 0.6 s apart. (On a machine that is too busy these may not be the first ones.)
 void without_thread() {
   using Clock = std::chrono::steady_clock;
@@ -110,6 +149,8 @@ int main(int argc, char** argv) {
     slow();
   } else if (which == "caches") {
     caches();
+  } else if (which == "rested") {
+    rested();
   } else if (which == "sync") {
     without_thread();
   } else {

@@ -5,6 +5,7 @@
 //   resized shrunk       by realloc: all but 256 MiB
 //   resized at_once      the same with decay:0: all
 //   resized freed        at a stroke, when much was used: all but 256 MiB
+//   resized forked       the same in a child of a program that had threads, which has none
 //   resized grown        a block that grows in place makes the heap look at the memory limit
 #include <fcntl.h>
 #include <malloc.h>
@@ -13,7 +14,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/wait.h>
 #include <unistd.h>
+
+#include <thread>
 
 namespace {
 
@@ -32,6 +36,28 @@ int shrunk(size_t most) {
   void* const same = realloc(block, 65536);
   if (block == nullptr || same != block) return 2;
   return expect_free(0, most);
+}
+
+// The heap of the parent goes by the balance thread, which has just ticked.
+int forked() {
+  void* blocks[64];
+  std::thread([] {}).join();
+  for (void*& block : blocks) {
+    block = malloc(16 * kMiB);
+    if (block == nullptr) return 2;
+  }
+  free(malloc(100000));
+  usleep(300000);
+  free(malloc(100000));
+  const pid_t child = fork();
+  if (child < 0) return 2;
+  if (child == 0) {
+    for (void* block : blocks) free(block);
+    _exit(expect_free(0, 256 * kMiB));
+  }
+  int status = 0;
+  if (waitpid(child, &status, 0) != child || !WIFEXITED(status)) return 2;
+  return WEXITSTATUS(status);
 }
 
 int freed() {
@@ -72,6 +98,7 @@ int main(int argc, char** argv) {
   if (strcmp(which, "shrunk") == 0) result = shrunk(256 * kMiB);
   if (strcmp(which, "at_once") == 0) result = shrunk(0);
   if (strcmp(which, "freed") == 0) result = freed();
+  if (strcmp(which, "forked") == 0) result = forked();
   if (strcmp(which, "grown") == 0) result = grown(argv[0], argc > 2);
   if (result == 2) fprintf(stderr, "resized: %s could not be set up\n", which);
   if (result == 0) puts("resized: as promised");

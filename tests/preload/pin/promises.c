@@ -714,6 +714,8 @@ static pid_t balance_thread(void) {
   return found;
 }
 
+enum { kMostLooks = 60000 }; /* 10 ms apart: as long as a hang is waited for elsewhere */
+
 /* Whether a thread is in a futex call without a timeout: 1 or 0; -1 where the kernel does not say. Without stdio: whoever allocates all
  * the time gives the balance thread work. */
 static int waits_for_ever(pid_t tid) {
@@ -729,7 +731,7 @@ static int waits_for_ever(pid_t tid) {
 }
 
 static int eventually_waits(pid_t tid) {
-  for (int i = 0; i < 6000 && waits_for_ever(tid) == 0; i++) nanosleep(&(struct timespec){0, 10000000}, NULL);
+  for (int i = 0; i < kMostLooks && waits_for_ever(tid) == 0; i++) nanosleep(&(struct timespec){0, 10000000}, NULL);
   return waits_for_ever(tid);
 }
 
@@ -740,7 +742,7 @@ static void balance_rests(void) {
   begin(&worker);
   EXPECT(is_placed(worker.tid));
   pid_t balance = 0;
-  for (int i = 0; i < 6000 && (balance = balance_thread()) == 0; i++) nap(); /* it gives itself its name */
+  for (int i = 0; i < kMostLooks && (balance = balance_thread()) == 0; i++) nap(); /* it gives itself its name */
   EXPECT(balance != 0);
   end(&worker);
   const int waits = eventually_waits(balance);
@@ -754,7 +756,7 @@ static void balance_rests(void) {
     if (cpu < 0) end(&worker);
   }
   const pid_t hog = begin_hog(cpu);
-  for (int i = 0; i < 6000 && !is_free(worker.tid); i++) nanosleep(&(struct timespec){0, 10000000}, NULL);
+  for (int i = 0; i < kMostLooks && !is_free(worker.tid); i++) nanosleep(&(struct timespec){0, 10000000}, NULL);
   EXPECT(is_free(worker.tid));
   end_hog(hog);
   EXPECT(eventually_waits(balance) == 1);
@@ -777,7 +779,7 @@ static void fill_caches(struct worker *worker) {
 static void caches_emptied(void) {
   struct worker worker = {.first = fill_caches};
   begin(&worker);
-  for (int i = 0; i < 6000 && mallinfo2().fsmblks != 0; i++) nanosleep(&(struct timespec){0, 10000000}, NULL);
+  for (int i = 0; i < kMostLooks && mallinfo2().fsmblks != 0; i++) nanosleep(&(struct timespec){0, 10000000}, NULL);
   EXPECT(mallinfo2().fsmblks == 0);
   end(&worker);
 }
