@@ -130,14 +130,14 @@ volatile sig_atomic_t asked = 0;
 void on_signal(int) {
   const int saved_errno = errno;
   asked = 1;
-  percpu_balance_wake_();
+  (void)percpu_balance_wake_();
   errno = saved_errno;
 }
 
 // The balance thread prints. A signal that came before it ran is not forgotten.
 void begin_printer() {
   heap.begin_threads();
-  if (asked != 0) percpu_balance_wake_();
+  if (asked != 0) (void)percpu_balance_wake_();
 }
 
 // A forked child has a handler, but no thread that prints.
@@ -193,6 +193,7 @@ __attribute__((constructor(102))) void start() {
   percpu::heap::pin_start(heap.config());
   if (!watches_forks) register_ours();
   percpu_balance_job_(background, nullptr);
+  (void)percpu_balance_wake_();  // threads of earlier constructors may have started it, when there was nothing to do
   if (heap.config().stats != HeapStats::kNone) keep_stderr();
   if (heap.config().stats == HeapStats::kSignal) listen();
 }

@@ -102,8 +102,8 @@ int percpu_own_code_(const void *address);
  */
 int percpu_watch_forks_(void);
 
-/* Wakes the balance thread, if it runs. Async-signal-safe. */
-void percpu_balance_wake_(void);
+/* Wakes the balance thread. Returns 1; 0 where there is none, any more or yet. Async-signal-safe. */
+int percpu_balance_wake_(void);
 
 #ifdef __cplusplus
 }

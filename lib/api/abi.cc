@@ -202,7 +202,7 @@ PERCPU_EXPORT int percpu_fence(int cpu) { return result_of(library.fence(cpu)); 
 PERCPU_EXPORT void percpu_balance_job_(int (*job)(void*), void* context) { library.set_balance_job(job, context); }
 PERCPU_EXPORT int percpu_balance_start_(void) { return library.start_balance(); }
 PERCPU_EXPORT int percpu_watch_forks_(void) { return library.begin_watching_forks() ? 1 : 0; }
-PERCPU_EXPORT void percpu_balance_wake_(void) { library.wake_balance(); }
+PERCPU_EXPORT int percpu_balance_wake_(void) { return library.wake_balance() ? 1 : 0; }
 PERCPU_EXPORT int percpu_own_code_(const void* address) {
   const char* at = static_cast<const char*>(address);
   return at >= __ehdr_start && at < etext;

@@ -71,8 +71,9 @@ class Library {
   // For the preload (percpu/abi.h).
   void set_balance_job(Balancer::Job job, void* context) { balancer_.set_job(job, context); }
   int start_balance();
-  void wake_balance() {
+  bool wake_balance() {
     if (balancer_.running()) balancer_.wake();
+    return balancer_.serves();
   }
   int address_info(const void* address, percpu_address* info);
   int page_node(const void* address);

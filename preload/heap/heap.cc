@@ -144,8 +144,8 @@ void* Heap::allocate_small(uint32_t size_class) {
     got = list_of(lane).take(blocks, 1);
     if (got == 0) return nullptr;
   }
-  heed_limit();
   put_all(lane, blocks + 1, got - 1);
+  heed_limit();
   return reinterpret_cast<void*>(blocks[0]);
 }
 
@@ -392,8 +392,9 @@ void* Heap::reallocate(void* block, size_t size_bytes) {
 bool Heap::tick() {
   if (this_thread_forks()) return true;  // all CPUs are closed: age() would open them
   if (!decay_lock_.try_lock()) return true;
+  const uint64_t last_ms = load_relaxed(&last_tick_ms_);  // first: wake_ticker() changes it without the lock
   const uint64_t now_ms = coarse_ms();
-  const uint64_t since_ms = now_ms - load_relaxed(&last_tick_ms_);
+  const uint64_t since_ms = now_ms - last_ms;
   // The balance thread comes by whenever it is woken, by anybody. What ages goes by the clock.
   if (since_ms < kTickMs / 2) {
     decay_lock_.unlock();
@@ -421,13 +422,23 @@ bool Heap::tick() {
 void Heap::wake_ticker() {
   if (!load_relaxed(&thread_ticks_) || !__atomic_exchange_n(&rests_, false, __ATOMIC_RELAXED)) return;
   store_relaxed(&last_tick_ms_, coarse_ms());  // what there is now has not been there meanwhile
-  percpu_balance_wake_();
+  // What is left under the memory limit may be another than it was: whoever comes by here looks.
+  if (load_relaxed(&room_.limit_bytes) != kNoLimit) store_relaxed(&look_at_pages_, uint64_t{0});
+  ring();
+}
+
+// Where the balance thread runs no more, as when the main thread has ended, whoever frees ticks from now on.
+void Heap::ring() {
+  if (percpu_balance_wake_() != 0) return;
+  store_relaxed(&thread_ticks_, false);
+  store_relaxed(&most_dirty_pages_, uint64_t{0});  // to be found anew
 }
 
 void Heap::begin_threads() {
   if (load_relaxed(&threads_begun_)) return;
   store_relaxed(&threads_begun_, true);
   store_relaxed(&thread_ticks_, percpu_balance_start_() != 0);
+  if (load_relaxed(&rests_)) wake_ticker();  // it may have ticked already, and others found that no thread ticks
 }
 
 void Heap::decay_if_due() {
@@ -443,11 +454,13 @@ void Heap::decay_if_due() {
 }
 
 void Heap::tick_if_due() {
-  const uint64_t since_ms = coarse_ms() - load_relaxed(&last_tick_ms_);
+  const uint64_t last_ms = load_relaxed(&last_tick_ms_);
+  const uint64_t since_ms = coarse_ms() - last_ms;
   if (since_ms < kTickMs) return;
-  // Where the balance thread does not hear, or has no time, who frees ticks.
-  if (load_relaxed(&thread_ticks_)) percpu_balance_wake_();
-  if (!load_relaxed(&thread_ticks_) || since_ms > 4 * kTickMs) (void)tick();
+  // Where the balance thread does not hear, or has no time, who frees ticks; if more is to come, it has to know.
+  if (load_relaxed(&thread_ticks_)) ring();
+  if (load_relaxed(&thread_ticks_) && since_ms <= 4 * kTickMs) return;
+  if (tick() && load_relaxed(&thread_ticks_)) ring();
 }
 
 bool Heap::trim() {

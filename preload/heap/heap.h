@@ -151,6 +151,7 @@ class Heap {
   void decay_if_due();
   void tick_if_due();
   void wake_ticker();
+  void ring();
   template <class Each>
   void for_each_node_lock(Each each) PERCPU_NO_THREAD_SAFETY_ANALYSIS;
 

@@ -409,7 +409,7 @@ void Placement::placed() {
   placed_since_tick_ = true;
   if (ticked_) return;
   ticked_ = true;
-  percpu_balance_wake_();
+  (void)percpu_balance_wake_();
 }
 
 bool Placement::tick() {

@@ -91,7 +91,9 @@ void caches() {
 // Until the balance thread sleeps: no tick for two seconds. (If it is only late, what follows asks for less.)
 void rest() {
   unsigned long last = ticks();
+  unsigned looks = 0;
   for (int quiet = 0; quiet < 20; ++quiet) {
+    if (++looks > 10 * patience::kHangSeconds) fail("that the balance thread comes to rest", ticks());
     usleep(100000);
     if (const unsigned long now = ticks(); now != last) {
       last = now;
