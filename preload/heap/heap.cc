@@ -419,7 +419,7 @@ bool Heap::tick() {
   return again;
 }
 
-void Heap::wake_ticker() {
+void Heap::wake_resting() {
   if (!load_relaxed(&thread_ticks_) || !__atomic_exchange_n(&rests_, false, __ATOMIC_RELAXED)) return;
   store_relaxed(&last_tick_ms_, coarse_ms());  // what there is now has not been there meanwhile
   // What is left under the memory limit may be another than it was: whoever comes by here looks.
@@ -438,7 +438,7 @@ void Heap::begin_threads() {
   if (load_relaxed(&threads_begun_)) return;
   store_relaxed(&threads_begun_, true);
   store_relaxed(&thread_ticks_, percpu_balance_start_() != 0);
-  if (load_relaxed(&rests_)) wake_ticker();  // it may have ticked already, and others found that no thread ticks
+  wake_ticker();  // it may have ticked already, and others found that no thread ticks
 }
 
 void Heap::decay_if_due() {
@@ -447,7 +447,7 @@ void Heap::decay_if_due() {
       if (pages_[node].dirty_pages() != 0) (void)pages_[node].purge_all();
     }
   }
-  if (__builtin_expect(load_relaxed(&rests_), 0)) wake_ticker();
+  wake_ticker();
   // What a tick finds out decides what may stay.
   tick_if_due();
   heed_limit();

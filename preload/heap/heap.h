@@ -150,7 +150,11 @@ class Heap {
   int prepare_now();
   void decay_if_due();
   void tick_if_due();
-  void wake_ticker();
+  // If the balance thread rests: there is something to do again.
+  void wake_ticker() {
+    if (__builtin_expect(load_relaxed(&rests_), 0)) wake_resting();
+  }
+  void wake_resting();
   void ring();
   template <class Each>
   void for_each_node_lock(Each each) PERCPU_NO_THREAD_SAFETY_ANALYSIS;
@@ -159,7 +163,7 @@ class Heap {
   // Where clean pages were taken, pages became dirty, or a stack may hold more: wakes the balance thread if it rests, and looks
   // at the limit when enough of that has happened.
   void heed_limit() {
-    if (__builtin_expect(load_relaxed(&rests_), 0)) wake_ticker();
+    wake_ticker();
     if (__builtin_expect(backed_pages() >= load_relaxed(&look_at_pages_), 0)) return look_now();
     if (__builtin_expect(dirty_pages() > load_relaxed(&most_dirty_pages_), 0)) give_excess();
   }
