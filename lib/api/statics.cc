@@ -7,6 +7,7 @@
 #include <link.h>
 #include <sys/mman.h>
 
+#include "base/bits.h"
 #include "base/check.h"
 #include "percpu.h"
 
@@ -23,12 +24,11 @@ constexpr uint32_t kNoteType = 1;
 
 // Our note in one PT_NOTE segment, as the range of images that it tells; an empty range where there is none.
 ImageRange range_in_segment(uintptr_t at, size_t left_bytes, size_t align_bytes) {
-  const auto round_up = [align_bytes](size_t n) { return (n + align_bytes - 1) & ~(align_bytes - 1); };
   while (left_bytes >= sizeof(ElfW(Nhdr))) {
     ElfW(Nhdr) head;
     std::memcpy(&head, reinterpret_cast<const void*>(at), sizeof head);
-    const size_t desc_offset = round_up(sizeof head + head.n_namesz);
-    const size_t note_bytes = round_up(desc_offset + head.n_descsz);
+    const size_t desc_offset = round_up<size_t>(sizeof head + head.n_namesz, align_bytes);
+    const size_t note_bytes = round_up<size_t>(desc_offset + head.n_descsz, align_bytes);
     if (desc_offset > left_bytes || note_bytes < desc_offset) break;
     const void* name = reinterpret_cast<const void*>(at + sizeof head);
     if (head.n_type == kNoteType && head.n_namesz == sizeof kNoteName && head.n_descsz == 2 * sizeof(int32_t) &&
@@ -108,7 +108,7 @@ int Statics::collect(const System& system, size_t page_bytes, size_t* static_byt
   for (uint32_t i = 0; i < collected.count; i++) {
     const ImageRange& range = collected.ranges[i];
     const size_t align = piece_alignment(range.begin, page_bytes);
-    offset = (offset + align - 1) & ~(align - 1);
+    offset = round_up(offset, align);
     modules_[nr_modules_++] = {range.begin, range.end, offset, true, true};
     offset += range.end - range.begin;
   }

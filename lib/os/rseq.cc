@@ -8,6 +8,7 @@
 
 #include <cstring>
 
+#include "base/bits.h"
 #include "base/check.h"
 #include "os/mutex.h"
 #include "os/topology.h"
@@ -51,8 +52,6 @@ uint32_t auxiliary_value(unsigned long type) {
   errno = saved_errno;
   return static_cast<uint32_t>(value);
 }
-
-uint32_t round_up(uint32_t value, uint32_t multiple) { return (value + multiple - 1) / multiple * multiple; }
 
 bool is_online(const System& system, CpuId cpu) {
   CpuMask online;
@@ -108,8 +107,8 @@ bool thread_registered(const System& system) {
   if (align_bytes == 0) align_bytes = kOriginalLenBytes;
   const uint32_t candidates[] = {
       kOriginalLenBytes,
-      round_up(feature_bytes, align_bytes),
-      round_up(feature_bytes, kOriginalLenBytes),
+      static_cast<uint32_t>(round_up_to_multiple(feature_bytes, align_bytes)),
+      static_cast<uint32_t>(round_up_to_multiple(feature_bytes, kOriginalLenBytes)),
       feature_bytes,
       __rseq_size,
   };
