@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: MIT
+//
+// The page heap, giving back: which dirty runs go to the system, how many at a tick, and which are closed.
+#include <errno.h>
+
+#include <algorithm>
+
+#include "preload/heap/decay.h"
+#include "preload/heap/mappings.h"
+#include "preload/heap/page_heap.h"
+
+namespace percpu::heap {
+
+// Takes a dirty run that may go back off its list, the longest of those in *bin and below, or its last most_pages; without
+// break_huge, only what leaves no huge region with some of its pages. 0: there is none.
+uint32_t PageHeap::take_to_purge(uint32_t* bin, uint64_t most_pages, bool fresh_too, bool break_huge) {
+  for (;; --*bin) {
+    const Bins& dirty = bins_[static_cast<size_t>(Pages::kDirty)];
+    if ((dirty.nonempty[*bin / 64] >> *bin % 64 & 1) != 0) {
+      for (uint32_t number = dirty.head[*bin]; number != 0; number = window_->span(number).next) {
+        const Span& span = window_->span(number);
+        if (!fresh_too && span.freed_tick == tick_) continue;
+        uint64_t start = span.first_page;
+        uint64_t end = start + span.nr_pages;
+        if (!break_huge && window_->is_huge(start / kRegionPages)) start = round_up(start, kRegionPages);
+        if (!break_huge && window_->is_huge((end - 1) / kRegionPages)) end &= ~(kRegionPages - 1);
+        if (start >= end) continue;
+        if (end - start > most_pages) {
+          const uint64_t last = end - most_pages;
+          const uint64_t whole = window_->is_huge(last / kRegionPages) ? last & ~(kRegionPages - 1) : last;
+          if (whole > start) start = whole;
+        }
+        unlink(number);
+        const uint32_t part = cut_front(number, start);
+        if (part == 0 || !cut(part, end - start)) {
+          join_and_insert(part == 0 ? number : part);
+          return 0;
+        }
+        (void)set_huge(start, end - start, false);
+        note_least_dirty();
+        return part;
+      }
+    }
+    if (*bin == 0) return 0;
+  }
+}
+
+void PageHeap::set_strict() {
+  HeapGuard guard(lock_);
+  store_relaxed(&strict_, true);
+}
+
+// Beside a closed run it makes no mapping more.
+bool PageHeap::to_be_closed(const Span& span) {
+  if (!strict_) return false;
+  for (const uint32_t neighbour : {free_before(span), free_behind(span)}) {
+    if (neighbour != 0 && window_->span(neighbour).pages == Pages::kClosed) return true;
+  }
+  return span.nr_pages >= kClosedFromPages && may_make_mappings();
+}
+
+bool PageHeap::give_back(uint32_t number, bool empty) {
+  Span& span = window_->span(number);
+  const PageRange own = window_->range(span.first_page, span.nr_pages);
+  const uint64_t own_pages = span.nr_pages;
+  bool close = false;
+  {
+    HeapGuard guard(lock_);
+    if (strict_) {
+      span.pages = Pages::kClean;
+      join(number);
+      close = to_be_closed(span);
+    }
+  }
+  // In nobody's list now: no other thread looks at it, nor at what was joined to it.
+  const System& system = window_->system();
+  int result = kOnlyDepopulated;
+  if (close) result = retire(system, window_->range(span.first_page, span.nr_pages), node_);
+  if (!close && !empty) result = depopulate(system, own) == 0 ? kOnlyDepopulated : -EINVAL;
+  HeapGuard guard(lock_);
+  if (close && result == -ENOMEM) return false;  // the addresses are the kernel's, and never to be used again
+  const bool given = result >= 0;
+  span.pages = !given ? Pages::kDirty : close && result != kOnlyDepopulated ? Pages::kClosed : Pages::kClean;
+  join_and_insert(number);
+  if (given) purged_pages_ += own_pages;
+  return given;
+}
+
+// At least nr_pages, if there are so many; but for huge pages, not more than most_pages. Returns how many.
+uint64_t PageHeap::purge(uint64_t nr_pages, uint64_t most_pages, bool fresh_too) {
+  uint64_t purged = 0;
+  if (load_relaxed(&strict_)) look_at_mappings(window_->system(), true);
+  for (const bool break_huge : {false, true}) {
+    uint32_t bin = kNrBins - 1;
+    while (purged < nr_pages) {
+      uint32_t number = 0;
+      uint64_t pages = 0;
+      {
+        HeapGuard guard(lock_);
+        number = take_to_purge(&bin, most_pages - purged, fresh_too, break_huge);
+        if (number != 0) pages = window_->span(number).nr_pages;
+      }
+      if (number == 0) break;
+      if (!give_back(number, false)) return purged;
+      purged += pages;
+    }
+  }
+  return purged;
+}
+
+uint64_t PageHeap::take_due(uint64_t idle, uint64_t kept) {
+  if (kept == kWhole) return 0;
+  // The last few go together: half of little is little for ever.
+  if (idle < kFewPages) return idle;
+  owed_ += idle * (kWhole - kept);
+  uint64_t due = owed_ / kWhole;
+  owed_ %= kWhole;
+  const uint64_t gone = due < ahead_pages_ ? due : ahead_pages_;
+  ahead_pages_ -= gone;
+  return due - gone;
+}
+
+bool PageHeap::decay(uint64_t kept) {
+  uint64_t due = 0;
+  {
+    HeapGuard guard(lock_);
+    const uint64_t idle = least_dirty_;
+    least_dirty_ = dirty_pages_;
+    tick_++;
+    const uint64_t needed = needed_pages();
+    due = take_due(idle - std::min(idle, needed), kept);
+    if (due == 0) return dirty_pages_ > needed;
+  }
+  const uint64_t purged = purge(due, 2 * due, false);
+  HeapGuard guard(lock_);
+  if (purged > 2 * due) ahead_pages_ += purged - 2 * due;
+  return dirty_pages_ > needed_pages();
+}
+
+uint64_t PageHeap::purge_to(uint64_t keep_pages) {
+  const uint64_t dirty = dirty_pages();
+  return dirty > keep_pages ? purge(dirty - keep_pages, UINT64_MAX, true) : 0;
+}
+
+}  // namespace percpu::heap
