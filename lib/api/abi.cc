@@ -5,6 +5,7 @@
 #include <cerrno>
 #include <cstring>
 
+#include "api/c_enum.h"
 #include "api/library.h"
 #include "base/check.h"
 #include "percpu.h"

@@ -11,7 +11,6 @@
 #define PERCPU_API_LIBRARY_H
 
 #include <atomic>
-#include <cstring>
 
 #include "api/statics.h"
 #include "core/config.h"
@@ -123,15 +122,6 @@ class Library {
 };
 
 extern Library library;
-
-// What a caller in C may have put into an enum, where any number fits. To read one that is none as such is undefined in C++.
-template <class Enum>
-unsigned number_of(const Enum& from) {
-  unsigned number;
-  static_assert(sizeof from == sizeof number);
-  std::memcpy(&number, &from, sizeof number);
-  return number;
-}
 
 }  // namespace percpu
 

@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstring>
 
+#include "api/c_enum.h"
 #include "base/check.h"
 
 namespace percpu {
