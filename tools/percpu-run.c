@@ -31,9 +31,10 @@ static const char usage[] =
     "\n"
     "Runs a program with malloc and thread placement by libpercpu.\n"
     "\n"
-    "  --pin POLICY        where its threads run: none, auto, compact, scatter, node, list:0,2-5\n"
-    "  --stats WHEN        print what the heap holds: exit, json (at exit, as JSON), signal (on SIGUSR2), none\n"
-    "  --check WHAT        full: find double frees, writes behind blocks and after free; slow. usual, off: free() trusts\n"
+    "  --pin POLICY        where its threads run: auto (by default), none, compact, scatter, node, list:0,2-5\n"
+    "  --stats WHEN        print what the heap holds: none (by default), exit, json (at exit, as JSON), signal (on SIGUSR2)\n"
+    "  --check WHAT        usual (by default): what costs next to nothing; full: every double free, writes behind blocks and\n"
+    "                      after free, slow; off: free() trusts what it is given\n"
     "  --conf KEY:VALUE,.. anything else that PERCPU_CONF takes (percpu-run --conf help:yes true lists it)\n"
     "  --library PATH      the preload library to use, instead of the one that came with percpu-run (a name without a\n"
     "                      slash is looked for as in LD_PRELOAD)\n"
@@ -153,7 +154,10 @@ int main(int argc, char **argv) {
       case kStats: add_conf(&conf, "stats", optarg); break;
       case kCheck: add_conf(&conf, "check", optarg); break;
       case kConf: add_conf(&conf, NULL, optarg); break;
-      case kLibrary: library = optarg; break;
+      case kLibrary:
+        if (*optarg == 0) fail(kUsage, "--library: expected a path or a name, found an empty text");
+        library = optarg;
+        break;
       case kHelp: fputs(usage, stdout); return fflush(stdout) == 0 ? 0 : kFailed;
       case kVersion: puts("percpu-run " PERCPU_VERSION_TEXT); return fflush(stdout) == 0 ? 0 : kFailed;
       case ':': fail(kUsage, "%s: expected a value behind it, found none (see --help)", argv[optind - 1]);
@@ -161,7 +165,7 @@ int main(int argc, char **argv) {
     }
   }
   if (optind >= argc) fail(kUsage, "expected a program to run, found none (see --help)");
-  if (library == NULL) library = find_library();
+  if (library == NULL || *library == 0) library = find_library();
   /* A path holds for children that change their directory, too; a bare name is the dynamic linker's to find, as in LD_PRELOAD. */
   if (strchr(library, '/') != NULL) {
     char *real = realpath(library, NULL);

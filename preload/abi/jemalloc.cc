@@ -7,6 +7,7 @@
 //   reads        version epoch stats.{allocated,active,resident,mapped,retained,metadata}
 //                thread.tcache.enabled opt.{narenas,background_thread} background_thread arenas.{narenas,page,quantum}
 //   does         arena.N.{purge,decay}: malloc_trim()   thread.tcache.flush, epoch (written): nothing is needed
+//                N: 0, the only arena; all arenas: 1, which is what arenas.narenas says, as redis-server asks, or 4096
 //   else         ENOENT, as jemalloc says of names that it does not know
 //
 // Flags of the *allocx functions: bits 0 to 5 the log2 of the alignment, bit 6 zero; tcache and arena are ignored.
@@ -14,25 +15,26 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include <bit>
 #include <cstring>
 
 #include "base/check.h"
+#include "preload/abi/export.h"
 #include "preload/heap/heap.h"
 
 using percpu::heap::heap;
 using percpu::heap::HeapTotals;
 
-#define PRELOAD_EXPORT extern "C" __attribute__((visibility("default")))
-
 namespace {
 
 constexpr int kAlignMask = 63;
+constexpr int kLargestAlignBits = std::countr_zero(percpu::heap::kLargestAlign);
 constexpr int kZero = 64;
 
 size_t align_of(int flags) { return size_t{1} << (flags & kAlignMask); }
 
 void* take(size_t size, int flags) {
-  if ((flags & kAlignMask) > 30) return nullptr;
+  if ((flags & kAlignMask) > kLargestAlignBits) return nullptr;
   // Every block lies at a multiple of 8; those of 8 bytes at no larger one.
   if ((flags & kAlignMask) <= 3) return (flags & kZero) != 0 ? heap.allocate_zeroed(size) : heap.allocate(size);
   void* block = heap.allocate_aligned(align_of(flags), size);
@@ -71,26 +73,24 @@ constexpr Entry kEntries[] = {
 };
 constexpr size_t kNrEntries = sizeof kEntries / sizeof kEntries[0];
 
-// "arena.0.purge" or ".decay": the only arena; or all, which have a number of their own.
 bool is_purge(const char* name) {
-  for (const char* arena : {"arena.0.", "arena.4096."}) {
+  for (const char* arena : {"arena.0.", "arena.1.", "arena.4096."}) {
     const size_t length = strlen(arena);
     if (strncmp(name, arena, length) == 0) return strcmp(name + length, "purge") == 0 || strcmp(name + length, "decay") == 0;
   }
   return false;
 }
 
-bool find(const char* name, Name* id) {
-  if (is_purge(name)) {
-    *id = Name::kPurge;
-    return true;
+// A name's number, which is one word of a mib too: its place in the table, behind which is what purges. kNrNumbers: there is no such name.
+constexpr size_t kPurgeNumber = kNrEntries;
+constexpr size_t kNrNumbers = kNrEntries + 1;
+
+size_t number_of(const char* name) {
+  if (is_purge(name)) return kPurgeNumber;
+  for (size_t i = 0; i < kNrEntries; ++i) {
+    if (strcmp(kEntries[i].name, name) == 0) return i;
   }
-  for (const Entry& entry : kEntries) {
-    if (strcmp(entry.name, name) != 0) continue;
-    *id = entry.id;
-    return true;
-  }
-  return false;
+  return kNrNumbers;
 }
 
 template <class T>
@@ -114,7 +114,9 @@ int answer_true(void* out, size_t* out_bytes, const void* in, size_t in_bytes) {
   return wish ? 0 : EPERM;
 }
 
-int control(Name id, void* out, size_t* out_bytes, const void* in, size_t in_bytes) {
+int control(size_t number, void* out, size_t* out_bytes, const void* in, size_t in_bytes) {
+  if (number >= kNrNumbers) return ENOENT;
+  const Name id = number == kPurgeNumber ? Name::kPurge : kEntries[number].id;
   static uint64_t epoch = 1;
   switch (id) {
     case Name::kEpoch:
@@ -142,7 +144,7 @@ int control(Name id, void* out, size_t* out_bytes, const void* in, size_t in_byt
   const HeapTotals totals = heap.totals();
   size_t value = 0;
   switch (id) {
-    case Name::kAllocated: value = totals.used_bytes - totals.free_small_bytes; break;
+    case Name::kAllocated: value = totals.live_bytes(); break;
     case Name::kActive: value = totals.used_bytes; break;
     case Name::kResident: value = totals.used_bytes + totals.dirty_bytes + totals.metadata_bytes; break;
     case Name::kMapped: value = totals.open_bytes; break;
@@ -158,7 +160,7 @@ PRELOAD_EXPORT void* mallocx(size_t size, int flags) { return take(size, flags);
 
 PRELOAD_EXPORT void* rallocx(void* block, size_t size, int flags) {
   if ((flags & kAlignMask) <= 3 && (flags & kZero) == 0) return heap.reallocate(block, size);
-  const size_t old_bytes = heap.usable_bytes(block);
+  const size_t old_bytes = heap.usable_bytes(block, "rallocx");
   void* other = take(size, flags);
   if (other == nullptr) return nullptr;
   memcpy(other, block, old_bytes < size ? old_bytes : size);
@@ -167,36 +169,30 @@ PRELOAD_EXPORT void* rallocx(void* block, size_t size, int flags) {
 }
 
 // Blocks never move here, nor grow: what there is is all there is.
-PRELOAD_EXPORT size_t xallocx(void* block, size_t, size_t, int) { return heap.usable_bytes(block); }
-PRELOAD_EXPORT size_t sallocx(const void* block, int) { return heap.usable_bytes(block); }
+PRELOAD_EXPORT size_t xallocx(void* block, size_t, size_t, int) { return heap.usable_bytes(block, "xallocx"); }
+PRELOAD_EXPORT size_t sallocx(const void* block, int) { return heap.usable_bytes(block, "sallocx"); }
 PRELOAD_EXPORT void dallocx(void* block, int) { heap.release(block); }
 PRELOAD_EXPORT void sdallocx(void* block, size_t, int) { heap.release(block); }
 PRELOAD_EXPORT size_t nallocx(size_t size, int flags) {
-  return (flags & kAlignMask) > 30 ? 0 : heap.usable_for(align_of(flags), size);
+  return (flags & kAlignMask) > kLargestAlignBits ? 0 : heap.usable_for(align_of(flags), size);
 }
 
 PRELOAD_EXPORT int mallctl(const char* name, void* out, size_t* out_bytes, void* in, size_t in_bytes) {
-  Name id;
-  return find(name, &id) ? control(id, out, out_bytes, in, in_bytes) : ENOENT;
+  return control(number_of(name), out, out_bytes, in, in_bytes);
 }
 
-// A name's number is one word here, its place in the table.
 PRELOAD_EXPORT int mallctlnametomib(const char* name, size_t* mib, size_t* mib_words) {
-  Name id;
-  if (!find(name, &id)) return ENOENT;
+  const size_t number = number_of(name);
+  if (number == kNrNumbers) return ENOENT;
   if (*mib_words < 1) return EINVAL;
-  mib[0] = id == Name::kPurge ? kNrEntries : 0;
-  for (size_t i = 0; i < kNrEntries; ++i) {
-    if (kEntries[i].id == id) mib[0] = i;
-  }
+  mib[0] = number;
   *mib_words = 1;
   return 0;
 }
 
 PRELOAD_EXPORT int mallctlbymib(const size_t* mib, size_t mib_words, void* out, size_t* out_bytes, void* in,
                                   size_t in_bytes) {
-  if (mib_words != 1 || mib[0] > kNrEntries) return ENOENT;
-  return control(mib[0] == kNrEntries ? Name::kPurge : kEntries[mib[0]].id, out, out_bytes, in, in_bytes);
+  return mib_words == 1 ? control(mib[0], out, out_bytes, in, in_bytes) : ENOENT;
 }
 
 // jemalloc's way to print: pieces of text to the program's own function, or to stderr.

@@ -17,16 +17,14 @@
 #include <cstring>
 
 #include "base/check.h"
+#include "preload/abi/export.h"
 #include "preload/heap/heap.h"
 
 using percpu::heap::heap;
+using percpu::heap::kLargestAlign;
 using percpu::heap::kPageBytes;
 
-#define PRELOAD_EXPORT extern "C" __attribute__((visibility("default")))
-
 namespace {
-
-constexpr size_t kLargestAlign = size_t{1} << 30;
 
 void* or_enomem(void* block) {
   if (__builtin_expect(block == nullptr, 0)) errno = ENOMEM;
@@ -121,7 +119,7 @@ PRELOAD_EXPORT void* pvalloc(size_t size) {
   return or_enomem(aligned(kPageBytes, size == 0 ? kPageBytes : (size + kPageBytes - 1) & ~(kPageBytes - 1)));
 }
 
-PRELOAD_EXPORT size_t malloc_usable_size(void* block) { return heap.usable_bytes(block); }
+PRELOAD_EXPORT size_t malloc_usable_size(void* block) { return heap.usable_bytes(block, "malloc_usable_size"); }
 
 // ---- glibc's own ways to ask and to tell ---------------------------------------------------------------------------------
 
@@ -136,7 +134,7 @@ PRELOAD_EXPORT struct mallinfo2 mallinfo2(void) {
   const percpu::heap::HeapTotals totals = heap.totals();
   struct mallinfo2 info {};
   info.arena = totals.used_bytes + totals.dirty_bytes;
-  info.uordblks = totals.used_bytes - totals.free_small_bytes;
+  info.uordblks = totals.live_bytes();
   info.fordblks = totals.free_small_bytes + totals.dirty_bytes;
   info.fsmblks = totals.cached_bytes;
   info.keepcost = totals.dirty_bytes;
@@ -169,7 +167,7 @@ PRELOAD_EXPORT int malloc_info(int options, FILE* stream) {
           "<total type=\"cached\" size=\"%lu\"/>\n"
           "<system type=\"current\" size=\"%lu\"/>\n"
           "</malloc>\n",
-          static_cast<unsigned long>(totals.used_bytes - totals.free_small_bytes),
+          static_cast<unsigned long>(totals.live_bytes()),
           static_cast<unsigned long>(totals.free_small_bytes + totals.dirty_bytes),
           static_cast<unsigned long>(totals.cached_bytes),
           static_cast<unsigned long>(totals.used_bytes + totals.dirty_bytes + totals.metadata_bytes));

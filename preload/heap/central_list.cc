@@ -10,7 +10,7 @@ namespace percpu::heap {
 namespace {
 
 [[noreturn]] void freed_twice(uint64_t block) {
-  fatal("free(%p): the block is free already (freed twice)", reinterpret_cast<void*>(block));
+  fatal("free(%p): the block is free already (freed twice; found when it went back to its list)", reinterpret_cast<void*>(block));
 }
 
 }  // namespace

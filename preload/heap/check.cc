@@ -67,7 +67,6 @@ Checker::Left Checker::take(bool all) {
     fatal("write after free: byte %zu of the freed block %p of %zu bytes", at, left.block,
           static_cast<size_t>((*trailer_of(left.block, left.block_bytes) ^ mixed(left.block)) & ~kStateMask));
   }
-  *trailer_of(left.block, left.block_bytes) = 0;
   return left;
 }
 

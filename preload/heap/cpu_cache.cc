@@ -8,6 +8,7 @@
 #include "base/bits.h"
 #include "base/check.h"
 #include "os/pages.h"
+#include "preload/heap/cache_limits.h"
 
 namespace percpu::heap {
 
@@ -18,27 +19,12 @@ CachePlaces cache_places __attribute__((visibility("hidden"))) = {};
 
 namespace {
 
-// All CPUs' budgets together, and the bounds of one: a machine with 2 CPUs gets 4 MiB a CPU, one with 256 gets 256 KiB.
-// (All stacks of a CPU at their largest hold 4.6 MiB: with 4, few programs have to empty any.)
-constexpr size_t kAllBudgets = size_t{64} << 20;
-constexpr size_t kLeastBudget = 256 * 1024;
-constexpr size_t kMostBudget = size_t{4} << 20;
 // A CPU that may hold no more than this is emptied after so many looks that found it unused, not after one.
 constexpr size_t kLittleBytes = 64 * 1024;
 constexpr uint32_t kLooksAtLittle = 5;
-// With more CPUs than this the stacks are shorter, since each takes its memory on each CPU.
-constexpr uint32_t kManyCpus = 32;
 // A lane that asked for nothing in so many demands of its CPU is idle. To empty one takes a fence, which is a system call:
 // where all lanes are in use, none is to be emptied for another.
 constexpr int32_t kIdleDemands = 128;
-
-// A lane's first limit is small, so that a class that is asked for once costs little: an eighth of a batch; of blocks of 8 bytes
-// two of the processor's lines, so that a whole line comes from the list (CentralList::take) even if another block is pushed.
-uint32_t first_limit(const ClassInfo& info) {
-  const uint32_t eighth = (info.batch + 7) / 8;
-  const uint32_t lines = static_cast<uint32_t>(2 * kLineBytes / info.size_bytes);
-  return eighth > lines ? eighth : lines;
-}
 
 uint32_t size_of_lane(uint32_t lane) { return kClasses.info[class_of_lane(lane)].size_bytes; }
 
@@ -97,22 +83,41 @@ uint32_t push_many(uint32_t lane, const uint64_t* blocks, uint32_t count) {
   return static_cast<uint32_t>(done);
 }
 
-int CpuCache::open(const Window& window, size_t budget_bytes, bool unchecked) {
-  const System& system = window.system();
-  const uint32_t nr_nodes = window.nr_nodes();
-  const uint32_t nr_cpus = percpu_machine_cpus_();
-  if (nr_cpus == 0) return -ENOMEM;  // the library could not look at the machine
+// Where everything lies in a CPU's copy. Returns: how long that is, in bytes, whole pages.
+size_t CpuCache::lay_out(uint32_t nr_nodes, uint32_t nr_cpus) {
   nr_lanes_ = nr_nodes * kNrClasses;
-  const size_t heads = round_up((kKindLane + nr_lanes_) * sizeof(StackHead), kLineBytes);
+  const size_t heads = heads_bytes();
   size_t group = 0;
   for (uint32_t i = 0; i < kNrClasses; ++i) {
-    const uint32_t cap = kClasses.info[i].cache_limit;
-    limit_cap_[i] = nr_cpus <= kManyCpus || cap <= 32 ? cap : cap / 4 < 32 ? 32 : cap / 4;
+    limit_cap_[i] = longest_stack(kClasses.info[i], nr_cpus);
     slots_[i] = static_cast<uint32_t>(heads + group + kZeroSlots * sizeof(uint64_t));
     group += round_up((kZeroSlots + size_t{limit_cap_[i]}) * sizeof(uint64_t), kLineBytes);
   }
   group_bytes_ = static_cast<uint32_t>(group);
-  const size_t area = round_up(heads + group * nr_nodes, page_size_bytes());
+  kept_bytes_ = round_up(heads, page_size_bytes());
+  return round_up(heads + group * nr_nodes, page_size_bytes());
+}
+
+// Every size's head, every lane's kind, and every CPU closed.
+void CpuCache::fill_table(CacheTable* table) {
+  table_ = table;
+  for (size_t size = 0; size <= ClassTable::kFine; ++size)
+    table_->home_head[size] = static_cast<uint16_t>(head_of_lane(class_of(size)));
+  StackHead* closed_heads = reinterpret_cast<StackHead*>(closed_copy_);
+  uint64_t* closed_slot = reinterpret_cast<uint64_t*>(closed_copy_ + heads_bytes());
+  for (uint32_t lane = 0; lane < nr_lanes_; ++lane) {
+    const ClassInfo& info = kClasses.info[class_of_lane(lane)];
+    table_->kinds[kKindLane + lane] = {info.inverse, info.size_bytes};
+    closed_heads[kKindLane + lane] = {closed_slot + kZeroSlots, closed_slot + kZeroSlots};
+  }
+  for (size_t i = 0; i < CacheTable::kNoCpu + nr_cpus_; ++i) table_->homes[i] = table_->copies[i] = closed_copy_;
+}
+
+int CpuCache::open(const Window& window, size_t budget_bytes, bool unchecked) {
+  const System& system = window.system();
+  const uint32_t nr_cpus = percpu_machine_cpus_();
+  if (nr_cpus == 0) return -ENOMEM;  // the library could not look at the machine
+  const size_t area = lay_out(window.nr_nodes(), nr_cpus);
 
   percpu_pool_attr attr{};
   attr.struct_bytes = sizeof attr;
@@ -128,7 +133,7 @@ int CpuCache::open(const Window& window, size_t budget_bytes, bool unchecked) {
   void* handle = percpu_pool_alloc(pool, area, page_size_bytes(), 0);
   const uintptr_t cpus = pages_for(system, nr_cpus * sizeof(Cpu));
   const PageRange table = window.before_map();
-  closed_copy_ = pages_for(system, heads + kZeroSlots * sizeof(uint64_t));
+  closed_copy_ = pages_for(system, heads_bytes() + kZeroSlots * sizeof(uint64_t));
   if (handle == nullptr || cpus == 0 || closed_copy_ == 0 || open_range(system, table) != 0) return -ENOMEM;
   view_ = *reinterpret_cast<const percpu_view*>(pool);
   cpus_ = reinterpret_cast<Cpu*>(cpus);  // zero is a valid Cpu
@@ -140,25 +145,8 @@ int CpuCache::open(const Window& window, size_t budget_bytes, bool unchecked) {
   for (uint32_t cpu = 0; cpu < nr_cpus; ++cpu) {
     if (exists(cpu)) (void)depopulate(system, {reinterpret_cast<uintptr_t>(handle) + view_.offset[cpu], area});
   }
-  heads_bytes_ = round_up(heads, page_size_bytes());
-  if (budget_bytes == 0) {
-    budget_bytes = kAllBudgets / nr_cpus;
-    if (budget_bytes < kLeastBudget) budget_bytes = kLeastBudget;
-    if (budget_bytes > kMostBudget) budget_bytes = kMostBudget;
-  }
-  chosen_bytes_ = budget_bytes_ = budget_bytes;
-
-  table_ = reinterpret_cast<CacheTable*>(table.start);
-  for (size_t size = 0; size <= ClassTable::kFine; ++size)
-    table_->home_head[size] = static_cast<uint16_t>(head_of_lane(class_of(size)));
-  StackHead* closed_heads = reinterpret_cast<StackHead*>(closed_copy_);
-  uint64_t* closed_slot = reinterpret_cast<uint64_t*>(closed_copy_ + heads);
-  for (uint32_t lane = 0; lane < nr_lanes_; ++lane) {
-    const ClassInfo& info = kClasses.info[class_of_lane(lane)];
-    table_->kinds[kKindLane + lane] = {info.inverse, info.size_bytes};
-    closed_heads[kKindLane + lane] = {closed_slot + kZeroSlots, closed_slot + kZeroSlots};
-  }
-  for (size_t i = 0; i < CacheTable::kNoCpu + nr_cpus; ++i) table_->homes[i] = table_->copies[i] = closed_copy_;
+  chosen_bytes_ = budget_bytes_ = budget_of_cpu(budget_bytes, nr_cpus);
+  fill_table(reinterpret_cast<CacheTable*>(table.start));
   cache_places = {window.base(), table_};
   window_bytes_ = window.size_bytes();
   unchecked_ = unchecked;
@@ -321,7 +309,7 @@ bool CpuCache::age(bool all, BlockSink sink, void* context) {
         if (cpu.limit[lane] != 0) empty(number, lane, sink, context);
       }
       cpu.used_bytes = 0;
-      (void)depopulate(*system_, {copy_of(number) + heads_bytes_, area_bytes_ - heads_bytes_});
+      (void)depopulate(*system_, {copy_of(number) + kept_bytes_, area_bytes_ - kept_bytes_});
       __atomic_fetch_add(&work_.emptied_cpus, 1, __ATOMIC_RELAXED);
     }
     reopen(number);
@@ -332,8 +320,8 @@ bool CpuCache::age(bool all, BlockSink sink, void* context) {
 size_t CpuCache::backed_bytes(uint32_t cpu) const {
   if (!is_open() || !cpus_[cpu].in_use) return 0;
   const size_t page = page_size_bytes();
-  size_t sum = heads_bytes_;
-  size_t counted_to = heads_bytes_;  // offsets in the copy; the slots lie in the order of the lanes
+  size_t sum = kept_bytes_;
+  size_t counted_to = kept_bytes_;  // offsets in the copy; the slots lie in the order of the lanes
   for (uint32_t lane = 0; lane < nr_lanes_; ++lane) {
     const uint32_t limit = load_relaxed(&cpus_[cpu].limit[lane]);
     if (limit == 0) continue;

@@ -8,8 +8,8 @@
 //
 // So blocks of other nodes wait on stacks of their own, and go back by batches: nobody pops them.
 //
-// How much a lane may hold follows demand: its limit is 0 until its stack is first found empty or full, then an eighth of a batch
-// (first_limit()), and doubles each time, up to the class's cache_limit (a batch, on other nodes' stacks). The bytes of all limits
+// How much a lane may hold follows demand: its limit is 0 until its stack is first found empty or full, then first_limit(), and
+// doubles each time, up to longest_stack() (a batch, on other nodes' stacks; cache_limits.h). The bytes of all limits
 // of a CPU stay below its budget: where that is used up, the lane with the largest limit of those that asked for nothing lately
 // is emptied and begins again.
 //
@@ -113,6 +113,10 @@ class CpuCache {
     uint32_t unused_looks = 0;          // in a row
   };
 
+  size_t lay_out(uint32_t nr_nodes, uint32_t nr_cpus);
+  void fill_table(CacheTable* table);
+  // All heads of a copy.
+  size_t heads_bytes() const { return round_up((kKindLane + nr_lanes_) * sizeof(StackHead), kLineBytes); }
   uintptr_t copy_of(uint32_t cpu) const { return base_ + view_.offset[cpu]; }
   StackHead* head_of(uint32_t cpu, uint32_t lane) const {
     return reinterpret_cast<StackHead*>(copy_of(cpu)) + kKindLane + lane;
@@ -138,7 +142,7 @@ class CpuCache {
   uintptr_t base_ = 0;  // the area's handle; 0: no caches. Published last
   bool unchecked_ = false;
   const System* system_ = nullptr;
-  size_t heads_bytes_ = 0;  // of a copy: the pages with all heads, which stay backed when its stacks have been emptied
+  size_t kept_bytes_ = 0;  // of a copy: the pages with all heads, which stay backed when its stacks have been emptied
   uintptr_t window_bytes_ = 0;
   CacheTable* table_ = nullptr;
   percpu_view view_{};

@@ -334,9 +334,9 @@ size_t Heap::bytes_of(Found found) const {
 
 size_t Heap::block_bytes(const void* block, const char* what) { return bytes_of(look_up(block, what)); }
 
-size_t Heap::usable_bytes(const void* block) {
-  const size_t bytes = block_bytes(block, "malloc_usable_size");
-  return is_checked(block, "malloc_usable_size") ? checker_.size_of(block, bytes, "malloc_usable_size") : bytes;
+size_t Heap::usable_bytes(const void* block, const char* what) {
+  const size_t bytes = block_bytes(block, what);
+  return is_checked(block, what) ? checker_.size_of(block, bytes, what) : bytes;
 }
 
 size_t Heap::size_for(size_t size_bytes) {
@@ -353,14 +353,15 @@ size_t Heap::usable_for(size_t align_bytes, size_t size_bytes) const {
 
 void Heap::release_sized(void* block, size_t size_bytes, bool aligned) {
   if (block == nullptr) return;
-  const size_t bytes = block_bytes(block, "free_sized");
+  const char* const what = aligned ? "free_aligned_sized" : "free_sized";
+  const size_t bytes = block_bytes(block, what);
   if (bytes == 0) return;
-  const bool checked = is_checked(block, "free_sized");
-  const size_t usable = checked ? checker_.size_of(block, bytes, "free_sized") : bytes;
+  const bool checked = is_checked(block, what);
+  const size_t usable = checked ? checker_.size_of(block, bytes, what) : bytes;
   const size_t fitting = size_for(size_bytes);
-  const bool may_be_larger = aligned || (bytes > kMaxSmallBytes && fitting > kMaxSmallBytes && load_relaxed(&kept_longer_));
+  const bool may_be_larger = aligned || load_relaxed(&kept_longer_);
   if (checked ? size_bytes != usable : fitting == 0 || fitting > bytes || (fitting != bytes && !may_be_larger))
-    fatal("free_sized(%p, %zu): the block has %zu bytes", block, size_bytes, usable);
+    fatal("%s(%p, %zu): the block has %zu bytes", what, block, size_bytes, usable);
   release(block);
 }
 
@@ -377,7 +378,12 @@ void* Heap::reallocate(void* block, size_t size_bytes) {
   const bool small = found.kind >= kKindLane && size_bytes <= kMaxSmallBytes;
   if (small && class_of(size_bytes) == class_of_lane(found.kind - kKindLane)) return block;
   void* other = take_block(size_bytes);
-  if (other == nullptr) return nullptr;
+  if (other == nullptr) {
+    // Without memory for a smaller block the larger one serves: programs do not expect that to fail.
+    if (found.kind == kKindNone || size_bytes > old_bytes) return nullptr;
+    store_relaxed(&kept_longer_, true);
+    return block;
+  }
   memcpy(other, block, old_bytes < size_bytes ? old_bytes : size_bytes);
   if (!try_release(block)) drop_block(block);
   return other;

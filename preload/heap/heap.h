@@ -38,6 +38,9 @@ struct HeapTotals {
   uint64_t clean_bytes = 0;
   uint64_t purged_bytes = 0;    // given back so far
   uint64_t metadata_bytes = 0;
+
+  // In the program's hands. The figures are each of a moment of their own.
+  uint64_t live_bytes() const { return used_bytes > free_small_bytes ? used_bytes - free_small_bytes : 0; }
 };
 
 class Heap {
@@ -61,7 +64,8 @@ class Heap {
   // As release(), told the size that was asked for: a size of another class, or of another number of pages, stops the program.
   // aligned: an alignment was asked for, so that the block may be larger.
   void release_sized(void* block, size_t size_bytes, bool aligned);
-  size_t usable_bytes(const void* block);
+  // `what` names the function that asks, for a block that is none.
+  size_t usable_bytes(const void* block, const char* what);
   // How many bytes a block for so many has; 0: none is so large.
   static size_t size_for(size_t size_bytes);
   // What usable_bytes() will say of a block for so many with that alignment (a power of two); 0: none is so large.
@@ -205,7 +209,7 @@ class Heap {
 
   uint64_t last_tick_ms_ = 0;
   uint32_t nr_ticks_ = 0;
-  bool kept_longer_ = false;    // realloc could not give the end of a large block back: some have more pages than was asked for
+  bool kept_longer_ = false;    // realloc could not shrink a block, for want of memory or of a record: some are larger than was asked for
   bool threads_begun_ = false;  // the balance thread was asked to tick, in this process
   bool thread_ticks_ = false;   // and does
   bool rests_ = false;          // it found nothing to do, and sleeps until it is woken

@@ -37,11 +37,15 @@ void Heap::release_checked(void* block, const char* what) {
 
 void* Heap::reallocate_checked(void* block, size_t size_bytes) {
   const size_t bytes = block_bytes(block, "realloc");
-  const size_t old_bytes = bytes == 0                     ? linkers_bytes(block)
-                           : is_checked(block, "realloc") ? checker_.size_of(block, bytes, "realloc")
-                                                          : bytes;
+  const bool checked = is_checked(block, "realloc");
+  const size_t old_bytes = bytes == 0 ? linkers_bytes(block) : checked ? checker_.size_of(block, bytes, "realloc") : bytes;
   void* other = allocate_checked(1, size_bytes);
-  if (other == nullptr) return nullptr;
+  if (other == nullptr) {
+    // As without check:full, a larger block serves.
+    if (bytes == 0 || size_bytes > old_bytes) return nullptr;
+    if (checked) checker_.lay_out(block, bytes, size_bytes);
+    return block;
+  }
   memcpy(other, block, old_bytes < size_bytes ? old_bytes : size_bytes);
   release_checked(block, "realloc");
   return other;

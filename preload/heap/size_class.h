@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 //
 // The sizes that small blocks come in: 8, then steps of 16 to 128, then eight steps a doubling to 32 KiB, so that a block
-// is at most an eighth larger than what was asked for. Every class but the first is a multiple of 16.
+// of more than 128 bytes is at most an eighth larger than what was asked for. Every class but the first is a multiple of 16.
 //
 // A span of a class is as many pages as give eight blocks, or as few as waste at most a sixteenth. What is left over lies at
 // its beginning: so one multiplication tells whether a block begins at an offset, see begins_block().

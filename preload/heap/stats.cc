@@ -31,7 +31,7 @@ void Heap::print_stats(Pieces& text) {
   const HeapTotals sum = totals();
   text.format("percpu malloc: %lu KiB in use, %lu KiB free in spans and caches, %lu KiB free pages still backed, %lu KiB "
               "given back so far, %lu KiB metadata\n",
-              kib(sum.used_bytes - sum.free_small_bytes), kib(sum.free_small_bytes), kib(sum.dirty_bytes),
+              kib(sum.live_bytes()), kib(sum.free_small_bytes), kib(sum.dirty_bytes),
               kib(sum.purged_bytes), kib(sum.metadata_bytes));
   text.format("  balancer: %u ticks, %lu CPUs' caches emptied, %lu lanes made room for others, %lu blocks taken back\n",
               load_relaxed(&nr_ticks_), ul(cache_.work().emptied_cpus), ul(cache_.work().evicted_lanes),
@@ -65,7 +65,7 @@ void Heap::print_json(Pieces& text) {
   const HeapTotals sum = totals();
   text.format("{\"used_bytes\":%lu,\"free_small_bytes\":%lu,\"cached_bytes\":%lu,\"dirty_bytes\":%lu,\"clean_bytes\":%lu,"
               "\"purged_bytes\":%lu,\"metadata_bytes\":%lu",
-              ul(sum.used_bytes - sum.free_small_bytes), ul(sum.free_small_bytes), ul(sum.cached_bytes), ul(sum.dirty_bytes),
+              ul(sum.live_bytes()), ul(sum.free_small_bytes), ul(sum.cached_bytes), ul(sum.dirty_bytes),
               ul(sum.clean_bytes), ul(sum.purged_bytes), ul(sum.metadata_bytes));
   text.format(",\"balancer\":{\"ticks\":%u,\"emptied_cpus\":%lu,\"evicted_lanes\":%lu,\"taken_blocks\":%lu}",
               load_relaxed(&nr_ticks_), ul(cache_.work().emptied_cpus), ul(cache_.work().evicted_lanes),

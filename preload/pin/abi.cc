@@ -6,6 +6,7 @@
 #include <stdarg.h>
 #include <unistd.h>
 
+#include "preload/abi/export.h"
 #include "preload/heap/heap.h"
 #include "preload/pin/pin.h"
 
@@ -13,68 +14,66 @@ using percpu::heap::OffPlace;
 using percpu::heap::OffPlaceForExec;
 using percpu::heap::pin_next;
 
-#define PERCPU_EXPORT_ extern "C" __attribute__((visibility("default")))
-
 // ---- threads -----------------------------------------------------------------------------------------------------------
 
-PERCPU_EXPORT_ int pthread_create(pthread_t* thread, const pthread_attr_t* attr, void* (*start)(void*),
+PRELOAD_EXPORT int pthread_create(pthread_t* thread, const pthread_attr_t* attr, void* (*start)(void*),
                                   void* argument) noexcept {
   const int result = percpu::heap::pin_pthread_create(thread, attr, start, argument);
   if (result == 0) percpu::heap::heap.begin_threads();
   return result;
 }
 
-PERCPU_EXPORT_ int thrd_create(thrd_t* thread, thrd_start_t start, void* argument) {
+PRELOAD_EXPORT int thrd_create(thrd_t* thread, thrd_start_t start, void* argument) {
   const int result = percpu::heap::pin_thrd_create(thread, start, argument);
   if (result == thrd_success) percpu::heap::heap.begin_threads();
   return result;
 }
 
-PERCPU_EXPORT_ int pthread_setname_np(pthread_t thread, const char* name) noexcept {
+PRELOAD_EXPORT int pthread_setname_np(pthread_t thread, const char* name) noexcept {
   return percpu::heap::pin_pthread_setname(thread, name);
 }
 
 // ---- affinity ----------------------------------------------------------------------------------------------------------
 
-PERCPU_EXPORT_ int sched_setaffinity(pid_t tid, size_t size_bytes, const cpu_set_t* mask) noexcept {
+PRELOAD_EXPORT int sched_setaffinity(pid_t tid, size_t size_bytes, const cpu_set_t* mask) noexcept {
   return percpu::heap::pin_sched_setaffinity(tid, size_bytes, mask);
 }
 
-PERCPU_EXPORT_ int sched_getaffinity(pid_t tid, size_t size_bytes, cpu_set_t* mask) noexcept {
+PRELOAD_EXPORT int sched_getaffinity(pid_t tid, size_t size_bytes, cpu_set_t* mask) noexcept {
   return percpu::heap::pin_sched_getaffinity(tid, size_bytes, mask);
 }
 
-PERCPU_EXPORT_ int pthread_setaffinity_np(pthread_t thread, size_t size_bytes, const cpu_set_t* mask) noexcept {
+PRELOAD_EXPORT int pthread_setaffinity_np(pthread_t thread, size_t size_bytes, const cpu_set_t* mask) noexcept {
   return percpu::heap::pin_pthread_setaffinity(thread, size_bytes, mask);
 }
 
-PERCPU_EXPORT_ int pthread_getaffinity_np(pthread_t thread, size_t size_bytes, cpu_set_t* mask) noexcept {
+PRELOAD_EXPORT int pthread_getaffinity_np(pthread_t thread, size_t size_bytes, cpu_set_t* mask) noexcept {
   return percpu::heap::pin_pthread_getaffinity(thread, size_bytes, mask);
 }
 
-PERCPU_EXPORT_ int pthread_getattr_np(pthread_t thread, pthread_attr_t* attr) noexcept {
+PRELOAD_EXPORT int pthread_getattr_np(pthread_t thread, pthread_attr_t* attr) noexcept {
   return percpu::heap::pin_pthread_getattr(thread, attr);
 }
 
 // ---- children ----------------------------------------------------------------------------------------------------------
 
-PERCPU_EXPORT_ int system(const char* command) {
+PRELOAD_EXPORT int system(const char* command) {
   OffPlace off;
   return pin_next().system(command);
 }
 
-PERCPU_EXPORT_ FILE* popen(const char* command, const char* mode) {
+PRELOAD_EXPORT FILE* popen(const char* command, const char* mode) {
   OffPlace off;
   return pin_next().popen(command, mode);
 }
 
-PERCPU_EXPORT_ int posix_spawn(pid_t* child, const char* path, const posix_spawn_file_actions_t* actions,
+PRELOAD_EXPORT int posix_spawn(pid_t* child, const char* path, const posix_spawn_file_actions_t* actions,
                                const posix_spawnattr_t* attr, char* const argv[], char* const envp[]) {
   OffPlace off;
   return pin_next().posix_spawn(child, path, actions, attr, argv, envp);
 }
 
-PERCPU_EXPORT_ int posix_spawnp(pid_t* child, const char* file, const posix_spawn_file_actions_t* actions,
+PRELOAD_EXPORT int posix_spawnp(pid_t* child, const char* file, const posix_spawn_file_actions_t* actions,
                                 const posix_spawnattr_t* attr, char* const argv[], char* const envp[]) {
   OffPlace off;
   return pin_next().posix_spawnp(child, file, actions, attr, argv, envp);
@@ -82,32 +81,32 @@ PERCPU_EXPORT_ int posix_spawnp(pid_t* child, const char* file, const posix_spaw
 
 // ---- exec --------------------------------------------------------------------------------------------------------------
 
-PERCPU_EXPORT_ int execve(const char* path, char* const argv[], char* const envp[]) noexcept {
+PRELOAD_EXPORT int execve(const char* path, char* const argv[], char* const envp[]) noexcept {
   OffPlaceForExec off;
   return pin_next().execve(path, argv, envp);
 }
 
-PERCPU_EXPORT_ int execv(const char* path, char* const argv[]) noexcept {
+PRELOAD_EXPORT int execv(const char* path, char* const argv[]) noexcept {
   OffPlaceForExec off;
   return pin_next().execve(path, argv, environ);
 }
 
-PERCPU_EXPORT_ int execvpe(const char* file, char* const argv[], char* const envp[]) noexcept {
+PRELOAD_EXPORT int execvpe(const char* file, char* const argv[], char* const envp[]) noexcept {
   OffPlaceForExec off;
   return pin_next().execvpe(file, argv, envp);
 }
 
-PERCPU_EXPORT_ int execvp(const char* file, char* const argv[]) noexcept {
+PRELOAD_EXPORT int execvp(const char* file, char* const argv[]) noexcept {
   OffPlaceForExec off;
   return pin_next().execvpe(file, argv, environ);
 }
 
-PERCPU_EXPORT_ int fexecve(int file, char* const argv[], char* const envp[]) noexcept {
+PRELOAD_EXPORT int fexecve(int file, char* const argv[], char* const envp[]) noexcept {
   OffPlaceForExec off;
   return pin_next().fexecve(file, argv, envp);
 }
 
-PERCPU_EXPORT_ int execveat(int directory, const char* path, char* const argv[], char* const envp[], int flags) noexcept {
+PRELOAD_EXPORT int execveat(int directory, const char* path, char* const argv[], char* const envp[], int flags) noexcept {
   OffPlaceForExec off;
   return pin_next().execveat(directory, path, argv, envp, flags);
 }
@@ -139,14 +138,14 @@ void copy_arguments(const char* first, va_list args, char** argv) {
   va_start(args, first);                                                                                       \
   copy_arguments(first, args, argv)
 
-PERCPU_EXPORT_ int execl(const char* path, const char* first, ...) noexcept {
+PRELOAD_EXPORT int execl(const char* path, const char* first, ...) noexcept {
   PERCPU_TAKE_ARGUMENTS_(first, args);
   va_end(args);
   OffPlaceForExec off;
   return pin_next().execve(path, argv, environ);
 }
 
-PERCPU_EXPORT_ int execle(const char* path, const char* first, ...) noexcept {
+PRELOAD_EXPORT int execle(const char* path, const char* first, ...) noexcept {
   PERCPU_TAKE_ARGUMENTS_(first, args);
   char* const* envp = va_arg(args, char* const*);
   va_end(args);
@@ -154,7 +153,7 @@ PERCPU_EXPORT_ int execle(const char* path, const char* first, ...) noexcept {
   return pin_next().execve(path, argv, envp);
 }
 
-PERCPU_EXPORT_ int execlp(const char* file, const char* first, ...) noexcept {
+PRELOAD_EXPORT int execlp(const char* file, const char* first, ...) noexcept {
   PERCPU_TAKE_ARGUMENTS_(first, args);
   va_end(args);
   OffPlaceForExec off;

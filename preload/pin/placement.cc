@@ -131,6 +131,7 @@ bool Placement::make_ready() {
   ready_ = true;
   return true;
 }
+
 // ---- records -------------------------------------------------------------------------------------------------------------
 
 void Placement::drop(ThreadRecord* record) {
@@ -159,6 +160,7 @@ void Placement::add_claim(pid_t tid, pthread_t thread, bool exempt) {
   }
   claims_[nr_claims_++] = {thread, tid == kByThread ? 0 : tid, exempt};
 }
+
 // ---- slots ---------------------------------------------------------------------------------------------------------------
 
 // pin:auto: the first slot that nobody has. Others: the first of those that fewest have.
@@ -191,6 +193,7 @@ void Placement::set_free(ThreadRecord* record, const char* why) {
   release_slot(record);
   if (record->place == kNoPlace) return;
   if (stands_at(record->tid, record->place)) {
+    record->left = record->place;
     (void)go_free(record->tid);
     if (verbose_) report("pin: thread %d is free: %s", static_cast<int>(record->tid), why);
   }
@@ -200,6 +203,7 @@ void Placement::set_free(ThreadRecord* record, const char* why) {
 void Placement::set_all_free() {
   for (ThreadRecord* record = records_.first(); record != nullptr; record = record->next) set_free(record, "more threads than CPUs");
 }
+
 // ---- creation ------------------------------------------------------------------------------------------------------------
 
 ThreadRecord* Placement::prepare(bool mask_in_attr) {
@@ -221,8 +225,7 @@ ThreadRecord* Placement::prepare(bool mask_in_attr) {
   return record;
 }
 
-void Placement::begun(ThreadRecord* record) {
-  (void)record;
+void Placement::one_has_begun() {
   if (--beginning_ > 0) return;
   nr_claims_ = 0;
   claims_lost_ = false;
@@ -232,7 +235,7 @@ void Placement::failed(ThreadRecord* record) {
   PlacementGuard guard(lock_);
   if (record->number == nr_created_) nr_created_--;
   drop(record);
-  begun(record);
+  one_has_begun();
 }
 
 void Placement::created() {
@@ -281,7 +284,7 @@ void Placement::begin(ThreadRecord* record) {
     uncount(record);
   }
   settle(record);
-  begun(record);
+  one_has_begun();
   if (followed) {
     t_place.record = record;
   } else {
@@ -298,6 +301,7 @@ void Placement::end(void* value) {
   t_place.record = nullptr;
   placement.drop(record);
 }
+
 void Placement::hide(pid_t tid, pthread_t thread, size_t size_bytes, void* mask) {
   const size_t bytes = size_bytes < sizeof scratch_.words ? size_bytes : sizeof scratch_.words;
   scratch_ = {};
@@ -320,11 +324,18 @@ void Placement::hide(pid_t tid, pthread_t thread, size_t size_bytes, void* mask)
 // (A child of vfork shares the lock with the threads of its parent, which are.)
 bool Placement::is_bare_child() const { return in_vfork_word == 0 && this_process() != process_; }
 
+// A child, of vfork too, has the mask that its parent had when the fork began. If another thread set the parent free since then, the
+// memory, which is copied later or never, says nothing of that place any more.
+bool Placement::leave_place() {
+  const bool child = this_process() != process_;
+  const int32_t left = child && t_place.record != nullptr ? t_place.record->left : kNoPlace;
+  return (stands_at(0, own_place()) || stands_at(0, left)) && go_free(0) == 0;
+}
+
 bool Placement::leave() PERCPU_NO_THREAD_SAFETY_ANALYSIS {
-  if (is_bare_child()) return stands_at(0, own_place()) && go_free(0) == 0;
+  if (is_bare_child()) return leave_place();
   PlacementGuard guard(lock_);
-  if (!stands_at(0, own_place())) return false;
-  return go_free(0) == 0;
+  return leave_place();
 }
 
 // Only if the place is still the thread's: meanwhile it may have been set free, or given a mask by the program.
@@ -333,6 +344,7 @@ void Placement::come_back() PERCPU_NO_THREAD_SAFETY_ANALYSIS {
   PlacementGuard guard(lock_);
   if (t_place.record != nullptr && t_place.record->place != kNoPlace) (void)go_to(0, t_place.record->place);
 }
+
 // The process has this thread only; the lock may be a thread's that is gone, and what it guards half changed.
 void Placement::fork_child() PERCPU_NO_THREAD_SAFETY_ANALYSIS {
   lock_.reset_after_fork_in_child();

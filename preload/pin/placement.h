@@ -114,7 +114,7 @@ class Placement {
   void drop(ThreadRecord* record) PERCPU_REQUIRES(lock_);
   ThreadRecord* find(pid_t tid, pthread_t thread) PERCPU_REQUIRES(lock_);
   void add_claim(pid_t tid, pthread_t thread, bool exempt) PERCPU_REQUIRES(lock_);
-  void begun(ThreadRecord* record) PERCPU_REQUIRES(lock_);
+  void one_has_begun() PERCPU_REQUIRES(lock_);
 
   int32_t pick_slot(uint64_t now) PERCPU_REQUIRES(lock_);
   void release_slot(ThreadRecord* record) PERCPU_REQUIRES(lock_);
@@ -133,6 +133,7 @@ class Placement {
   int go_to(pid_t tid, int32_t place) PERCPU_REQUIRES(lock_);
   int go_free(pid_t tid) const;
   bool is_bare_child() const;
+  bool leave_place() PERCPU_REQUIRES(lock_);
 
   bool active_ = false;
   bool verbose_ = false;
@@ -178,7 +179,7 @@ int Placement::set_mask(pid_t tid, pthread_t thread, Call call) {
   ThreadRecord* record = find(tid, thread);
   if (record != nullptr) {
     release_slot(record);
-    record->place = kNoPlace;
+    record->place = record->left = kNoPlace;  // what stands from now on is the program's
   } else if (tid != 0) {
     add_claim(tid, thread, false);
   } else if (t_place.record == nullptr) {

@@ -36,6 +36,7 @@ struct ThreadRecord {
   int32_t slot = kNoSlot;
   int32_t place = kNoPlace;
   int32_t inherited = kNoPlace;  // its creator's place
+  int32_t left = kNoPlace;       // the place that it was set free from
   bool counted = false;
   bool mask_in_attr = false;
   bool name_read = false;

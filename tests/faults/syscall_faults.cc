@@ -8,10 +8,11 @@
 //
 // A system call is a library's when one of the return addresses that lie on top of the stack is in LIBRARY (the end of a mapped
 // file's name: "libpercpu_preload.so"). What the program does after its first getppid() is left alone: there it sees whether
-// everything is in order again. It must exit with status 0; a signal, any other status, or 60 seconds without an end is a finding.
+// everything is in order again. It must exit with status 0; a signal, any other status, or kRunSeconds without an end is a finding.
 //
 // Each call fails as it can fail on a real system (kErrors); --errors all tries every errno of its row, else the first one.
-// A call that cannot fail, or whose failure nobody could survive (rt_sigprocmask, exit), is passed over; so are those that liburcu
+// A call that cannot fail, or whose failure nobody could survive (rt_sigprocmask, exit), is passed over, and close, which closes the
+// file even where it fails, as a call that is left out does not; so are those that liburcu
 // makes for the library, since it ends the program itself where its membarrier or its mmap fails.
 #include <linux/futex.h>
 #include <signal.h>
@@ -49,6 +50,7 @@ constexpr CallErrors kErrors[] = {
     {SYS_munmap, "munmap", {ENOMEM, 0, 0}},
     {SYS_mremap, "mremap", {ENOMEM, EAGAIN, 0}},
     {SYS_mprotect, "mprotect", {ENOMEM, 0, 0}},
+    {SYS_munlock, "munlock", {ENOMEM, EPERM, 0}},
     {SYS_madvise, "madvise", {ENOMEM, EINVAL, EAGAIN}},
     {SYS_mincore, "mincore", {ENOMEM, EAGAIN, 0}},
     {SYS_mbind, "mbind", {EPERM, ENOSYS, ENOMEM}},
@@ -65,6 +67,8 @@ constexpr CallErrors kErrors[] = {
     {SYS_clone, "clone", {EAGAIN, ENOMEM, 0}},
     {SYS_clone3, "clone3", {EAGAIN, ENOMEM, ENOSYS}},
     {SYS_prctl, "prctl", {EINVAL, 0, 0}},
+    {SYS_prlimit64, "prlimit64", {EPERM, ENOSYS, 0}},
+    {SYS_rseq, "rseq", {ENOSYS, EINVAL, EFAULT}},  // EPERM and EBUSY are the answers to a registered thread
     {SYS_write, "write", {EIO, EAGAIN, 0}},
     {SYS_writev, "writev", {EIO, EAGAIN, 0}},
 };

@@ -31,6 +31,18 @@ TEST_CASE("a block freed twice, with others in between") {
   CHECK(says(text, "the block of 100 bytes is free already (freed twice)"));
 }
 
+TEST_CASE("a block freed twice, when it has left the quarantine and nobody has it yet") {
+  const std::string text = stopped_by([] {
+    void* neighbour = opaque(malloc(100));  // so that their span stays
+    void* block = opaque(malloc(100));
+    free(block);
+    malloc_trim(0);
+    free(block);
+    free(neighbour);
+  });
+  CHECK(says(text, "the block of 100 bytes is free already (freed twice)"));
+}
+
 TEST_CASE("a large block freed twice") {
   CHECK(says(stopped_by([] {
                void* block = opaque(malloc(200000));

@@ -18,10 +18,12 @@
 
 #include "../unit/child.h"
 
+extern "C" void free_sized(void*, size_t) __attribute__((weak));
+
 namespace {
 
 constexpr size_t kMiB = size_t{1} << 20;
-constexpr int kRight = 0, kNoEnd = 10, kWrongErrno = 11, kHarmed = 12, kNotAgain = 13, kTooLittle = 14;
+constexpr int kRight = 0, kNoEnd = 10, kWrongErrno = 11, kHarmed = 12, kNotAgain = 13, kTooLittle = 14, kNotShrunk = 15;
 
 // Blocks that know each other: each begins with the address of the one before, and ends with its own size.
 struct Chain {
@@ -73,6 +75,23 @@ int take_all(size_t size, size_t least_bytes) {
   return kRight;
 }
 
+// Takes blocks of this size until there are no more, then smaller ones, and shrinks the large ones to these: there is no memory at first.
+int shrink_all(size_t size, size_t smaller) {
+  Chain chain, others;
+  while (chain.bytes < 4096 * kMiB && chain.take(size)) {}
+  while (others.bytes < 4096 * kMiB && others.take(smaller)) {}
+  if (chain.bytes >= 4096 * kMiB || others.bytes >= 4096 * kMiB) return kNoEnd;
+  while (chain.last != nullptr) {
+    Chain::Block* const before = chain.last->before;
+    auto* shrunk = static_cast<Chain::Block*>(realloc(chain.last, smaller));
+    if (shrunk == nullptr) return kNotShrunk;
+    if (shrunk->before != before || shrunk->size_bytes != size || malloc_usable_size(shrunk) < smaller) return kHarmed;
+    free_sized(shrunk, smaller);
+    chain.last = before;
+  }
+  return others.give_back_all() ? kRight : kHarmed;
+}
+
 constexpr size_t kSizes[] = {48, 4000, 30000, 300000, 5000000};
 
 void limit_address_space(size_t bytes) {
@@ -104,6 +123,10 @@ TEST_CASE("in a limited address space" * doctest::skip()) {
   for (const size_t size : kSizes) {
     CAPTURE(size);
     CHECK(percpu::run_in_child([size] { return take_all(size, 16 * kMiB); }).exit_code == kRight);
+  }
+  for (const size_t size : {size_t{3000}, size_t{30000}, size_t{300000}}) {
+    CAPTURE(size);
+    CHECK(percpu::run_in_child([size] { return shrink_all(size, size / 3); }).exit_code == kRight);
   }
 }
 

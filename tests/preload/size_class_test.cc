@@ -7,7 +7,7 @@
 
 using namespace percpu::heap;
 
-TEST_CASE("every size has the smallest class that holds it, at most an eighth larger") {
+TEST_CASE("every size has the smallest class that holds it, above 128 bytes at most an eighth larger") {
   for (size_t size = 0; size <= kMaxSmallBytes; ++size) {
     const uint32_t found = class_of(size);
     REQUIRE(found < kNrClasses);

@@ -5,6 +5,7 @@
 statistics.py LIBRARY
 """
 import ctypes, json, os, resource, subprocess, sys, tempfile
+import xml.etree.ElementTree
 
 # A thread that allocates and ends, then signals to itself until the statistics have come, or for ever.
 WORK = """
@@ -32,7 +33,37 @@ assert ctypes.string_at(block, 10000000) == bytes(10000000)
 here.dallocx(ctypes.c_void_p(block), 0)
 assert here.mallctl(b"arena.0.purge", None, None, None, ctypes.c_size_t(0)) == 0
 assert ask(b"arena.0.purge", ctypes.c_size_t)[0] == 1
+# All arenas, by how many there are: redis-server's MEMORY PURGE and FLUSHALL.
+arenas = ask(b"arenas.narenas", ctypes.c_uint)
+assert arenas == (0, 1), arenas
+assert here.mallctl(b"arena.%d.purge" % arenas[1], None, None, None, ctypes.c_size_t(0)) == 0
+assert here.mallctl(b"arena.4096.decay", None, None, None, ctypes.c_size_t(0)) == 0
 assert ask(b"arena.99.purge", ctypes.c_size_t)[0] == 2
+# Every name that abi/jemalloc.cc lists, by name and by number.
+NAMES = {b"version": ctypes.c_char_p, b"epoch": ctypes.c_uint64, b"thread.tcache.enabled": ctypes.c_bool,
+         b"background_thread": ctypes.c_bool, b"opt.background_thread": ctypes.c_bool, b"opt.narenas": ctypes.c_uint,
+         b"arenas.narenas": ctypes.c_uint, b"arenas.page": ctypes.c_size_t, b"arenas.quantum": ctypes.c_size_t}
+NAMES |= {b"stats." + name: ctypes.c_size_t for name in (b"allocated", b"active", b"resident", b"mapped", b"retained", b"metadata")}
+for name, kind in NAMES.items():
+    result, value = ask(name, kind)
+    assert result == 0, name
+    mib = (ctypes.c_size_t * 4)(); words = ctypes.c_size_t(4)
+    assert here.mallctlnametomib(name, mib, ctypes.byref(words)) == 0 and words.value == 1, name
+    again = kind(); size = ctypes.c_size_t(ctypes.sizeof(again))
+    assert here.mallctlbymib(mib, words, ctypes.byref(again), ctypes.byref(size), None, ctypes.c_size_t(0)) == 0, name
+    assert name.startswith(b"stats.") or again.value == value, (name, value, again.value)
+    wrong = (ctypes.c_char * 3)(); size = ctypes.c_size_t(3)
+    assert here.mallctl(name, wrong, ctypes.byref(size), None, ctypes.c_size_t(0)) == 22, name
+for name in b"thread.tcache.flush", b"arena.0.purge":
+    mib = (ctypes.c_size_t * 4)(); words = ctypes.c_size_t(4)
+    assert here.mallctlnametomib(name, mib, ctypes.byref(words)) == 0, name
+    assert here.mallctlbymib(mib, words, None, None, None, ctypes.c_size_t(0)) == 0, name
+words = ctypes.c_size_t(0)
+assert here.mallctlnametomib(b"epoch", (ctypes.c_size_t * 1)(), ctypes.byref(words)) == 22
+assert here.mallctlnametomib(b"no.such.name", (ctypes.c_size_t * 1)(), ctypes.byref(ctypes.c_size_t(1))) == 2
+assert here.mallctlbymib((ctypes.c_size_t * 1)(999), ctypes.c_size_t(1), None, None, None, ctypes.c_size_t(0)) == 2
+assert ask(b"arenas.page", ctypes.c_size_t)[1] == 4096 and ask(b"arenas.quantum", ctypes.c_size_t)[1] == 16
+assert ask(b"stats.mapped", ctypes.c_size_t)[1] >= ask(b"stats.active", ctypes.c_size_t)[1] > 0
 def tell(name, value):
     old = type(value)(); size = ctypes.c_size_t(ctypes.sizeof(old))
     result = here.mallctl(name, ctypes.byref(old), ctypes.byref(size), ctypes.byref(value), ctypes.c_size_t(ctypes.sizeof(value)))
@@ -54,13 +85,14 @@ def run(conf, program, **more):
 
 done = run("stats:exit", WORK)
 assert done.returncode == 0 and done.stderr.startswith("percpu malloc: "), done
-for part in ("KiB in use", "balancer: ", "node 0: ", "class ", " KiB metadata"):
+for part in ("KiB in use", "balancer: ", "node 0: ", "CPU ", "class ", " KiB metadata"):
     assert part in done.stderr, (part, done.stderr)
 
 done = run("stats:json", WORK)
 assert done.returncode == 0, done
 told = json.loads(done.stderr)
 assert told["used_bytes"] > 0 and told["nodes"][0]["open_bytes"] > 0 and told["classes"], told
+assert told["cpus"] and all(row["blocks"] > 0 and row["cached_bytes"] > 0 for row in told["cpus"]), told
 assert told["balancer"]["ticks"] >= 0 and sum(c["blocks"] for c in told["classes"]) > 0
 
 # What is printed to a pipe, as far as the classes.
@@ -146,6 +178,23 @@ assert done.returncode == 0 and done.stderr == "", done
 done = subprocess.run(["sh", "-c", 'exec "$0" -c "$1" 2>&-', sys.executable, NONE], env=environment, capture_output=True,
                       text=True)
 assert done.returncode == 0 and done.stderr == done.stdout == "", done
+
+# malloc_info() writes XML, malloc_stats() what stats:exit does.
+INFO = """
+import ctypes, sys
+here = ctypes.CDLL(None)
+here.fopen.restype = ctypes.c_void_p
+out = ctypes.c_void_p(here.fopen(b"/dev/stdout", b"w"))
+assert here.malloc_info(0, out) == 0 and here.malloc_info(1, out) == 22
+here.fclose(out)
+here.malloc_stats()
+"""
+done = run("", INFO)
+assert done.returncode == 0 and done.stderr.startswith("percpu malloc: ") and "class " in done.stderr, done
+malloc = xml.etree.ElementTree.fromstring(done.stdout)
+sizes = {(row.tag, row.get("type")): int(row.get("size")) for row in malloc}
+assert malloc.tag == "malloc" and set(sizes) == {("total", "used"), ("total", "free"), ("total", "cached"), ("system", "current")}, sizes
+assert sizes["system", "current"] >= sizes["total", "used"] > 0, sizes
 
 done = run("", MALLCTL)
 assert done.returncode == 0 and done.stdout == "right\n", done

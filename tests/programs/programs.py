@@ -292,6 +292,13 @@ def redis():
     equal(read_back(), list(content.values()), "all values")
     equal(ask(["ZCARD sorted", "STRLEN grows", "LLEN list:7", "EXISTS " + gone[0]]),
           [str(KEYS), str(sum(i % 50 + 1 for i in range(KEYS))), str(KEYS // 50), "0"], "sizes")
+    # What it says of its memory is true of this heap, and it can give memory back.
+    memory = {name: value.strip() for name, value in info("memory").items()}
+    check(memory["mem_allocator"].startswith("jemalloc"), f"redis-server asks another allocator: {memory}")
+    known = sum(map(len, content.values()))
+    allocated, active, resident = (int(memory[f"allocator_{what}"]) for what in ("allocated", "active", "resident"))
+    check(known < allocated <= active <= resident < 8 * known + (64 << 20), f"{known} bytes of content, but INFO memory says {memory}")
+    equal(ask(["MEMORY PURGE"]), ["OK"], "MEMORY PURGE")
     digest = ask(["DEBUG DIGEST"])[0]
     equal(ask(["DEBUG RELOAD", "DEBUG DIGEST"]), ["OK", digest], "the reload")
     equal(read_back(), list(content.values()), "all values after the reload")

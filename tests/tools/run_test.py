@@ -35,6 +35,10 @@ expect(run("--library", library, "--pin", "list:0", "--conf", "decay:5,cache:1M"
        0, f"{library} pin:list:0,decay:5,cache:1M,check:usual\n")
 expect(run("--library", library, "--pin", "none", python, "-c", SHOW, PERCPU_CONF="decay:9"), 0, f"{library} decay:9,pin:none\n")
 expect(run(python, "-c", SHOW, PERCPU_PRELOAD=library), 0, f"{library} None\n")
+# An empty variable is none, as the dynamic linker has it; an empty option is a mistake.
+done = run(python, "-c", SHOW, PERCPU_PRELOAD="")
+assert done.returncode == 0 and done.stdout == f"{os.path.realpath(library)} None\n", done
+expect(run("--library", "", "true"), 2, "", "--library: expected a path or a name, found an empty text")
 # A relative path becomes an absolute one; a bare name stays what it is.
 expect(run("--library", os.path.relpath(library), python, "-c", SHOW), 0, f"{os.path.realpath(library)} None\n")
 expect(run("--library", os.path.basename(library), python, "-c", SHOW, LD_LIBRARY_PATH=os.path.dirname(library)), 0,

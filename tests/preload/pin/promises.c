@@ -601,6 +601,48 @@ static void exec_in_bare_child(void) {
   pthread_join(asker, NULL);
 }
 
+/* A child has the mask that its parent had when the fork began. Before it execs another thread may set the parent free, so that the memory,
+   which is copied later, or never, says nothing of that place any more. */
+static pid_t bare_child(void) {
+  pid_t child = _Fork();
+  if (child != 0) return child;
+  execve("/nonexistent", child_argv, environ);
+  _exit(is_free(0) ? 0 : 1);
+}
+
+static pid_t vforked_child(void) {
+  pid_t child = vfork();
+  if (child != 0) return child;
+  nap();
+  execve(child_argv[0], child_argv, environ);
+  _exit(98);
+}
+
+struct forks {
+  pid_t (*child)(void);
+  atomic_int begun;
+};
+
+static void *fork_until_free(void *argument) {
+  struct forks *forks = argument;
+  forks->begun = 1;
+  do { /* (where the CPUs are busy, this one may have had no place) */
+    EXPECT(status_of(forks->child()) == 0);
+  } while (!is_free(0));
+  return NULL;
+}
+
+static void freed_in_fork(void) {
+  for (int i = 0; i < 200; i++) {
+    struct forks forks = {.child = i % 2 == 0 ? bare_child : vforked_child};
+    pthread_t thread;
+    EXPECT(pthread_create(&thread, NULL, fork_until_free, &forks) == 0);
+    while (!forks.begun) nap();
+    too_many();
+    EXPECT(pthread_join(thread, NULL) == 0);
+  }
+}
+
 /* A child of fork begins anew: all CPUs for its own threads, whoever forked. */
 static void fork_and_place(struct worker *worker) {
   (void)worker;
@@ -927,6 +969,7 @@ static const struct {
     {"exec", exec},
     {"exec_fails", exec_fails},
     {"exec_in_bare_child", exec_in_bare_child},
+    {"freed_in_fork", freed_in_fork},
     {"forked_threads", forked_threads},
     {"late_destructor", late_destructor},
     {"shared_cpu", shared_cpu},
