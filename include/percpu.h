@@ -261,7 +261,7 @@ int percpu_balance(void);
  *
  * where copies is struct percpu_stats.nr_copies: all possible CPUs, one that never ran too, and the extra copies. On a machine
  * of two CPUs and one node (three copies) 100,000 bytes are charged 509,375. Above a limit the allocation fails with ENOMEM and
- * nothing changed.
+ * nothing changed. (Until a charge that an ancestor refuses is taken back, others that would just fit may be refused, too.)
  *
  * Freeing uncharges the domain that was charged, whichever thread frees. What percpu_free_rcu() frees stays charged until the
  * grace period has ended and the area is given back. In a pool of more than eight CPUs an area of up to 256 bytes stays charged
@@ -310,7 +310,7 @@ struct percpu_domain_stats {
   char name[32];
   size_t limit_bytes;
   size_t charged_bytes;      /* now, descendants included */
-  size_t peak_charged_bytes; /* the most so far */
+  size_t peak_charged_bytes; /* the most so far, as found after each charge */
   uint64_t nr_refused;       /* allocations that failed at this domain's limit */
 };
 /* Reads a domain's figures, each at its own moment. Neither is NULL. Thread-, signal- and fork-safe. */

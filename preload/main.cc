@@ -33,22 +33,28 @@ using percpu::heap::heap;
 
 // ---- forks -------------------------------------------------------------------------------------------------------------
 //
-// Others allocate while they hold locks of stdio (getline() does), and fork() takes that of all files after our handler: so ours
-// takes it first, to have the same order. fork() gives the child a new one.
+// Three kinds of locks, in this order:
+//   that of stdio's list of files: others allocate while they hold locks of stdio (getline() does), and fork() takes it after all handlers,
+//   so ours takes it first. fork() gives the child a new one
+//   the library's: it allocates while it holds some (a thread's stack), and waits for readers of RCU, who may allocate
+//   the heap's, under which nobody waits for any of these
 __thread percpu::ForkDepth fork_depth __attribute__((tls_model("initial-exec")));
 
 void at_fork_prepare() {
   if (!fork_depth.prepare()) return;
   _IO_list_lock();
+  percpu_fork_prepare_();
   heap.fork_prepare();
 }
 void resume_in_child() {
+  percpu_fork_child_();
   heap.fork_child();
   _IO_list_resetlock();
 }
 void at_fork_parent() {
   if (!fork_depth.resume()) return;
   if (!fork_depth.in_its_process()) return resume_in_child();
+  percpu_fork_parent_();
   heap.fork_parent();
   _IO_list_unlock();
 }
@@ -58,8 +64,8 @@ void at_fork_child() {
 }
 
 // Handlers of fork prepare in the opposite order in which they were installed. Others may hold locks of their own around malloc, and
-// wait for them in their handlers: so ours prepare last but for the library's, whose locks are taken under ours. Constructors that
-// run before our own install handlers too, so it is not they that decide when: the first handler of anybody comes by here.
+// wait for them in their handlers: so ours prepare last but for the library's, which then find all done. Constructors that run before
+// our own install handlers too, so it is not they that decide when: the first handler of anybody comes by here.
 using RegisterFork = int (*)(void (*)(), void (*)(), void (*)(), void*);
 extern "C" {
 extern void* __dso_handle __attribute__((visibility("hidden")));

@@ -102,6 +102,14 @@ int percpu_own_code_(const void *address);
  */
 int percpu_watch_forks_(void);
 
+/*
+ * For the preload: what the library's fork handlers do, for who has locks of its own that come behind the library's. They may be called
+ * beside these handlers, which then do nothing: of prepares and resumes the outermost count.
+ */
+void percpu_fork_prepare_(void);
+void percpu_fork_parent_(void);
+void percpu_fork_child_(void);
+
 /* Wakes the balance thread. Returns 1; 0 where there is none, any more or yet. Async-signal-safe. */
 int percpu_balance_wake_(void);
 

@@ -202,6 +202,9 @@ PERCPU_EXPORT int percpu_fence(int cpu) { return result_of(library.fence(cpu)); 
 
 PERCPU_EXPORT void percpu_balance_job_(int (*job)(void*), void* context) { library.set_balance_job(job, context); }
 PERCPU_EXPORT int percpu_balance_start_(void) { return library.start_balance(); }
+PERCPU_EXPORT void percpu_fork_prepare_(void) { percpu::Library::at_fork_prepare(); }
+PERCPU_EXPORT void percpu_fork_parent_(void) { percpu::Library::at_fork_parent(); }
+PERCPU_EXPORT void percpu_fork_child_(void) { percpu::Library::at_fork_child(); }
 PERCPU_EXPORT int percpu_watch_forks_(void) { return library.begin_watching_forks() ? 1 : 0; }
 PERCPU_EXPORT int percpu_balance_wake_(void) { return library.wake_balance() ? 1 : 0; }
 PERCPU_EXPORT int percpu_own_code_(const void* address) {

@@ -300,18 +300,18 @@ int Library::start_balance() {
 int Library::address_info(const void* address, percpu_address* info) {
   const auto value = reinterpret_cast<uintptr_t>(address);
   bool found = false;
+  uintptr_t handle = 0;
   {
-    const Balancer::Reader reader(balancer_);
+    const Balancer::Reader reader(balancer_);  // so long no pool goes away
     for (Pool* pool = balancer_.first_pool(); pool != nullptr && !found;
          pool = pool->next.load(std::memory_order_acquire)) {
       found = pool->contains(value) && pool->address_info(value, info);
+      if (found) handle = pool->memory().handle(ChunkId{info->chunk}, {static_cast<uint32_t>(info->unit_offset)});
     }
   }
   if (!found) return 0;
   // Static variables: the handle of the module's piece is what owns them.
   if ((info->flags & PERCPU_INFO_STATIC) != 0) {
-    const Pool& pool = *inside(info->pool);
-    const uintptr_t handle = pool.memory().handle(ChunkId{info->chunk}, {static_cast<uint32_t>(info->unit_offset)});
     uintptr_t piece = 0;
     size_t piece_bytes = 0;
     if (statics_.owns(handle, &piece, &piece_bytes)) {

@@ -43,8 +43,11 @@ class Library {
   [[nodiscard]] int prepare();
   // Sees to it that forks respect our locks: before the first of them is taken. 0 or -errno.
   [[nodiscard]] int watch_forks();
-  // As percpu_watch_forks_().
+  // As percpu_watch_forks_(), percpu_fork_prepare_() and its kin.
   bool begin_watching_forks();
+  static void at_fork_prepare();
+  static void at_fork_parent();
+  static void at_fork_child();
 
   // As percpu_pool_create() and percpu_pool_destroy(); -errno.
   [[nodiscard]] int create_pool(const percpu_pool_attr& attr, Pool** pool);
@@ -94,9 +97,6 @@ class Library {
   void read_configuration();
   void read_memory_settings();
 
-  static void at_fork_prepare();
-  static void at_fork_parent();
-  static void at_fork_child();
   static void at_exit();
   void fork_prepare();
   void fork_parent();

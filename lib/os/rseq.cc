@@ -150,12 +150,26 @@ int Fence::membarrier(const System& system, unsigned flags, int cpu) {
   return error < 0 ? error : 0;
 }
 
+void Fence::go_without_membarrier(int error) {
+  if (kind_.exchange(Kind::kMigrate, std::memory_order_relaxed) == Kind::kMigrate) return;
+  report("membarrier cannot restart other CPUs' sequences any more (error %d); threads visit those CPUs instead, which is slower", -error);
+}
+
+// Where it is refused, as in a sandbox that the program entered since, the CPUs are visited from now on; after any other error this once.
+bool Fence::restarted(const System& system, unsigned flags, int cpu) {
+  const int error = membarrier(system, flags, cpu);
+  if (error == -EPERM || error == -ENOSYS) go_without_membarrier(error);
+  return error == 0;
+}
+
 int Fence::cpu(const System& system, CpuId cpu) {
   if (!CpuMask::in_range(cpu)) return 0;
   switch (prepared(system)) {
     case Kind::kUnprepared:
     case Kind::kNotNeeded: std::atomic_thread_fence(std::memory_order_seq_cst); return 0;
-    case Kind::kMembarrier: return membarrier(system, kMembarrierOneCpu, cpu.value);
+    case Kind::kMembarrier:
+      if (restarted(system, kMembarrierOneCpu, cpu.value)) return 0;
+      break;
     case Kind::kMigrate: break;
   }
   CpuMask only;
@@ -167,7 +181,9 @@ int Fence::all(const System& system, const CpuMask& possible) {
   switch (prepared(system)) {
     case Kind::kUnprepared:
     case Kind::kNotNeeded: std::atomic_thread_fence(std::memory_order_seq_cst); return 0;
-    case Kind::kMembarrier: return membarrier(system, 0, 0);
+    case Kind::kMembarrier:
+      if (restarted(system, 0, 0)) return 0;
+      break;
     case Kind::kMigrate: break;
   }
   return visit_all(system, possible);

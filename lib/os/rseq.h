@@ -79,6 +79,8 @@ class Fence {
     return known != Kind::kUnprepared ? known : prepare(system);
   }
   static int membarrier(const System& system, unsigned flags, int cpu);
+  bool restarted(const System& system, unsigned flags, int cpu);
+  void go_without_membarrier(int error);
 
   std::atomic<Kind> kind_{Kind::kUnprepared};
 };

@@ -16,6 +16,7 @@
 #include <cstddef>
 #include <type_traits>
 
+#include "base/cpu_mask.h"
 #include "base/raw_syscall.h"
 #include "os/cancel.h"
 
@@ -168,11 +169,34 @@ int do_close(int file) { return static_cast<int>(raw(SYS_close, file)); }
 constexpr size_t kStackBytes = 256 * 1024;
 
 // Returns: 0 or a positive error, as the pthread functions do.
-int create_with_stack(pthread_t* thread, size_t stack_bytes, void* (*run)(void*), void* argument) {
+// A thread begins with what its creator has, which may be a real-time thread that polls on a CPU of its own: work in the background would
+// never run there, or be in the way. So it begins as an ordinary thread, and may run where the main thread may if that is on more CPUs.
+int leave_creators_place(pthread_attr_t* attributes) {
+  int policy = SCHED_OTHER;
+  sched_param priority{};
+  int error = pthread_getschedparam(pthread_self(), &policy, &priority);
+  if (error == 0 && (policy == SCHED_FIFO || policy == SCHED_RR)) {
+    priority.sched_priority = 0;
+    error = pthread_attr_setinheritsched(attributes, PTHREAD_EXPLICIT_SCHED);
+    if (error == 0) error = pthread_attr_setschedpolicy(attributes, SCHED_OTHER);
+    if (error == 0) error = pthread_attr_setschedparam(attributes, &priority);
+  }
+  CpuMask own;
+  CpuMask mains;
+  if (do_sched_getaffinity(0, sizeof own.words, own.words) <= 0 || do_sched_getaffinity(static_cast<pid_t>(raw(SYS_getpid)), sizeof mains.words, mains.words) <= 0 ||
+      mains.count() <= own.count())
+    return error;
+  const int refused = pthread_attr_setaffinity_np(attributes, sizeof mains.words, reinterpret_cast<const cpu_set_t*>(mains.words));
+  return error != 0 ? error : refused;
+}
+
+// as_ordinary: see above.
+int create_with_stack(pthread_t* thread, size_t stack_bytes, bool as_ordinary, void* (*run)(void*), void* argument) {
   pthread_attr_t attributes;
   int error = pthread_attr_init(&attributes);
   if (error != 0) return error;
   if (stack_bytes > 0) error = pthread_attr_setstacksize(&attributes, stack_bytes);
+  if (error == 0 && as_ordinary) error = leave_creators_place(&attributes);
   if (error == 0) error = pthread_create(thread, &attributes, run, argument);
   pthread_attr_destroy(&attributes);
   return error;
@@ -184,8 +208,10 @@ int do_start_thread(pthread_t* thread, const char* name, void* (*run)(void*), vo
   sigset_t before;
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &before);  // a thread begins with the mask of the one that makes it
-  int error = create_with_stack(thread, kStackBytes, run, argument);
-  if (error == EINVAL) error = create_with_stack(thread, 0, run, argument);  // too small for its thread-local data
+  int error = create_with_stack(thread, kStackBytes, true, run, argument);
+  if (error == EINVAL) error = create_with_stack(thread, 0, true, run, argument);  // too small for its thread-local data
+  // The kernel refuses another policy, or other CPUs.
+  if (error == EINVAL || error == EPERM) error = create_with_stack(thread, 0, false, run, argument);
   pthread_sigmask(SIG_SETMASK, &before, nullptr);
   if (error == 0) pthread_setname_np(*thread, name);  // for people who look; it does not matter if it fails
   errno = saved_errno;

@@ -17,11 +17,14 @@ bool add_charge(Domain& domain, size_t bytes) {
     const size_t limit = domain.limit_bytes.load(std::memory_order_relaxed);
     if (now > limit || bytes > limit - now) return false;
   } while (!domain.charged_bytes.compare_exchange_weak(now, now + bytes, std::memory_order_relaxed));
-  size_t peak = domain.peak_charged_bytes.load(std::memory_order_relaxed);
-  while (peak < now + bytes &&
-         !domain.peak_charged_bytes.compare_exchange_weak(peak, now + bytes, std::memory_order_relaxed)) {
-  }
   return true;
+}
+
+void raise_peak(Domain& domain) {
+  const size_t now = domain.charged_bytes.load(std::memory_order_relaxed);
+  size_t peak = domain.peak_charged_bytes.load(std::memory_order_relaxed);
+  while (peak < now && !domain.peak_charged_bytes.compare_exchange_weak(peak, now, std::memory_order_relaxed)) {
+  }
 }
 
 }  // namespace
@@ -89,6 +92,8 @@ bool Accounting::charge(DomainId id, size_t bytes, Refusal refusal) {
     }
     return false;
   }
+  // Only now: what an ancestor refuses was never charged.
+  for (DomainId at = id; at != kNoDomain; at = entry(at).parent) raise_peak(entry(at));
   get(id);
   return true;
 }

@@ -17,7 +17,8 @@ constexpr int kMostRounds = 8;
 void Pool::request(uint32_t due) {
   if (balance_mode_ == BalanceMode::kOff) due &= ~uint32_t{kBalance};
   if (due == kGrace && environment_.grace->lost()) return;  // it would stay due for ever
-  if ((state_.load(std::memory_order_relaxed) & due) != due) state_.fetch_or(due, std::memory_order_seq_cst);
+  // A line that was left in the log is asked for each time: who takes kSay back just now may not see the line otherwise.
+  if ((due & kSay) != 0 || (state_.load(std::memory_order_relaxed) & due) != due) state_.fetch_or(due, std::memory_order_seq_cst);
 }
 
 // At the end of every call: says what atomic contexts could not say, and sees to the work that is due.

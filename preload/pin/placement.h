@@ -33,6 +33,7 @@ struct ThreadPlace {
   ThreadRecord* record = nullptr;
   int32_t last = kNoPlace;  // the place that it keeps while it ends, when its record is gone already
   uint32_t off = 0;         // how many OffPlace it is in
+  bool passing = false;     // in the function behind ours, with the lock
 };
 extern __thread ThreadPlace t_place __attribute__((tls_model("initial-exec"), visibility("hidden")));
 
@@ -171,10 +172,20 @@ extern Placement placement;
 
 // ---- what the program sets and asks -----------------------------------------------------------------------------------------
 
+// Calls the function behind ours, under the lock. It may be another library's that asks ours in turn: these calls pass the lock.
+template <class Call>
+auto pass_on(Call call) {
+  t_place.passing = true;
+  const auto result = call();
+  t_place.passing = false;
+  return result;
+}
+
 template <class Call>
 int Placement::set_mask(pid_t tid, pthread_t thread, Call call) {
+  if (t_place.passing) return call();
   PlacementGuard guard(lock_);
-  const int result = call();
+  const int result = pass_on(call);
   if (result != 0) return result;
   ThreadRecord* record = find(tid, thread);
   if (record != nullptr) {
@@ -207,18 +218,18 @@ int Placement::set_name(pthread_t thread, const char* name, Call call) {
 // of the system call, which cannot have the lock, is told the truth.
 template <class Call>
 int Placement::ask(pid_t tid, pthread_t thread, size_t size_bytes, void* mask, Call call) {
-  if (is_bare_child()) return call();
+  if (t_place.passing || is_bare_child()) return call();
   PlacementGuard guard(lock_);
-  const int result = call();
+  const int result = pass_on(call);
   if (result == 0) hide(tid, thread, size_bytes, mask);
   return result;
 }
 
 template <class Call>
 long Placement::ask_kernel(pid_t tid, void* mask, Call call) {
-  if (is_bare_child()) return call();
+  if (t_place.passing || is_bare_child()) return call();
   PlacementGuard guard(lock_);
-  const long result = call();
+  const long result = pass_on(call);
   if (result > 0) hide(tid, {}, static_cast<size_t>(result), mask);
   return result;
 }

@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: MIT */
-/* A program among interposers.c: blocks of all sizes, growing ones, threads, memory that goes back. Writes a line. */
+/* A program among interposers.c: blocks of all sizes, growing ones, threads, masks, memory that goes back. Writes a line. */
+#define _GNU_SOURCE
 #include <malloc.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,6 +19,8 @@ static void *work(void *unused) {
     }
     for (size_t i = 0; i < 200; i++) free(blocks[i]);
   }
+  cpu_set_t mask;
+  if (sched_getaffinity(0, sizeof mask, &mask) != 0 || sched_setaffinity(0, sizeof mask, &mask) != 0) abort();
   return unused;
 }
 

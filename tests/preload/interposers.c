@@ -5,6 +5,7 @@
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
@@ -39,4 +40,13 @@ IN_FRONT(int, mprotect, (void *at, size_t bytes, int access), (at, bytes, access
 IN_FRONT(int, madvise, (void *at, size_t bytes, int advice), (at, bytes, advice))
 IN_FRONT(int, getrlimit, (__rlimit_resource_t resource, struct rlimit *limit), (resource, limit))
 IN_FRONT(pid_t, getpid, (void), ())
+/* As a tracer of threads has it: it asks where the thread was. */
+__attribute__((visibility("default"))) int sched_setaffinity(pid_t thread, size_t bytes, const cpu_set_t *mask) {
+  static int (*next)(pid_t, size_t, const cpu_set_t *);
+  if (next == NULL) *(void **)&next = dlsym(RTLD_NEXT, "sched_setaffinity");
+  cpu_set_t before;
+  work();
+  return sched_getaffinity(thread, sizeof before, &before) != 0 ? -1 : next(thread, bytes, mask);
+}
+
 IN_FRONT(long, sysconf, (int name), (name))

@@ -9,8 +9,8 @@
 // fork), or never, and then only the thread that forks uses liburcu: readers of other threads would be for ever inside in a
 // child that liburcu was not told of.
 //
-// A published area is replaced all the time; readers inside rcu_read_lock() must find in it what belongs there, never what
-// somebody wrote into memory that was freed too early. In each child the same goes on, and the frees come.
+// A published area is replaced all the time; readers inside rcu_read_lock(), who allocate there, must find in it what belongs there, never
+// what somebody wrote into memory that was freed too early. In each child the same goes on, and the frees come.
 #include "expect.h"
 #include "storm.h"
 
@@ -54,10 +54,12 @@ __attribute__((noinline, no_sanitize("thread"))) bool is_good(const volatile uin
 void look() {
   urcu_bp_read_lock();
   uint64_t *area = __atomic_load_n(&published, __ATOMIC_ACQUIRE);
+  void *volatile block = malloc(looked % 5000 + 1);
   for (int round = 0; round < 3; ++round) {
     uint64_t *copy;
     percpu_for_each_copy(copy, area) EXPECT(is_good(copy));
   }
+  free(block);
   urcu_bp_read_unlock();
 }
 

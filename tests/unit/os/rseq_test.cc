@@ -240,6 +240,26 @@ TEST_CASE("a query that fails is not read as bits, and a refused registration is
   }
 }
 
+TEST_CASE("where membarrier is refused later on, as in a sandbox, a fence moves to the CPU from then on, and says so once") {
+  if (!process_has_rseq()) return;
+  const ChildEnd end = run_in_child([] {
+    FaultySystem& faulty = FaultySystem::reset();
+    Fence fence;
+    if (fence.prepare(faulty.system()) != Fence::Kind::kMembarrier) return 77;
+    const CpuMask before = own_affinity();
+    faulty.fail_always(Call::kMembarrier, ENOSYS);
+    if (fence.cpu(faulty.system(), before.last()) != 0 || fence.all(faulty.system(), before) != 0) return 1;
+    if (own_affinity() != before) return 2;
+    // There and back, then to each and back.
+    if (faulty.count(Call::kSchedSetaffinity) != 2 + static_cast<int>(before.count()) + 1) return 3;
+    return fence.prepare(faulty.system()) == Fence::Kind::kMigrate ? 0 : 4;
+  });
+  if (end.exit_code == 77) return;
+  CHECK(end.exit_code == 0);
+  CHECK(end.standard_error.find("any more (error 38)") != std::string::npos);
+  CHECK(end.standard_error.find('\n') == end.standard_error.size() - 1);
+}
+
 TEST_CASE("without membarrier a fence moves to the CPU and back; where it cannot, and the CPU is online, it says so") {
   if (!process_has_rseq()) return;
   FaultySystem& faulty = FaultySystem::reset();

@@ -7,8 +7,10 @@
 #include <csignal>
 #include <cstring>
 #include <string>
+#include <thread>
 
 #include <pthread.h>
+#include <sched.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -94,6 +96,55 @@ TEST_CASE("a thread starts with all signals blocked and its name, and leaves the
   sigset_t after;
   pthread_sigmask(SIG_BLOCK, nullptr, &after);
   for (int number = 1; number < NSIG; ++number) CHECK(sigismember(&before, number) == sigismember(&after, number));
+}
+
+struct Begun {
+  int policy;
+  cpu_set_t mask;
+};
+
+// What a thread begins with that a creator of its own with this policy, on one CPU, starts.
+Begun begun_by_creator(int policy) {
+  Begun begun{};
+  std::thread creator([&] {
+    cpu_set_t one;
+    CPU_ZERO(&one);
+    CPU_SET(static_cast<unsigned>(sched_getcpu()), &one);
+    REQUIRE(sched_setaffinity(0, sizeof one, &one) == 0);
+    const sched_param priority{policy == SCHED_OTHER ? 0 : 1};
+    if (pthread_setschedparam(pthread_self(), policy, &priority) != 0) {
+      begun.policy = -1;
+      return;
+    }
+    pthread_t thread{};
+    REQUIRE(sys.start_thread(
+                &thread, "percpu-test",
+                [](void* to) -> void* {
+                  auto& seen = *static_cast<Begun*>(to);
+                  seen.policy = sched_getscheduler(0);
+                  sched_getaffinity(0, sizeof seen.mask, &seen.mask);
+                  return nullptr;
+                },
+                &begun) == 0);
+    REQUIRE(sys.join_thread(thread) == 0);
+  });
+  creator.join();
+  return begun;
+}
+
+TEST_CASE("a thread is an ordinary one, on the main thread's CPUs, whoever starts it") {
+  cpu_set_t mains;
+  REQUIRE(sched_getaffinity(getpid(), sizeof mains, &mains) == 0);
+  for (const int policy : {SCHED_OTHER, SCHED_FIFO, SCHED_RR}) {
+    CAPTURE(policy);
+    const Begun begun = begun_by_creator(policy);
+    if (begun.policy == -1) {
+      MESSAGE("left out: no right to this policy");
+      continue;
+    }
+    CHECK(begun.policy == SCHED_OTHER);
+    CHECK(CPU_EQUAL(&begun.mask, &mains));
+  }
 }
 
 TEST_CASE("the n-th call can be made to fail, by kind and over all, once or always") {

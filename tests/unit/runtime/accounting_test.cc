@@ -62,6 +62,8 @@ TEST_CASE("a charge that an ancestor refuses changes nothing but that ancestor's
   CHECK(domains.charged(middle) == 100);
   CHECK(domains.charged(root) == 100);
   CHECK(domains.references(leaf) == references);
+  CHECK(domains.accounting.entry(middle).peak_charged_bytes == 100);  // what was refused was never charged
+  CHECK(domains.accounting.entry(leaf).peak_charged_bytes == 100);
   CHECK(domains.refused(root) == 1);
   CHECK(domains.refused(middle) == 0);
   CHECK(domains.refused(leaf) == 0);
