@@ -83,7 +83,7 @@ PRELOAD_EXPORT void* reallocarray(void* block, size_t count, size_t size) {
   size_t bytes = 0;
   if (!product(count, size, &bytes)) return or_enomem(nullptr);
   void* (*bound)(void*, size_t) = nullptr;
-  __asm__("mov realloc@GOTPCREL(%%rip),%0" : "=r"(bound));
+  PRELOAD_LOAD_BOUND(realloc, bound);
   return bound(block, bytes);
 }
 
