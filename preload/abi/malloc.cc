@@ -20,7 +20,7 @@
 #include "preload/heap/heap.h"
 
 using percpu::heap::heap;
-using percpu::heap::kPageBytes;
+using percpu::heap::system_page_bytes;
 
 #define PRELOAD_EXPORT extern "C" __attribute__((visibility("default")))
 
@@ -114,11 +114,12 @@ PRELOAD_EXPORT void* memalign(size_t align, size_t size) {
   return or_enomem(aligned(std::bit_ceil(align == 0 ? size_t{1} : align), size));
 }
 
-PRELOAD_EXPORT void* valloc(size_t size) { return or_enomem(aligned(kPageBytes, size)); }
+PRELOAD_EXPORT void* valloc(size_t size) { return or_enomem(aligned(system_page_bytes(), size)); }
 
 PRELOAD_EXPORT void* pvalloc(size_t size) {
-  if (size > PTRDIFF_MAX - kPageBytes) return or_enomem(nullptr);
-  return or_enomem(aligned(kPageBytes, size == 0 ? kPageBytes : (size + kPageBytes - 1) & ~(kPageBytes - 1)));
+  const size_t page = system_page_bytes();
+  if (size > PTRDIFF_MAX - page) return or_enomem(nullptr);
+  return or_enomem(aligned(page, size == 0 ? page : (size + page - 1) & ~(page - 1)));
 }
 
 PRELOAD_EXPORT size_t malloc_usable_size(void* block) { return heap.usable_bytes(block); }
