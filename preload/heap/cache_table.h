@@ -14,6 +14,13 @@
 // all say empty and full (top is end, below it a 0), and fencing it: sequences that had read the entry before were restarted,
 // and find the closed copy. Whoever closed it may then change the stacks as it likes, and opens it again by the entry.
 //
+// Where a processor may do loads in any order (arm64): the entry that opens a CPU is stored with release, and a sequence has all that it
+// loads or stores of a stack by the address that it loaded there (entry, head, top, slot, each from the one before). No processor goes
+// to an address before it has it, so whoever finds the CPU open finds its stacks as they were left; none of these loads need be an
+// acquire. The fence is a full barrier on both sides: what sequences had committed is seen by who asked for it, with all that their
+// threads had done to the blocks before. Between threads of one CPU the processor's own order is enough, as with all that is per CPU.
+// An end that is raised says nothing of other memory: what lies in slots above top is never looked at.
+//
 // What a thread may use is in its own words, ThreadCaches, all 0 until the kernel is known to have registered rseq for just this
 // thread (CpuCache::attach()), and in the child of a vfork (vfork.S). A limit of 0 refuses every size and every address, so
 // the comparison that malloc and free make anyway tells such a thread from the others.
@@ -143,8 +150,10 @@ PRELOAD_HOT uintptr_t find_head(const CacheTable* table, uintptr_t offset) {
 
 #if defined(__x86_64__)
 #include "preload/arch/x86_64.h"
+#elif defined(__aarch64__) && defined(__AARCH64EL__)
+#include "preload/arch/aarch64.h"
 #else
-#error "the preload's sequences are written for x86-64 only"
+#error "the preload's sequences are written for x86-64 and arm64"
 #endif
 
 #endif  // PERCPU_PRELOAD_HEAP_CACHE_TABLE_H
