@@ -63,7 +63,7 @@ def main():
     options = parser.parse_args()
     preload = options.build.resolve() / "preload" / "libpercpu_preload.so"
     if not preload.exists():
-        sys.exit(f"demo.py: expected the preload library at {preload}, found nothing (it exists for x86-64 only)")
+        sys.exit(f"demo.py: expected the preload library at {preload}, found nothing")
     allocators = [allocator for allocator in find_allocators(preload) if allocator.name in SHOWN]
     with tempfile.TemporaryDirectory(prefix="percpu-demo-") as work:
         context = Context(ROOT, options.build.resolve(), pathlib.Path(work), allocators, options.quick)

@@ -22,7 +22,7 @@
 
 using percpu::heap::heap;
 using percpu::heap::kLargestAlign;
-using percpu::heap::kPageBytes;
+using percpu::heap::system_page_bytes;
 
 namespace {
 
@@ -81,7 +81,7 @@ PRELOAD_EXPORT void* reallocarray(void* block, size_t count, size_t size) {
   size_t bytes = 0;
   if (!product(count, size, &bytes)) return or_enomem(nullptr);
   void* (*bound)(void*, size_t) = nullptr;
-  __asm__("mov realloc@GOTPCREL(%%rip),%0" : "=r"(bound));
+  PRELOAD_LOAD_BOUND(realloc, bound);
   return bound(block, bytes);
 }
 
@@ -112,11 +112,12 @@ PRELOAD_EXPORT void* memalign(size_t align, size_t size) {
   return or_enomem(aligned(std::bit_ceil(align == 0 ? size_t{1} : align), size));
 }
 
-PRELOAD_EXPORT void* valloc(size_t size) { return or_enomem(aligned(kPageBytes, size)); }
+PRELOAD_EXPORT void* valloc(size_t size) { return or_enomem(aligned(system_page_bytes(), size)); }
 
 PRELOAD_EXPORT void* pvalloc(size_t size) {
-  if (size > PTRDIFF_MAX - kPageBytes) return or_enomem(nullptr);
-  return or_enomem(aligned(kPageBytes, size == 0 ? kPageBytes : (size + kPageBytes - 1) & ~(kPageBytes - 1)));
+  const size_t page = system_page_bytes();
+  if (size > PTRDIFF_MAX - page) return or_enomem(nullptr);
+  return or_enomem(aligned(page, size == 0 ? page : (size + page - 1) & ~(page - 1)));
 }
 
 PRELOAD_EXPORT size_t malloc_usable_size(void* block) { return heap.usable_bytes(block, "malloc_usable_size"); }

@@ -10,7 +10,8 @@
  * no other call in between. in_vfork_word becomes what it was: who calls vfork() may be such a child itself, or stay away from
  * the caches for ever (clone.cc).
  *
- * The return address is kept in a register across the system call, since the child's return overwrites the stack's.
+ * On x86-64 the return address is kept in a register across the system call, since the child's return overwrites the stack's. On arm64
+ * it is in one, and the kernel gives each of the two the registers as they were.
  */
 #if defined(__x86_64__)
 	.text
@@ -50,5 +51,52 @@ vfork:
 	ret
 	.cfi_endproc
 	.size	vfork, .-vfork
-	.section .note.GNU-stack,"",@progbits
+#elif defined(__aarch64__)
+#include <sys/syscall.h>
+	.text
+	.globl	vfork
+	.type	vfork, %function
+	.p2align 4
+vfork:
+	.cfi_startproc
+	hint	#34			/* bti c */
+	mrs	x9, tpidr_el0
+	adrp	x10, :gottprel:percpu_thread_
+	ldr	x10, [x10, :gottprel_lo12:percpu_thread_]
+	add	x10, x9, x10
+	adrp	x11, :gottprel:in_vfork_word
+	ldr	x11, [x11, :gottprel_lo12:in_vfork_word]
+	add	x11, x9, x11
+	adrp	x12, :gottprel:thread_caches
+	ldr	x12, [x12, :gottprel_lo12:thread_caches]
+	add	x12, x9, x12
+	ldr	x13, [x10]
+	ldr	w14, [x11]
+	mov	w0, #1
+	str	w0, [x11]		/* first: a signal handler that allocates here attaches nothing */
+	str	xzr, [x10]
+	stp	xzr, xzr, [x12]		/* malloc_limit, free_limit */
+	str	xzr, [x12, #16]		/* unchecked_limit */
+	mov	x0, #0x4111		/* CLONE_VM | CLONE_VFORK | SIGCHLD: there is no other system call for it */
+	mov	x1, #0			/* on the parent's stack */
+	mov	x2, #0
+	mov	x3, #0
+	mov	x4, #0
+	mov	x8, #SYS_clone
+	svc	#0
+	cbz	x0, 1f
+	str	w14, [x11]
+	str	x13, [x10]
+	cmn	x0, #4095
+	b.hs	2f
+1:	ret
+2:	neg	w0, w0
+	adrp	x1, :gottprel:errno
+	ldr	x1, [x1, :gottprel_lo12:errno]
+	str	w0, [x9, x1]
+	mov	x0, #-1
+	ret
+	.cfi_endproc
+	.size	vfork, .-vfork
 #endif
+#include "preload/arch/asm_end.h"

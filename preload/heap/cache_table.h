@@ -14,6 +14,13 @@
 // all say empty and full (top is end, below it a 0), and fencing it: sequences that had read the entry before were restarted,
 // and find the closed copy. Whoever closed it may then change the stacks as it likes, and opens it again by the entry.
 //
+// Where a processor may do loads in any order (arm64): the entry that opens a CPU is stored with release, and a sequence has all that it
+// loads or stores of a stack by the address that it loaded there (entry, head, top, slot, each from the one before). No processor goes
+// to an address before it has it, so whoever finds the CPU open finds its stacks as they were left; none of these loads need be an
+// acquire. The fence is a full barrier on both sides: what sequences had committed is seen by who asked for it, with all that their
+// threads had done to the blocks before. Between threads of one CPU the processor's own order is enough, as with all that is per CPU.
+// An end that is raised says nothing of other memory: what lies in slots above top is never looked at.
+//
 // What a thread may use is in its own words, ThreadCaches, all 0 until the kernel is known to have registered rseq for just this
 // thread (CpuCache::attach()), and in the child of a vfork (vfork.S). A limit of 0 refuses every size and every address, so
 // the comparison that malloc and free make anyway tells such a thread from the others.
@@ -67,6 +74,8 @@ struct CacheTable {
 };
 
 static_assert(sizeof(CacheTable) <= Window::kBeforeMapBytes);
+// Entries of the page map hold kinds as offsets of these, too.
+static_assert(sizeof(CacheTable::Kind) == size_t{1} << kKindShift);
 static_assert(kMaxKinds * sizeof(StackHead) <= UINT16_MAX);
 
 // What this thread may use, by the fast paths. Offsets are known to vfork.S.
@@ -88,64 +97,42 @@ extern __thread ThreadCaches thread_caches __attribute__((tls_model("initial-exe
 extern CachePlaces cache_places __attribute__((visibility("hidden")));
 }
 
-#if defined(__x86_64__)
-
-// The beginning and the end of a sequence: see percpu/arch/x86_64.h, from which these differ in three ways. Nothing is
-// forgotten at the end, as the preload is never unloaded; the columns of CPUs have two entries before CPU 0; and the area is
-// reached by its address.
-// [copy] becomes the CPU's heads, at which the stack's is at [head]; [top] is the head's top.
-#define PRELOAD_HEAD_ "(%[copy],%[head])"
-#define PRELOAD_SEQ_BEGIN_                                                \
-  ".pushsection __rseq_cs,\"aw?\"\n\t"                                    \
-  ".balign 32\n"                                                          \
-  "3:\t.long 0,0\n\t"                                                    \
-  ".quad 1f,2f-1f,4f\n\t"                                                \
-  ".popsection\n\t"                                                      \
-  ".pushsection __rseq_cs_ptr_array,\"aw?\"\n\t"                          \
-  ".quad 3b\n\t"                                                         \
-  ".popsection\n"                                                        \
-  "5:\tleaq 3b(%%rip),%[copy]\n\t"                                       \
-  "movq %[copy],8(%[area])\n"                                            \
-  "1:\tmovslq 4(%[area]),%[copy]\n\t"                                    \
-  "movq %c[column](%[table],%[copy],8),%[copy]\n\t"                      \
-  "movq " PRELOAD_HEAD_ ",%[top]\n\t"
-#define PRELOAD_SEQ_END_                                                  \
-  "\n2:\n\t"                                                             \
-  ".pushsection __rseq_failure,\"ax?\"\n\t"                               \
-  ".byte 0x0f,0xb9,0x3d\n\t" /* ud1 sig(%rip),%edi */                    \
-  ".long 0x53053053\n"                                                   \
-  "4:\tjmp 5b\n\t"                                                       \
-  ".popsection"
-#define PRELOAD_SEQ_IN_(table_of, head_of, column_of)                     \
-  [area] "r"(thread_caches.rseq), [table] "r"(table_of), [head] "r"(head_of), \
-      [column] "i"(offsetof(CacheTable, column_of) + CacheTable::kNoCpu * sizeof(uintptr_t))
-
-// Takes a block off this CPU's stack whose head is there among those of its own node. Null: it is empty.
-// Requires, as all sequences: the thread is attached.
-PRELOAD_HOT void* pop_home(const CacheTable* table, uintptr_t head) {
-  uintptr_t copy, top;
-  void* block;
-  asm volatile goto(PRELOAD_SEQ_BEGIN_
-                    "movq -8(%[top]),%[block]\n\t"
-                    "testq %[block],%[block]\n\t"
-                    "je %l[empty]\n\t"
-                    "subq $8,%[top]\n\t"
-                    "movq %[top]," PRELOAD_HEAD_ PRELOAD_SEQ_END_
-                    : [copy] "=&r"(copy), [top] "=&r"(top), [block] "=&a"(block)
-                    : PRELOAD_SEQ_IN_(table, head, homes)
-                    : "memory", "cc"
-                    : empty);
-  if (block == nullptr) __builtin_unreachable();
-  return block;
-empty:
-  return nullptr;
-}
-
 constexpr uintptr_t head_of_lane(uint32_t lane) { return uintptr_t{kKindLane + lane} << kKindShift; }
 
-// For the ways that are not fast, of any lane's stack, one sequence each (cpu_cache.cc).
+// ---- what is written for each processor (preload/arch) ---------------------------------------------------------------
+//
+// `head`: where the stack's head is among those that the CPU's entry points to. Requires, for each but find_block(): the thread is
+// attached.
+//
+// All but that one are one sequence each, wherever they are inlined. It begins and ends as in percpu/arch, but for three things. Nothing is
+// forgotten at the end, as the preload is never unloaded; the columns of CPUs have two entries before CPU 0; and the area is reached by
+// its address.
+
+// Takes a block off this CPU's stack whose head is there among those of its own node. Null: it is empty.
+PRELOAD_HOT void* pop_home(const CacheTable* table, uintptr_t head);
+
+// Puts a block on this CPU's stack whose head is there in a copy. kTwice: it is one of the upper two already.
 enum class Pushed { kYes, kFull, kTwice };
-// As push(), below.
+PRELOAD_HOT Pushed push(const CacheTable* table, uintptr_t head, const void* block);
+// The same without that check. False: the stack is full.
+PRELOAD_HOT bool push_unchecked(const CacheTable* table, uintptr_t head, const void* block);
+
+// What pop_many() and push_many() do. Requires: count is not 0.
+PRELOAD_HOT uint64_t pop_up_to(const CacheTable* table, uintptr_t head, uint64_t* blocks, uint64_t count);
+PRELOAD_HOT uint64_t push_up_to(const CacheTable* table, uintptr_t head, const uint64_t* blocks, uint64_t count);
+
+// Where the head of the stack is for the block that begins at this offset in the window: what find_head() and begins_block() say, in
+// the fewest instructions. False: none begins there.
+// Entries change only while no block is there; for what is no block they may say anything.
+PRELOAD_HOT bool find_block(const CacheTable* table, uintptr_t offset, uintptr_t* head);
+
+// All loads in front of it are done before all those behind it; the same of stores.
+PRELOAD_HOT void order_loads();
+PRELOAD_HOT void order_stores();
+
+// ---- for the ways that are not fast, of any lane's stack (cpu_cache.cc)
+
+// As push().
 Pushed push_lane(uint32_t lane, uint64_t block);
 // Take off as many of `count` blocks as the stack holds, the topmost first, and put on as many as it has room for, the last on
 // top. They return how many that were. Entries of blocks[] behind those that pop_many() took hold anything: an aborted sequence
@@ -159,73 +146,14 @@ PRELOAD_HOT uintptr_t find_head(const CacheTable* table, uintptr_t offset) {
   return __atomic_load_n(&reinterpret_cast<const PageEntry*>(map)[offset >> kPageShift].shifted_kind, __ATOMIC_RELAXED);
 }
 
-// The same, if a block begins at this offset: what begins_block() says, in the fewest instructions.
-// Entries change only while no block is there; for what is no block they may say anything.
-PRELOAD_HOT bool find_block(const CacheTable* table, uintptr_t offset, uintptr_t* head) {
-  uintptr_t kind, in_span = offset;
-  asm volatile goto("movl 4+%c[map](%[table],%[page],8),%k[kind]\n\t"
-                    "subl %c[map](%[table],%[page],8),%k[in_span]\n\t"
-                    "movslq %k[in_span],%[in_span]\n\t"
-                    "imulq %c[inverse](%[table],%[kind]),%[in_span]\n\t"
-                    "cmpq %c[inverse](%[table],%[kind]),%[in_span]\n\t"
-                    "jae %l[none]"
-                    : [kind] "=&r"(kind), [in_span] "+&r"(in_span)
-                    : [page] "r"(offset >> kPageShift), [table] "r"(table), [map] "i"(Window::kBeforeMapBytes),
-                      [inverse] "i"(offsetof(CacheTable, kinds) + offsetof(CacheTable::Kind, inverse))
-                    : "memory", "cc"
-                    : none);
-  *head = kind;
-  return true;
-none:
-  return false;
-}
-
-// Puts a block on this CPU's stack whose head is there in a copy. kTwice: it is one of the upper two already.
-PRELOAD_HOT Pushed push(const CacheTable* table, uintptr_t head, const void* block) {
-  uintptr_t copy, top;
-  asm volatile goto(PRELOAD_SEQ_BEGIN_
-                    "cmpq 8" PRELOAD_HEAD_ ",%[top]\n\t"
-                    "jae %l[full]\n\t"
-                    "cmpq %[block],-8(%[top])\n\t"
-                    "je %l[twice]\n\t"
-                    "cmpq %[block],-16(%[top])\n\t"
-                    "je %l[twice]\n\t"
-                    "movq %[block],(%[top])\n\t"
-                    "addq $8,%[top]\n\t"
-                    "movq %[top]," PRELOAD_HEAD_ PRELOAD_SEQ_END_
-                    : [copy] "=&r"(copy), [top] "=&r"(top)
-                    : PRELOAD_SEQ_IN_(table, head, copies), [block] "r"(block)
-                    : "memory", "cc"
-                    : full, twice);
-  return Pushed::kYes;
-full:
-  return Pushed::kFull;
-twice:
-  return Pushed::kTwice;
-}
-
-// The same without that check. False: the stack is full.
-PRELOAD_HOT bool push_unchecked(const CacheTable* table, uintptr_t head, const void* block) {
-  uintptr_t copy, top;
-  asm volatile goto(PRELOAD_SEQ_BEGIN_
-                    "cmpq 8" PRELOAD_HEAD_ ",%[top]\n\t"
-                    "jae %l[full]\n\t"
-                    "movq %[block],(%[top])\n\t"
-                    "addq $8,%[top]\n\t"
-                    "movq %[top]," PRELOAD_HEAD_ PRELOAD_SEQ_END_
-                    : [copy] "=&r"(copy), [top] "=&r"(top)
-                    : PRELOAD_SEQ_IN_(table, head, copies), [block] "r"(block)
-                    : "memory", "cc"
-                    : full);
-  return true;
-full:
-  return false;
-}
-
-#else
-#error "the preload's sequences are written for x86-64 only"
-#endif
-
 }  // namespace percpu::heap
+
+#if defined(__x86_64__)
+#include "preload/arch/x86_64.h"
+#elif defined(__aarch64__) && defined(__AARCH64EL__)
+#include "preload/arch/aarch64.h"
+#else
+#error "the preload's sequences are written for x86-64 and arm64"
+#endif
 
 #endif  // PERCPU_PRELOAD_HEAP_CACHE_TABLE_H

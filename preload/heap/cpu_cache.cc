@@ -42,45 +42,14 @@ Pushed push_lane(uint32_t lane, uint64_t block) {
   return push(cache_places.table, head_of_lane(lane), reinterpret_cast<void*>(block));
 }
 
-// Moves up to `count` blocks between a lane's stack and blocks[]; [done] becomes how many. `one` moves one of them, or jumps to 7
-// where none is left. Where none was, nothing is written to the stack: it may be that of the closed copy, which all CPUs have.
-#define PRELOAD_MOVE_MANY_(one)                                                                                 \
-  asm volatile(PRELOAD_SEQ_BEGIN_                                                                               \
-               "xorl %k[done],%k[done]\n"                                                                       \
-               "6:\t" one                                                                                       \
-               "incq %[done]\n\t"                                                                               \
-               "cmpq %[count],%[done]\n\t"                                                                      \
-               "jb 6b\n"                                                                                        \
-               "7:\ttestq %[done],%[done]\n\t"                                                                  \
-               "je 2f\n\t"                                                                                      \
-               "movq %[top]," PRELOAD_HEAD_ PRELOAD_SEQ_END_                                                    \
-               : [copy] "=&r"(copy), [top] "=&r"(top), [block] "=&r"(block), [done] "=&r"(done)                 \
-               : PRELOAD_SEQ_IN_(cache_places.table, head_of_lane(lane), copies), [blocks] "r"(blocks),         \
-                 [count] "r"(uint64_t{count})                                                                   \
-               : "memory", "cc")
-
 uint32_t pop_many(uint32_t lane, uint64_t* blocks, uint32_t count) {
-  uintptr_t copy, top;
-  uint64_t block, done;
   if (count == 0) return 0;
-  PRELOAD_MOVE_MANY_("movq -8(%[top]),%[block]\n\t"
-                     "testq %[block],%[block]\n\t"
-                     "je 7f\n\t"
-                     "movq %[block],(%[blocks],%[done],8)\n\t"
-                     "subq $8,%[top]\n\t");
-  return static_cast<uint32_t>(done);
+  return static_cast<uint32_t>(pop_up_to(cache_places.table, head_of_lane(lane), blocks, count));
 }
 
 uint32_t push_many(uint32_t lane, const uint64_t* blocks, uint32_t count) {
-  uintptr_t copy, top;
-  uint64_t block, done;
   if (count == 0) return 0;
-  PRELOAD_MOVE_MANY_("cmpq 8" PRELOAD_HEAD_ ",%[top]\n\t"
-                     "jae 7f\n\t"
-                     "movq (%[blocks],%[done],8),%[block]\n\t"
-                     "movq %[block],(%[top])\n\t"
-                     "addq $8,%[top]\n\t");
-  return static_cast<uint32_t>(done);
+  return static_cast<uint32_t>(push_up_to(cache_places.table, head_of_lane(lane), blocks, count));
 }
 
 // Where everything lies in a CPU's copy. Returns: how long that is, in bytes, whole pages.
@@ -192,6 +161,7 @@ void CpuCache::reopen(uint32_t cpu) {
 // Sets the heads of a CPU that nobody used yet, and opens it.
 void CpuCache::begin_use(uint32_t cpu) {
   for (uint32_t lane = 0; lane < nr_lanes_; ++lane) *head_of(cpu, lane) = {slots_of(cpu, lane), slots_of(cpu, lane)};
+  order_stores();
   cpus_[cpu].in_use = true;
   reopen(cpu);
 }

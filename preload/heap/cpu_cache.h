@@ -83,6 +83,7 @@ class CpuCache {
   // How many blocks lie on a CPU's stack: a snapshot.
   uint32_t count(uint32_t cpu, uint32_t lane) const {
     if (!is_open() || !cpus_[cpu].in_use) return 0;
+    order_loads();
     return static_cast<uint32_t>(__atomic_load_n(&head_of(cpu, lane)->top, __ATOMIC_RELAXED) - slots_of(cpu, lane));
   }
   uint32_t nr_cpus() const { return is_open() ? nr_cpus_ : 0; }
@@ -103,7 +104,7 @@ class CpuCache {
  private:
   struct Cpu {
     HeapLock lock;
-    bool in_use = false;                // its copy's heads are set
+    bool in_use = false;                // its copy's heads are set. Without the lock: stored after them, read before them
     uint32_t home = 0;                  // node
     size_t used_bytes = 0;              // of the limits
     uint32_t demand_clock = 0;          // counts demands, roughly

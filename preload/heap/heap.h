@@ -96,7 +96,8 @@ class Heap {
   static constexpr size_t kFreshBytes = size_t{32} << 20;
   // Of the class whose blocks serve so many with that alignment.
   static size_t small_aligned(size_t align_bytes, size_t size_bytes);
-  static uint64_t pages_of(size_t size_bytes) { return (size_bytes + kPageBytes - 1) >> kPageShift; }
+  // Of a large block: whole pages of the system.
+  static uint64_t pages_of(size_t size_bytes) { return up_to_system((size_bytes + kPageBytes - 1) >> kPageShift); }
   // Of a block that the dynamic linker allocated before any library was there (it may call free() on it later): how many bytes
   // its image has from there on. 0: it is none.
   static size_t linkers_bytes(const void* block);

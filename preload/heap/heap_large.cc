@@ -9,9 +9,9 @@ namespace percpu::heap {
 void* Heap::allocate_large(size_t size_bytes, size_t align_bytes, bool* clean) {
   if (size_bytes > kMaxBytes || prepare() != 0) return nullptr;
   uint64_t nr_pages = pages_of(size_bytes);
-  if (nr_pages == 0) nr_pages = 1;
+  if (nr_pages == 0) nr_pages = system_pages();
   if (nr_pages > window_.node_pages()) return nullptr;  // whatever is given back
-  const uint64_t align_pages = align_bytes <= kPageBytes ? 1 : align_bytes >> kPageShift;
+  const uint64_t align_pages = align_bytes <= system_page_bytes() ? system_pages() : align_bytes >> kPageShift;
   const uint32_t first = window_.nr_nodes() == 1 ? 0 : this_node(caches());
   for (int attempt = 0; attempt < 2; ++attempt) {
     for (uint32_t i = 0; i < window_.nr_nodes(); ++i) {

@@ -65,7 +65,7 @@ uint64_t Heap::dirty_pages() const {
 
 void Heap::choose_huge_use() {
   const System& system = window_.system();
-  if (config_.thp == HeapThp::kOff || raw_syscall(SYS_prctl, PR_GET_THP_DISABLE) == 1) return;
+  if (config_.thp == HeapThp::kOff || system_pages() != 1 || raw_syscall(SYS_prctl, PR_GET_THP_DISABLE) == 1) return;
   const bool always = system_says(system, "[always]");
   if (!always && !system_says(system, "[madvise]")) return;
   huge_use_ = always || config_.thp == HeapThp::kOn ? HugeUse::kAll : HugeUse::kDense;

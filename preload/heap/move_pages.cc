@@ -80,7 +80,7 @@ bool goes_on_outside(const System& system, uintptr_t start, size_t bytes) {
 bool move_pages(const System& system, uintptr_t from, uintptr_t to, size_t bytes, bool may_look) {
   if (move_mapping(system, from, to, bytes, may_look)) return true;
   if (bytes > kCopyBytes) {
-    const size_t half = round_up(bytes / 2, kPageBytes);
+    const size_t half = round_up(bytes / 2, system_page_bytes());
     const bool emptied = move_pages(system, from, to, half, may_look);
     return move_pages(system, from + half, to + half, bytes - half, may_look) && emptied;
   }

@@ -167,7 +167,7 @@ bool PageHeap::grow(uint64_t nr_pages) {
   const uint32_t number = window_->take_span();
   if (number == 0) return false;
   if (take_of_window(step) != 0) {
-    step = nr_pages;
+    step = up_to_system(nr_pages);
     if (take_of_window(step) != 0) {
       window_->give_span(number);
       return false;
@@ -215,6 +215,29 @@ uint32_t PageHeap::open_closed(uint32_t number, uint64_t start, uint64_t nr_page
   return 0;
 }
 
+// What is behind nr_pages of the run, clean and in hand, becomes a dirty one.
+void PageHeap::leave_dirty(uint32_t number, uint64_t nr_pages) {
+  Span& span = window_->span(number);
+  if (span.nr_pages == nr_pages) return;
+  span.pages = Pages::kDirty;
+  span.freed_tick = tick_;
+  store_relaxed(&backed_pages_, backed_pages_ + span.nr_pages - nr_pages);
+  (void)cut(number, nr_pages);  // without a record for the rest all of it stays in hand, and goes back
+  if (span.nr_pages == nr_pages) span.pages = Pages::kClean;
+}
+
+// The run, in hand, is about to be cut after nr_pages. Where it is clean, and would be cut within a page of the system, the rest of that
+// page becomes a dirty run. False where there is no record for what is behind it.
+bool PageHeap::fill_system_page(uint32_t number, uint64_t nr_pages) {
+  if constexpr (!kSystemPagesVary) return true;
+  Span& span = window_->span(number);
+  const uint64_t whole = up_to_system(nr_pages);
+  if (whole == nr_pages || span.pages != Pages::kClean) return true;
+  if (!cut(number, whole)) return false;
+  leave_dirty(number, nr_pages);
+  return true;
+}
+
 // ---- allocation ------------------------------------------------------------------------------------------------------
 
 uint32_t PageHeap::allocate(uint64_t nr_pages, uint64_t align_pages, Purpose purpose) {
@@ -243,7 +266,8 @@ uint32_t PageHeap::take_run(uint64_t nr_pages, uint64_t align_pages, Purpose pur
   if (huge && dense) start = huge_start(window_->span(number), start, nr_pages);
   if (window_->span(number).pages == Pages::kClosed) {
     // A region that blocks fill is opened as a whole, where that can be.
-    number = open_closed(number, start, nr_pages, huge && dense ? round_up(start + nr_pages, kRegionPages) - start : nr_pages);
+    const uint64_t needed = up_to_system(nr_pages);
+    number = open_closed(number, start, needed, huge && dense ? round_up(start + nr_pages, kRegionPages) - start : needed);
     if (number == 0) return 0;
   }
   const uint32_t rest = cut_front(number, start);
@@ -254,7 +278,7 @@ uint32_t PageHeap::take_run(uint64_t nr_pages, uint64_t align_pages, Purpose pur
   number = rest;
   if (huge && dense) fill_huge(number, nr_pages);
   if (huge && !dense) cover_huge(number, nr_pages);
-  if (!cut(number, nr_pages)) {
+  if (!fill_system_page(number, nr_pages) || !cut(number, nr_pages)) {
     join_and_insert(number);
     return 0;
   }

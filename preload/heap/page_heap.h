@@ -20,6 +20,10 @@
 // its place, which is not counted. So is what is new of the window. An allocation takes of it what neither dirty nor clean runs
 // have, and some more, which is clean then.
 //
+// The system's pages. Where they are larger than ours (window.h), clean and closed runs, and what is new of the window, are whole ones of
+// the system's. Dirty runs need not be: of these go the whole ones. Of a clean run that is cut within a page of the system the rest of
+// that page counts as dirty, since the first touch backs all of it.
+//
 // Invariants: a free run's first and last page have its entry in the page map, with kKindFree; its record is kFree. A huge
 // region has no clean page, and no closed one.
 // Locking: lock_; system calls that give pages back are made without it, on runs that are in no list (kInHand); but not where what
@@ -162,6 +166,8 @@ class PageHeap {
   }
   // What is free of the huge page that is being filled is not idle.
   uint64_t needed_pages() const PERCPU_REQUIRES(lock_) { return huge_regions_ != 0 && is_large() ? kRegionPages : 0; }
+  bool fill_system_page(uint32_t number, uint64_t nr_pages) PERCPU_REQUIRES(lock_);
+  void leave_dirty(uint32_t number, uint64_t nr_pages) PERCPU_REQUIRES(lock_);
   uint64_t huge_start(const Span& span, uint64_t start, uint64_t nr_pages) PERCPU_REQUIRES(lock_);
   void cover_huge(uint32_t number, uint64_t nr_pages) PERCPU_REQUIRES(lock_);
   void fill_huge(uint32_t number, uint64_t nr_pages) PERCPU_REQUIRES(lock_);

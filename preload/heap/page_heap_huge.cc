@@ -34,12 +34,7 @@ void PageHeap::fill_huge(uint32_t number, uint64_t nr_pages) {
   const uint64_t last = round_up(span.first_page + nr_pages, kRegionPages);
   if (span.first_page % kRegionPages != 0 || last > span.first_page + span.nr_pages) return;
   if (!cut(number, last - span.first_page) || !set_huge(span.first_page, span.nr_pages, true)) return;
-  if (span.nr_pages == nr_pages) return;
-  span.pages = Pages::kDirty;
-  span.freed_tick = tick_;
-  store_relaxed(&backed_pages_, backed_pages_ + span.nr_pages - nr_pages);
-  (void)cut(number, nr_pages);  // without a record for the rest all of it stays in hand, and goes back
-  if (span.nr_pages == nr_pages) span.pages = Pages::kClean;
+  leave_dirty(number, nr_pages);
 }
 
 void PageHeap::moved_to(uint32_t number) {

@@ -24,10 +24,12 @@ uint32_t PageHeap::take_to_purge(uint32_t* bin, uint64_t most_pages, bool fresh_
         uint64_t end = start + span.nr_pages;
         if (!break_huge && window_->is_huge(start / kRegionPages)) start = round_up(start, kRegionPages);
         if (!break_huge && window_->is_huge((end - 1) / kRegionPages)) end &= ~(kRegionPages - 1);
+        start = up_to_system(start);
+        end = down_to_system(end);
         if (start >= end) continue;
         if (end - start > most_pages) {
           const uint64_t last = end - most_pages;
-          const uint64_t whole = window_->is_huge(last / kRegionPages) ? last & ~(kRegionPages - 1) : last;
+          const uint64_t whole = window_->is_huge(last / kRegionPages) ? last & ~(kRegionPages - 1) : down_to_system(last);
           if (whole > start) start = whole;
         }
         unlink(number);
@@ -132,6 +134,8 @@ bool PageHeap::decay(uint64_t kept) {
     if (due == 0) return dirty_pages_ > needed;
   }
   const uint64_t purged = purge(due, 2 * due, false);
+  // What is in pages of the system that are in use, too, cannot go.
+  if (kSystemPagesVary && purged == 0) return false;
   HeapGuard guard(lock_);
   if (purged > 2 * due) ahead_pages_ += purged - 2 * due;
   return dirty_pages_ > needed_pages();

@@ -19,12 +19,8 @@
 
 namespace percpu::heap {
 
-// The grain of the heap: the page of the processor, or a multiple.
-#if defined(__x86_64__)
+// The grain of the heap: the smallest page that a processor has. (The system's may be larger: see window.h.)
 inline constexpr uint32_t kPageShift = 12;
-#else
-inline constexpr uint32_t kPageShift = 16;
-#endif
 inline constexpr size_t kPageBytes = size_t{1} << kPageShift;
 
 inline constexpr size_t kLineBytes = 64;  // of the processor's caches

@@ -24,7 +24,7 @@ constexpr size_t kSpanPiece = 64 * 1024;  // of the records
 size_t taken_bytes(const System& system) {
   char text[32];
   (void)read_beginning(system, "/proc/self/statm", text, sizeof text);
-  return leading_number(text).value_or(0) << kPageShift;
+  return leading_number(text).value_or(0) * system_pages() << kPageShift;
 }
 
 // Under a limit of the address space (ulimit -v), three quarters of what is left of it: stacks, libraries and the program's own

@@ -10,7 +10,9 @@
 //   huge         of each region (page_heap.h) whether it is huge
 //
 // Invariants: an entry changes only while its page belongs to nobody, or to the one who changes it.
-// Locking: entries are atomic words. Spans' records are handed out under spans_lock_.
+// Locking: entries are atomic words, and nothing is ordered by them: those of a page are stored before its first block is handed out, and
+// come to whoever has the block by what brings it there: the lists' locks, the CPU that pushed it and pops it, the program's own means.
+// Spans' records are handed out under spans_lock_.
 #ifndef PERCPU_PRELOAD_HEAP_WINDOW_H
 #define PERCPU_PRELOAD_HEAP_WINDOW_H
 
@@ -25,7 +27,31 @@
 
 namespace percpu::heap {
 
-// A huge page, and how many pages it is.
+// Kernels of arm64 are built for pages of 4, 16 or 64 KiB: how many of ours one of the system's is. The system does all that it does to
+// whole ones of its own. So what is asked of it are whole ones (page_heap.h), and the heap needs no other grain for its sake. (The unit
+// tests choose a number of their own.)
+#if defined(PRELOAD_SYSTEM_PAGES)
+inline constexpr bool kSystemPagesVary = true;
+inline uint64_t system_pages() { return PRELOAD_SYSTEM_PAGES; }
+#elif defined(__x86_64__)
+inline constexpr bool kSystemPagesVary = false;
+inline constexpr uint64_t system_pages() { return 1; }
+#else
+inline constexpr bool kSystemPagesVary = true;
+inline uint64_t system_pages() { return page_size_bytes() >> kPageShift; }
+#endif
+inline size_t system_page_bytes() { return system_pages() << kPageShift; }
+// To whole pages of the system, up and down.
+inline uint64_t up_to_system(uint64_t pages) {
+  if constexpr (kSystemPagesVary) return round_up(pages, system_pages());
+  return pages;
+}
+inline uint64_t down_to_system(uint64_t pages) {
+  if constexpr (kSystemPagesVary) return pages & ~(system_pages() - 1);
+  return pages;
+}
+
+// A huge page, and how many pages it is. (Where the system's own pages are larger, so are its huge ones, and the heap does without.)
 inline constexpr uint64_t kHugeBytes = uint64_t{2} << 20;
 inline constexpr uint64_t kRegionPages = kHugeBytes >> kPageShift;
 

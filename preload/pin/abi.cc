@@ -120,10 +120,10 @@ size_t count_arguments(va_list args) {
   return count;
 }
 
-// argv from `first` and the rest, null pointer included.
-void copy_arguments(const char* first, va_list args, char** argv) {
+// argv from `first` and the rest, null pointer included; *args is behind that then. (On arm64 a va_list that is handed on is a copy.)
+void copy_arguments(const char* first, va_list* args, char** argv) {
   argv[0] = const_cast<char*>(first);
-  for (size_t i = 0; argv[i] != nullptr;) argv[++i] = va_arg(args, char*);
+  for (size_t i = 0; argv[i] != nullptr;) argv[++i] = va_arg(*args, char*);
 }
 
 }  // namespace
@@ -136,7 +136,7 @@ void copy_arguments(const char* first, va_list args, char** argv) {
   va_end(args);                                                                                                \
   char** argv = static_cast<char**>(__builtin_alloca((argc + 1) * sizeof(char*)));                             \
   va_start(args, first);                                                                                       \
-  copy_arguments(first, args, argv)
+  copy_arguments(first, &args, argv)
 
 PRELOAD_EXPORT int execl(const char* path, const char* first, ...) noexcept {
   PERCPU_TAKE_ARGUMENTS_(first, args);

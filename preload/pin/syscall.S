@@ -8,8 +8,8 @@
  * Until our constructor has found that function the call is made here: resolvers of other libraries' IFUNCs may come by before this
  * object is relocated, when no function of another one can be called.
  */
-#if defined(__x86_64__)
 #include <sys/syscall.h>
+#if defined(__x86_64__)
 	.text
 	.globl	syscall
 	.type	syscall, @function
@@ -43,5 +43,42 @@ syscall:
 	ret
 	.cfi_endproc
 	.size	syscall, .-syscall
-	.section .note.GNU-stack,"",@progbits
+#elif defined(__aarch64__)
+	.text
+	.globl	syscall
+	.type	syscall, %function
+	.p2align 4
+syscall:
+	.cfi_startproc
+	hint	#34		/* bti c */
+	adrp	x16, pin_next_syscall
+	ldr	x16, [x16, :lo12:pin_next_syscall]
+	cbz	x16, 1f
+	cmp	x0, #SYS_sched_getaffinity
+	b.ne	4f
+	b	pin_syscall_sched_getaffinity
+4:	br	x16		/* by this register to a "bti c", as by a call */
+1:	mov	w8, w0		/* as libc does it */
+	mov	x0, x1
+	mov	x1, x2
+	mov	x2, x3
+	mov	x3, x4
+	mov	x4, x5
+	mov	x5, x6
+	mov	x6, x7
+	svc	#0
+	cmn	x0, #4095
+	b.hs	2f
+	ret
+2:	neg	w0, w0
+	adrp	x1, :gottprel:errno
+	ldr	x1, [x1, :gottprel_lo12:errno]
+	cbz	x1, 3f		/* nobody has said yet where errno is */
+	mrs	x2, tpidr_el0
+	str	w0, [x2, x1]
+3:	mov	x0, #-1
+	ret
+	.cfi_endproc
+	.size	syscall, .-syscall
 #endif
+#include "preload/arch/asm_end.h"

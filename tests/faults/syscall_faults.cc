@@ -6,14 +6,16 @@
 //
 //   syscall_faults [--first N] [--step N] [--errors one|all] LIBRARY... -- PROGRAM [ARGUMENT...]
 //
-// A system call is a library's when one of the return addresses that lie on top of the stack is in LIBRARY (the end of a mapped
-// file's name: "libpercpu_preload.so"). What the program does after its first getppid() is left alone: there it sees whether
-// everything is in order again. It must exit with status 0; a signal, any other status, or kRunSeconds without an end is a finding.
+// A system call is a library's when one of the return addresses that lie on top of the stack (or, on arm64, in the link register) is in
+// LIBRARY (the end of a mapped file's name: "libpercpu_preload.so"). What the program does after its first getppid() is left alone: there
+// it sees whether everything is in order again. It must exit with status 0; a signal, any other status, or kRunSeconds without an end is a
+// finding.
 //
 // Each call fails as it can fail on a real system (kErrors); --errors all tries every errno of its row, else the first one.
 // A call that cannot fail, or whose failure nobody could survive (rt_sigprocmask, exit), is passed over, and close, which closes the
 // file even where it fails, as a call that is left out does not; so are those that liburcu
 // makes for the library, since it ends the program itself where its membarrier or its mmap fails.
+#include <elf.h>
 #include <linux/futex.h>
 #include <signal.h>
 #include <sys/ptrace.h>
@@ -60,7 +62,9 @@ constexpr CallErrors kErrors[] = {
     {SYS_membarrier, "membarrier", {EPERM, ENOSYS, EINVAL}},
     {SYS_sched_getaffinity, "sched_getaffinity", {EPERM, ENOSYS, 0}},
     {SYS_sched_setaffinity, "sched_setaffinity", {EPERM, EINVAL, 0}},
+#ifdef SYS_open
     {SYS_open, "open", {ENOENT, EMFILE, EACCES}},
+#endif
     {SYS_openat, "openat", {ENOENT, EMFILE, EACCES}},
     {SYS_read, "read", {EIO, EINTR, 0}},
     {SYS_futex, "futex", {EAGAIN, EINTR, 0}},  // waiting only: waking does not fail
@@ -73,10 +77,59 @@ constexpr CallErrors kErrors[] = {
     {SYS_writev, "writev", {EIO, EAGAIN, 0}},
 };
 
+// ---- the registers of a thread that was stopped at a system call
+
+bool get_registers(pid_t task, user_regs_struct* registers) {
+  iovec part{registers, sizeof *registers};
+  return ptrace(PTRACE_GETREGSET, task, reinterpret_cast<void*>(NT_PRSTATUS), &part) == 0;
+}
+void set_registers(pid_t task, user_regs_struct* registers) {
+  iovec part{registers, sizeof *registers};
+  ptrace(PTRACE_SETREGSET, task, reinterpret_cast<void*>(NT_PRSTATUS), &part);
+}
+
+struct Call {
+  long number;
+  uint64_t arguments[3];
+  uint64_t at, stack;
+  uint64_t link;  // where the innermost function returns to; 0: that is on the stack
+};
+
+#if defined(__x86_64__)
+Call call_of(const user_regs_struct& registers) {
+  return {static_cast<long>(registers.orig_rax), {registers.rdi, registers.rsi, registers.rdx}, registers.rip, registers.rsp, 0};
+}
+// The kernel is to do nothing.
+void skip_call(pid_t task, user_regs_struct* registers) {
+  registers->orig_rax = static_cast<unsigned long long>(-1);
+  set_registers(task, registers);
+}
+void set_result(pid_t task, user_regs_struct* registers, long result) {
+  registers->rax = static_cast<unsigned long long>(result);
+  set_registers(task, registers);
+}
+#elif defined(__aarch64__)
+Call call_of(const user_regs_struct& registers) {
+  return {static_cast<long>(registers.regs[8]), {registers.regs[0], registers.regs[1], registers.regs[2]}, registers.pc, registers.sp,
+          registers.regs[30]};
+}
+void skip_call(pid_t task, user_regs_struct*) {
+  int none = -1;
+  iovec part{&none, sizeof none};
+  ptrace(PTRACE_SETREGSET, task, reinterpret_cast<void*>(NT_ARM_SYSTEM_CALL), &part);
+}
+void set_result(pid_t task, user_regs_struct* registers, long result) {
+  registers->regs[0] = static_cast<unsigned long long>(result);
+  set_registers(task, registers);
+}
+#else
+#error "the registers of x86-64 and arm64 alone are known"
+#endif
+
 // Null: the call cannot fail.
-const CallErrors* errors_of(const user_regs_struct& registers) {
-  const auto number = static_cast<long>(registers.orig_rax);
-  const auto operation = static_cast<int>(registers.rsi) & FUTEX_CMD_MASK;
+const CallErrors* errors_of(const Call& call) {
+  const long number = call.number;
+  const auto operation = static_cast<int>(call.arguments[1]) & FUTEX_CMD_MASK;
   if (number == SYS_futex && operation != FUTEX_WAIT && operation != FUTEX_WAIT_BITSET) return nullptr;
   for (const CallErrors& row : kErrors) {
     if (row.number == number) return &row;
@@ -126,7 +179,7 @@ class Run {
     int pending_error = 0;
   };
 
-  bool is_libraries(pid_t task, const user_regs_struct& registers);
+  bool is_libraries(pid_t task, const Call& call);
   void at_entry(pid_t task, Task* state);
   void at_exit(pid_t task, Task* state);
 
@@ -142,11 +195,11 @@ class Run {
   std::map<pid_t, Task> tasks_;
 };
 
-bool Run::is_libraries(pid_t task, const user_regs_struct& registers) {
+bool Run::is_libraries(pid_t task, const Call& call) {
   if (code_.empty()) code_ = code_of(task, libraries_);
   uint64_t words[kStackWords] = {};
   iovec local{words, sizeof words};
-  iovec remote{reinterpret_cast<void*>(registers.rsp), sizeof words};
+  iovec remote{reinterpret_cast<void*>(call.stack), sizeof words};
   const ssize_t bytes = process_vm_readv(task, &local, 1, &remote, 1, 0);
   const size_t count = bytes > 0 ? static_cast<size_t>(bytes) / sizeof *words : 0;
   const auto in_code = [this](uint64_t address) {
@@ -155,48 +208,47 @@ bool Run::is_libraries(pid_t task, const user_regs_struct& registers) {
     }
     return false;
   };
-  bool found = in_code(registers.rip);
+  bool found = in_code(call.at) || in_code(call.link);
   for (size_t i = 0; i < count && !found; ++i) found = in_code(words[i]);
   if (!found || count == 0) return found;
   // Called by liburcu, through a function of libc.
   if (code_of_liburcu_.empty()) code_of_liburcu_ = code_of(task, {"liburcu"});
+  const uint64_t caller = call.link != 0 ? call.link : words[0];
   for (const Range& range : code_of_liburcu_) {
-    if (words[0] >= range.begin && words[0] < range.end) return false;
+    if (caller >= range.begin && caller < range.end) return false;
   }
   return true;
 }
 
 void Run::at_entry(pid_t task, Task* state) {
   user_regs_struct registers;
-  if (ptrace(PTRACE_GETREGS, task, nullptr, &registers) != 0) return;
-  const auto number = static_cast<long>(registers.orig_rax);
-  if (number == SYS_getppid) over_ = true;
+  if (!get_registers(task, &registers)) return;
+  const Call call = call_of(registers);
+  if (call.number == SYS_getppid) over_ = true;
   // Until the libraries are mapped there is nothing of theirs to find, and maps to look for again.
-  if (number == SYS_execve) {
+  if (call.number == SYS_execve) {
     code_.clear();
     code_of_liburcu_.clear();
   }
-  const CallErrors* row = errors_of(registers);
-  if (over_ || row == nullptr || !is_libraries(task, registers)) return;
+  const CallErrors* row = errors_of(call);
+  if (over_ || row == nullptr || !is_libraries(task, call)) return;
   if (++count_ != fail_at_) return;
   failed_ = row;
   // Threads may come in another order in each run: then it is another call, with fewer errors to choose from.
   state->pending_error = row->errors[which_error_] != 0 ? row->errors[which_error_] : row->errors[0];
   std::ostringstream text;
-  text << row->name << "(" << std::hex << registers.rdi << ", " << registers.rsi << ", " << registers.rdx << ") with "
+  text << row->name << "(" << std::hex << call.arguments[0] << ", " << call.arguments[1] << ", " << call.arguments[2] << ") with "
        << strerror(state->pending_error);
   what_ = text.str();
-  registers.orig_rax = static_cast<unsigned long long>(-1);
-  ptrace(PTRACE_SETREGS, task, nullptr, &registers);
+  skip_call(task, &registers);
 }
 
 void Run::at_exit(pid_t task, Task* state) {
   if (state->pending_error == 0) return;
   user_regs_struct registers;
-  if (ptrace(PTRACE_GETREGS, task, nullptr, &registers) != 0) return;
-  registers.rax = static_cast<unsigned long long>(-state->pending_error);
+  if (!get_registers(task, &registers)) return;
+  set_result(task, &registers, -state->pending_error);
   state->pending_error = 0;
-  ptrace(PTRACE_SETREGS, task, nullptr, &registers);
 }
 
 volatile sig_atomic_t out_of_time = 0;

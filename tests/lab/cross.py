@@ -3,6 +3,7 @@
 
 Nothing is installed for arm64: the libraries' packages are unpacked into the cache.
 """
+import os
 import pathlib
 import subprocess
 
@@ -12,6 +13,9 @@ import plan
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 COMPILER_LIBRARIES = pathlib.Path("/usr/aarch64-linux-gnu/lib")
 PACKAGES = ["libnuma-dev", "libnuma1", "liburcu-dev", "liburcu8", "doctest-dev"]
+# What programs.sh runs; and of what that depends on, what it can do without, or what is here already.
+PROGRAMS = ["python3-minimal", "perl-base", "sqlite3"]
+NOT_NEEDED = {"libc6", "libgcc-s1", "dpkg", "debconf", "libcrypt-dev"}
 
 CROSS_FILE = """\
 # Made by tests/lab/cross.py.
@@ -51,7 +55,33 @@ def sysroot(cache):
 
 
 def library_directories(cache):
-    return [COMPILER_LIBRARIES, sysroot(cache) / "usr/lib/aarch64-linux-gnu", sysroot(cache) / "lib/aarch64-linux-gnu"]
+    trees = [sysroot(cache), pathlib.Path(cache).absolute() / "programs-arm64"]
+    return [COMPILER_LIBRARIES] + [tree / directory for tree in trees for directory in ("usr/lib/aarch64-linux-gnu", "lib/aarch64-linux-gnu")]
+
+
+def add_programs(image, cache):
+    """Debian's programs for arm64, at their own places in the guest; of their files what lies in bin and lib."""
+    target = pathlib.Path(cache).absolute() / "programs-arm64"
+    if not (target / "complete").exists():
+        archive = kernels.Archive(cache, "stable", "arm64")
+        wanted, seen = list(PROGRAMS), set(NOT_NEEDED)
+        while wanted:
+            package = wanted.pop()
+            if package not in seen:
+                seen.add(package)
+                archive.unpack(package, target)
+                wanted += archive.depends(package)
+        (target / "complete").touch()
+    for path in sorted(target.rglob("*")):
+        name = "/" + str(path.relative_to(target))
+        if not name.startswith(("/usr/bin/", "/usr/lib/", "/bin/", "/lib/")) or name in image.entries:
+            continue
+        if path.is_symlink():
+            image.add_link(name, os.readlink(path))
+        elif path.is_file() and path.read_bytes()[:4] == b"\x7fELF":
+            image.add_program(path, name)
+        elif path.is_file():
+            image.add_bytes(name, path.read_bytes(), path.stat().st_mode & 0o777)
 
 
 def build(cache, directory, targets=()):

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
 """Kernels: Debian's, of this release and of others, unpacked into a cache and never installed.
 
-A kernel is named by what provides it: a file, or a suite of Debian ("stable" is the release of this machine). Suites are read from
-the mirror that this machine's own apt uses, with lists of their own, so that nothing of the machine changes.
+A kernel is named by what provides it: a file, or a suite of Debian ("stable" is the release of this machine), with a flavour where it
+is not to be the one for virtual machines ("trixie+16k": arm64 with pages of 16 KiB). Suites are read from the mirror that this
+machine's own apt uses, with lists of their own, so that nothing of the machine changes.
 """
 import os
 import pathlib
@@ -82,7 +83,7 @@ def kernel_in(directory):
 
 
 def find(cache, name, arch):
-    """The kernel's file. `name`: a file, or a suite."""
+    """The kernel's file. `name`: a file, or a suite, and perhaps a flavour."""
     if "/" in name or pathlib.Path(name).is_file():
         if not pathlib.Path(name).is_file():
             raise NotToBeHad(f"the kernel {name}: there is no such file")
@@ -90,7 +91,10 @@ def find(cache, name, arch):
     target = pathlib.Path(cache) / f"kernel-{name}-{arch}"
     if kernel_in(target) is None:
         debian, meta = PACKAGES[arch]
-        archive = Archive(cache, name, debian)
+        suite, _, flavour = name.partition("+")
+        if flavour:
+            meta = f"linux-image-{debian}-{flavour}"
+        archive = Archive(cache, suite, debian)
         # The meta package depends on the image; a newer one's image on the package with the file.
         for package in archive.depends(meta):
             if package.startswith("linux-image-"):

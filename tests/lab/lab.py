@@ -41,8 +41,11 @@ def steps_for(machine, build, form, only):
     if form != "boot":
         steps += plan.refusals(build, len(machine.nodes), events // 10) + plan.odd_cpusets(build, events // 10)
         steps += plan.strict_overcommit(build, events // 10) + plan.memory_groups(build)
-        if machine.arch == "aarch64" or form == "full":  # on the processor of this machine scripts/test does it
+        # What scripts/test does on the processor of this machine.
+        if machine.arch == "aarch64" or form == "full":
             steps = plan.fire(build) + steps
+        if machine.arch == "aarch64":
+            steps = plan.preload_suite(build, sum(node.mib for node in machine.nodes)) + plan.programs(build) + plan.faults(build) + steps
         steps = plan.unit_suite(build, form) + steps
     if machine.then_online or machine.offline:
         # The CPUs that are offline come online while the programs of "late" run, and all of it runs again.
@@ -51,16 +54,18 @@ def steps_for(machine, build, form, only):
 
 
 def image_for(machine, build, cache, steps):
-    own = [build.directory / "lib", build.directory / "preload"]
     if machine.arch == "x86_64":
-        image = initramfs.Image(own + host.library_directories())
+        image = initramfs.Image(build.library_directories + host.library_directories())
     else:
-        image = initramfs.Image(own + cross.library_directories(cache), "aarch64-linux-gnu-")
+        image = initramfs.Image(build.library_directories + cross.library_directories(cache), "aarch64-linux-gnu-")
     image.add_bytes("/bin/busybox", pathlib.Path(host.busybox(cache, machine.arch)).read_bytes(), 0o755)
     image.add_link("/bin/sh", "busybox")
+    image.add_link("/usr/bin/env", "/bin/busybox")
     image.add_bytes("/init", (pathlib.Path(__file__).parent / "guest.sh").read_bytes(), 0o755)
     image.add_bytes("/lab/offline", machine.offline.encode())
     plan.write(image, build, steps)
+    if any(step.name.startswith("programs/") for step in steps):
+        cross.add_programs(image, cache)
     return image
 
 

@@ -39,6 +39,7 @@ class Build:
         self.outputs = {target["id"]: [pathlib.Path(name) for name in target["filename"]] for target in targets}
         self.by_name = {target["name"]: pathlib.Path(target["filename"][0]) for target in targets
                         if target["type"] in ("executable", "shared library", "shared module")}
+        self.library_directories = list(dict.fromkeys(path.parent for path in self.by_name.values() if ".so" in path.name))
 
     def _introspect(self, what):
         return json.loads(subprocess.run(["meson", "introspect", what, str(self.directory)], check=True,
@@ -78,6 +79,26 @@ def unit_suite(build, form):
     more = {"PERCPU_FAULTS_STRIDE": "401"} if form == "short" else {}
     steps = [build.step("unit", test, UNIT_SECONDS) for test in build.programs("unit")]
     return [dataclasses.replace(step, env=step.env | more) for step in steps]
+
+
+def preload_suite(build, mib):
+    """The programs of the preload's own suite. (Not its scripts, which want more of a system than there is here. Nor the storm without
+    caches, in which six threads fight for locks: it takes emulated CPUs longer than anybody waits; nor the one of threads that have
+    places, whose forks begin anew at each signal, and there is one each millisecond. Nor, with little memory, the one that takes all of
+    an address space of 2 GiB, twice.)"""
+    left_out = {"storm, check:full", "pin_storm"} | ({"scarce"} if mib < 4096 else set())
+    return [build.step("preload", test, UNIT_SECONDS) for test in build.programs("preload") if test["name"] not in left_out]
+
+
+def faults(build):
+    """System calls that fail under the preload, and in the library, as tests/faults has them, at every 23rd place."""
+    return [build.step("faults", test, UNIT_SECONDS) for test in build.programs("quick") if test["name"].startswith("faults_")]
+
+
+def programs(build):
+    """Debian's programs for the machine's processor, which cross.py brings."""
+    here = str(pathlib.Path(__file__).parent / "programs.sh")
+    return [Step("programs/Debian", ["sh", here, str(build.preload)], {}, 3600, [here, build.preload])]
 
 
 def fire(build):

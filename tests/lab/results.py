@@ -18,7 +18,7 @@ HEAD = ("| machine | kernel | form | what | passed | date | commit | the last ti
 FILE = pathlib.Path(__file__).resolve().parent / "RESULTS.md"
 
 # Parts whose steps share a row.
-TOGETHER = {"unit": "unit suite", "refused": "system calls refused", "no rseq": "no rseq"}
+TOGETHER = {"unit": "unit suite", "preload": "preload suite", "refused": "system calls refused", "no rseq": "no rseq"}
 
 
 def commit():

@@ -200,6 +200,9 @@ TEST_CASE("two threads free the same large block: one of them is stopped") {
   }), "free("));
 }
 
+// Where the system's pages are larger, large blocks have other sizes than those said here.
+const bool pages_of_4_kib = sysconf(_SC_PAGESIZE) == 4096;
+
 TEST_CASE("free_sized with a size of another class, or of another number of pages, larger or smaller") {
   REQUIRE(free_sized != nullptr);
   const struct {
@@ -208,6 +211,7 @@ TEST_CASE("free_sized with a size of another class, or of another number of page
                {40000, 0, 40960},     {40000, 32768, 40960}, {40000, 41000, 40960}, {40960, 36864, 40960},
                {1000000, 8, 1003520}, {100, SIZE_MAX, 112},  {40000, SIZE_MAX, 40960}};
   for (const auto& one : cases) {
+    if (one.block > 32768 && !pages_of_4_kib) continue;
     CAPTURE(one.had);
     CAPTURE(one.told);
     const std::string text = stopped_by([&] { free_sized(malloc(opaque(one.had)), opaque(one.told)); });
@@ -218,5 +222,6 @@ TEST_CASE("free_sized with a size of another class, or of another number of page
 TEST_CASE("free_aligned_sized with more than the block has") {
   REQUIRE(free_aligned_sized != nullptr);
   CHECK(says(stopped_by([] { free_aligned_sized(aligned_alloc(64, 128), 64, 200); }), "the block has 128 bytes"));
+  if (!pages_of_4_kib) return;
   CHECK(says(stopped_by([] { free_aligned_sized(aligned_alloc(4096, 40000), 4096, 41000); }), "the block has 40960 bytes"));
 }

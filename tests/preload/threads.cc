@@ -77,10 +77,12 @@ TEST_CASE("threads of a raw clone, with thread-local memory of their own") {
   for (One& one : ones) {
     void** tls = static_cast<void**>(allocate_tls(nullptr));
     REQUIRE(tls != nullptr);
+#if defined(__x86_64__)
     tls[0] = tls[2] = tls;  // the thread control block's pointers to itself
     uintptr_t guard = 0;
     asm("movq %%fs:0x28,%0" : "=r"(guard));
     tls[5] = reinterpret_cast<void*>(guard);
+#endif
     one.stack = new_stack(kStack);
     one.tid = 1;
     const int flags = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM | CLONE_SETTLS |
@@ -230,7 +232,7 @@ TEST_CASE("threads that unregister rseq in the middle of their work") {
     const auto run = [](void*) -> void* {
       int wrong = work(17, 5000);
       char* area = static_cast<char*>(__builtin_thread_pointer()) + __rseq_offset;
-      const long done = syscall(SYS_rseq, area, __rseq_size < 32 ? 32 : __rseq_size, 1 /* RSEQ_FLAG_UNREGISTER */, 0x53053053);
+      const long done = syscall(SYS_rseq, area, __rseq_size < 32 ? 32 : __rseq_size, 1 /* RSEQ_FLAG_UNREGISTER */, RSEQ_SIG);
       wrong += work(19, 5000);
       return reinterpret_cast<void*>(static_cast<intptr_t>(__rseq_size != 0 && done != 0 ? -1 : wrong));
     };

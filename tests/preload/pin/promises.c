@@ -35,12 +35,20 @@ enum { kManyThreads = 64 };
 static cpu_set_t initial;
 static int nr_cpus;
 
-/* By the instruction, which nobody can take the place of. (The preload is for x86-64 alone.) */
+/* By the instruction, which nobody can take the place of. */
 static cpu_set_t true_mask(pid_t tid) {
   cpu_set_t mask;
   CPU_ZERO(&mask);
+#if defined(__x86_64__)
   long result = SYS_sched_getaffinity;
   __asm__ volatile("syscall" : "+a"(result) : "D"((long)tid), "S"(sizeof mask), "d"(&mask) : "rcx", "r11", "memory");
+#else
+  register long number __asm__("x8") = SYS_sched_getaffinity;
+  register long result __asm__("x0") = tid;
+  register size_t bytes __asm__("x1") = sizeof mask;
+  register cpu_set_t *words __asm__("x2") = &mask;
+  __asm__ volatile("svc 0" : "+r"(result) : "r"(number), "r"(bytes), "r"(words) : "memory");
+#endif
   EXPECT(result > 0);
   return mask;
 }
