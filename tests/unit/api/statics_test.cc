@@ -225,6 +225,33 @@ TEST_CASE("a module that came where a listed one was has room and initial values
   }));
 }
 
+TEST_CASE("making room for a module starts no thread, since what makes threads may use static variables; the next call does") {
+  CHECK_FINE(fresh(nullptr, [] {
+    static Placed* placed = nullptr;
+    static int nr_started = 0;
+    static System system = real_system();
+    system.start_thread = [](pthread_t* thread, const char* name, void* (*run)(void*), void* argument) {
+      nr_started++;
+      EXPECT_EQ(placed->value(placed->resolve(&five), 0), 5);
+      return real_system().start_thread(thread, name, run, argument);
+    };
+    library.use_system(system);
+    placed = new Placed({});  // every module comes late
+    placed->place();
+    // So that the first one finds work due, and nobody who does it.
+    EXPECT(percpu_pool_alloc(outside(&placed->pool), 64, 8, PERCPU_ATOMIC) != nullptr);
+    const size_t most = placed->pool.max_alloc_bytes();
+    EXPECT(percpu_pool_alloc(outside(&placed->pool), most, 8, PERCPU_ATOMIC | PERCPU_NOWARN) == nullptr);
+    EXPECT_EQ(nr_started, 0);
+    EXPECT_EQ(placed->value(placed->resolve(&five), 0), 5);
+    EXPECT_EQ(nr_started, 0);
+    percpu_pool_free(outside(&placed->pool), percpu_pool_alloc(outside(&placed->pool), 8, 8, 0));
+    percpu_pool_free(outside(&placed->pool), percpu_pool_alloc(outside(&placed->pool), 8, 8, 0));
+    EXPECT_EQ(nr_started, 1);
+    placed = nullptr;
+  }));
+}
+
 TEST_CASE("a module that is closed while the first pool is being made is closed, and its piece waits for when it comes again") {
   CHECK_FINE(fresh(nullptr, [] {
     const ImageRange own = ModuleImages::around(reinterpret_cast<uintptr_t>(&five));
