@@ -26,8 +26,10 @@
  * any threads may call it at the same time. "Signal-safe": it may be called from a signal handler, whatever that handler
  * interrupted; where it makes the default pool, only once there is one. "Fork-safe": the child of a fork() may use it, even
  * where other threads of the parent were inside it. (fork() itself is not for a signal handler that interrupted this library;
- * posix_spawn() and _Fork() are.) A child made by vfork() shares the parent's memory but not its rseq registration, and must
- * call nothing of this library. A promise that a comment does not name does not hold: a function that does not say
+ * posix_spawn() and _Fork() are. And what makes the default pool hangs in a child that was forked while another thread was in
+ * dl_iterate_phdr(), or at certain moments of dlopen() and dlclose(): such a child has the dynamic linker's lock as it was. Once
+ * there is a pool, nothing waits for that lock.) A child made by vfork() shares the parent's memory but not its rseq registration,
+ * and must call nothing of this library. A promise that a comment does not name does not hold: a function that does not say
  * "signal-safe" is not. What makes the default pool, where there is none yet, may fail with ENOMEM and then says so; and with
  * EDEADLK where it is called by what that uses itself: a malloc of the program's that counts here, say, called by libnuma.
  *

@@ -21,7 +21,7 @@
  *   the cell    percpu_cell_requests: {handle or NULL, address of the image}. Other modules refer to the cell; whichever
  *               module's copy of it the dynamic linker picks, all use the same one
  * and an ELF note that says where the module's images are. percpu_static() reads the handle from the cell; the first use
- * finds it NULL and asks the library, which finds the module by its notes (dl_iterate_phdr(), so no constructor need
+ * finds it NULL and asks the library, which finds the module by its notes (as the dynamic linker lists it: no constructor need
  * have run), gives its images room (in the first chunk's static part for modules that are there when the default pool is
  * made; for others in the reserved part, or in ordinary memory when that is full), and copies them to every CPU.
  *

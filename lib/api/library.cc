@@ -44,6 +44,9 @@ __thread ForkDepth fork_depth __attribute__((tls_model("initial-exec")));
 // Whether the kernel said that this thread has no rseq.
 __thread bool thread_without_rseq __attribute__((tls_model("initial-exec")));
 
+// Whether this thread is making the default pool, or waits for who does: what that uses may come back, an mmap of the program's say.
+__thread bool makes_default_pool __attribute__((tls_model("initial-exec")));
+
 // A value of the main thread's own, whose destructor runs when that thread calls pthread_exit(), and not when the program
 // ends otherwise.
 pthread_key_t main_key;
@@ -143,7 +146,7 @@ Pool* Library::make_default_pool() {
   int result = prepare();
   if (result == 0) {
     const NotCancelled not_cancelled;
-    result = default_made_.run([this] { return make_default_pool_now(); });
+    result = list_modules_and_make();
   }
   if (result != 0) {
     errno = -result;
@@ -152,9 +155,24 @@ Pool* Library::make_default_pool() {
   return default_pool_.load(std::memory_order_acquire);
 }
 
-int Library::make_default_pool_now() {
+// The modules are listed before the flag is taken: who waits for the flag may be inside the dynamic linker's lock, in a callback
+// from dl_iterate_phdr().
+int Library::list_modules_and_make() {
+  if (makes_default_pool) return -EDEADLK;
+  makes_default_pool = true;
+  int result = 0;
+  {
+    ModuleImages modules(system());
+    result = modules.read();
+    if (result == 0) result = default_made_.run([&] { return make_default_pool_now(modules.ranges()); });
+  }
+  makes_default_pool = false;
+  return result;
+}
+
+int Library::make_default_pool_now(std::span<const ImageRange> images) {
   size_t static_bytes = 0;
-  int result = statics_.collect(system(), page_size_bytes(), &static_bytes);
+  int result = statics_.lay_out(system(), images, page_size_bytes(), &static_bytes);
   if (result != 0) return result;
   PoolSetup setup{};
   setup.name = "default";

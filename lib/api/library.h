@@ -11,7 +11,9 @@
 #define PERCPU_API_LIBRARY_H
 
 #include <atomic>
+#include <span>
 
+#include "api/module_images.h"
 #include "api/statics.h"
 #include "core/config.h"
 #include "os/mutex.h"
@@ -91,7 +93,8 @@ class Library {
  private:
   CpuId current_cpu();
   Pool* make_default_pool();
-  int make_default_pool_now();
+  int list_modules_and_make();
+  int make_default_pool_now(std::span<const ImageRange> images);
   int prepare_now();
   int read_machine();
   void read_configuration();

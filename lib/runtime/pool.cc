@@ -110,16 +110,17 @@ void* Pool::illegal(size_t size_bytes, size_t align_bytes, unsigned flags, const
 }
 
 // One that might have been granted. `due`: what is due because of it, besides a line in the log, where the caller may not block.
-void* Pool::refused(size_t size_bytes, size_t align_bytes, unsigned flags, int result, const char* reason, uint32_t due, int* error) {
+void* Pool::refused(size_t size_bytes, size_t align_bytes, unsigned flags, Caller caller, int result, const char* reason,
+                    uint32_t due, int* error) {
   nr_failed_.fetch_add(1, std::memory_order_relaxed);
   PERCPU_TRACE5(alloc_failed, name_, size_bytes, align_bytes, flags, -result);
-  const bool may_block = (flags & PERCPU_ATOMIC) == 0;
+  const bool may_block = caller != Caller::kAtomic;
   if ((flags & PERCPU_NOWARN) == 0) {
     environment_.warnings->failure({size_bytes, align_bytes, flags, reason}, may_block);
     due |= kSay;
   }
   if (!may_block && due != 0) request(due);
-  after_call(may_block ? Caller::kMayBlock : Caller::kAtomic);
+  after_call(caller);
   *error = -result;
   return nullptr;
 }
@@ -150,16 +151,21 @@ void Pool::record_charge(const Area& area, DomainId domain, size_t charged) {
 }
 
 void* Pool::allocate_slow(size_t size_bytes, size_t align_bytes, unsigned flags, DomainId domain, int* error) {
+  const Caller caller = (flags & PERCPU_ATOMIC) != 0 ? Caller::kAtomic : Caller::kMayBlock;
+  return allocate_for(caller, size_bytes, align_bytes, flags, domain, error);
+}
+
+void* Pool::allocate_for(Caller caller, size_t size_bytes, size_t align_bytes, unsigned flags, DomainId domain, int* error) {
   const Refusal refusal = Pool::refusal(size_bytes, align_bytes, flags, max_alloc_bytes_, page_bytes());
   if (refusal.reason != nullptr) [[unlikely]] return illegal(size_bytes, align_bytes, flags, refusal, error);
-  const bool atomic = (flags & PERCPU_ATOMIC) != 0;
+  const bool atomic = caller == Caller::kAtomic;
   const Request request{static_cast<uint32_t>(round_up<size_t>(size_bytes, kFragmentBytes)),
                         std::max(static_cast<uint32_t>(align_bytes), kFragmentBytes),
                         (flags & PERCPU_RESERVED) != 0 && has_reserved_ ? Region::reserved : Region::dynamic, atomic};
   const size_t charged = domain == kNoDomain ? 0 : charge_bytes(request.size_bytes);
   if (charged != 0 && !charge(domain, charged, atomic)) {
     // Nothing is due: more memory would not help.
-    return refused(size_bytes, align_bytes, flags, -ENOMEM, "the accounting domain's limit", 0, error);
+    return refused(size_bytes, align_bytes, flags, caller, -ENOMEM, "the accounting domain's limit", 0, error);
   }
   Area area{};
   bool zeroed = false;
@@ -168,7 +174,7 @@ void* Pool::allocate_slow(size_t size_bytes, size_t align_bytes, unsigned flags,
     if (charged != 0) environment_.accounting->uncharge(domain, charged);
     const char* reason = result == -EAGAIN ? "a lock is held" : atomic ? "no populated memory fits"
                          : request.region == Region::reserved ? "the reserved part is full" : "no memory";
-    return refused(size_bytes, align_bytes, flags, result, reason, kBalance, error);
+    return refused(size_bytes, align_bytes, flags, caller, result, reason, kBalance, error);
   }
   const uintptr_t handle = memory_.handle(area.chunk, area.offset);
   if (!zeroed) memory_.zero(handle, request.size_bytes);
@@ -176,7 +182,7 @@ void* Pool::allocate_slow(size_t size_bytes, size_t align_bytes, unsigned flags,
   PERCPU_TRACE7(alloc, name_, handle, size_bytes, align_bytes, area.offset.bytes,
                 uint64_t{request.size_bytes} * memory_.nr_real_copies(), flags);
   if (core_->wants_populate() && !starved_.load(std::memory_order_relaxed)) this->request(kBalance);
-  after_call(atomic ? Caller::kAtomic : Caller::kMayBlock);
+  after_call(caller);
   return reinterpret_cast<void*>(handle);
 }
 

@@ -110,7 +110,8 @@ class Pool {
   void* allocate_fast(size_t size_bytes, size_t align_bytes, unsigned flags);
   void* allocate_slow(size_t size_bytes, size_t align_bytes, unsigned flags, DomainId domain, int* error);
   void free_after_grace(void* handle, const char* call = "percpu_free_rcu");
-  // The same for an area of a module's static variables, which free() refuses: null where none is to be had.
+  // The same for an area of a module's static variables, which free() refuses: null where none is to be had. Neither starts the
+  // balance thread, nor calls into libc otherwise: the next call that may does. Context: may block; may hold Statics::lock_.
   void* allocate_statics(size_t size_bytes, size_t align_bytes);
   void free_statics(void* handle);
   // 0 where the handle is not the start of a live area. Lock-free.
@@ -184,6 +185,12 @@ class Pool {
     // stores a record without a lock. Not for the reserved part, whose records are looked into in any case.
     kRecordsUsed = 32,
   };
+  // What a caller may do at the end of its call.
+  enum class Caller : uint8_t {
+    kMayBlock,  // everything: an ordinary allocation
+    kFreeing,   // system calls, but neither wait for long nor call into libc: may be a signal handler, or hold a lock of ours
+    kAtomic,    // no system call but a futex wake
+  };
   // A request, legal and rounded.
   struct Request {
     uint32_t size_bytes;
@@ -230,7 +237,9 @@ class Pool {
   void count_request(uint32_t size_bytes) PERCPU_REQUIRES(map_lock_);
   void count_allocation(const Area& area) PERCPU_REQUIRES(map_lock_);
   void* illegal(size_t size_bytes, size_t align_bytes, unsigned flags, const Refusal& refusal, int* error);
-  void* refused(size_t size_bytes, size_t align_bytes, unsigned flags, int result, const char* reason, uint32_t due, int* error);
+  void* refused(size_t size_bytes, size_t align_bytes, unsigned flags, Caller caller, int result, const char* reason, uint32_t due,
+                int* error);
+  void* allocate_for(Caller caller, size_t size_bytes, size_t align_bytes, unsigned flags, DomainId domain, int* error);
   void record_charge(const Area& area, DomainId domain, size_t charged);
   size_t charge_bytes(size_t size_bytes) const;
 
@@ -263,12 +272,6 @@ class Pool {
   void push(std::atomic<uint32_t>& list, Spot spot);
   Spot spot_of_entry(uint32_t entry) const;
 
-  // What a caller may do at the end of its call.
-  enum class Caller : uint8_t {
-    kMayBlock,  // everything: an ordinary allocation
-    kFreeing,   // system calls, but neither wait for long nor call into libc: may be a signal handler
-    kAtomic,    // no system call but a futex wake
-  };
   bool cached() const { return (state_.load(std::memory_order_seq_cst) & kNoneCached) == 0; }
   bool records_used() const { return (state_.load(std::memory_order_relaxed) & kRecordsUsed) != 0; }
   void use_records() {

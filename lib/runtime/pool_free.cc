@@ -108,8 +108,8 @@ void Pool::freed() {
 // From the reserved part while that has room.
 void* Pool::allocate_statics(size_t size_bytes, size_t align_bytes) {
   int error = 0;
-  void* handle = allocate_slow(size_bytes, align_bytes, PERCPU_RESERVED | PERCPU_NOWARN, kNoDomain, &error);
-  if (handle == nullptr) handle = allocate_slow(size_bytes, align_bytes, PERCPU_NOWARN, kNoDomain, &error);
+  void* handle = allocate_for(Caller::kFreeing, size_bytes, align_bytes, PERCPU_RESERVED | PERCPU_NOWARN, kNoDomain, &error);
+  if (handle == nullptr) handle = allocate_for(Caller::kFreeing, size_bytes, align_bytes, PERCPU_NOWARN, kNoDomain, &error);
   Spot spot{};
   if (handle == nullptr || !memory_.locate_handle(reinterpret_cast<uintptr_t>(handle), &spot)) return nullptr;
   memory_.record(spot.chunk, spot.offset).domain.store(kStaticVariables.value, std::memory_order_relaxed);

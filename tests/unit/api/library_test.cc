@@ -100,6 +100,22 @@ TEST_CASE("operations on the handle of a pool of one's own make no default pool,
   }));
 }
 
+TEST_CASE("what the making of the default pool uses is told EDEADLK if it asks for the pool itself, which is made all the same") {
+  CHECK_FINE(fresh(nullptr, [] {
+    static int nr_asked = 0;
+    static System system = real_system();
+    system.mmap = [](uintptr_t address, size_t size_bytes, int protection, int flags) {
+      nr_asked++;
+      EXPECT(percpu_alloc(8, 8) == nullptr);
+      EXPECT_EQ(errno, EDEADLK);
+      return real_system().mmap(address, size_bytes, protection, flags);
+    };
+    library.use_system(system);
+    EXPECT(percpu_pool_default() != nullptr);
+    EXPECT(nr_asked >= 4);  // the machine, the list of modules and their table, the pool
+  }));
+}
+
 TEST_CASE("many threads that use the library first at once get one default pool") {
   CHECK_FINE(fresh(nullptr, [] {
     std::vector<std::thread> threads;

@@ -137,23 +137,131 @@ TEST_CASE("an address in a static variable's copy is told as static, with the ha
   }));
 }
 
-TEST_CASE("a module that is closed while the first pool is being made is closed, and its images are not read any more") {
-  CHECK_FINE(fresh(nullptr, [] {
-    Statics statics;
-    size_t bytes = 0;
-    EXPECT_EQ(statics.collect(real_system(), page_size_bytes(), &bytes), 0);
-    EXPECT(bytes >= sizeof(Shape) + sizeof(Wide));
-    void* cell[2] = {nullptr, &five};
+// A table of its own, laid out for these modules, and a pool to place them in.
+struct Placed {
+  explicit Placed(std::span<const ImageRange> ranges) {
+    EXPECT_EQ(statics.lay_out(real_system(), ranges, page_size_bytes(), &bytes), 0);
+  }
+  void place() { statics.place(pool); }
+  long* resolve(long* image) {
+    void* cell[2] = {nullptr, image};
+    void* handle = statics.resolve(pool, cell);
+    EXPECT(handle == cell[0]);
+    return static_cast<long*>(handle);
+  }
+  void close(long* image) {
+    void* cell[2] = {nullptr, image};
     statics.close(nullptr, cell);
-    Pool& pool = *inside(percpu_pool_create(nullptr));
-    std::vector<char> before(bytes);
-    const auto* copy = static_cast<const char*>(percpu_pool_ptr(outside(&pool), reinterpret_cast<char*>(pool.first_handle()), 0));
-    std::copy_n(copy, bytes, before.begin());
-    statics.place(pool);
-    EXPECT(std::equal(before.begin(), before.end(), copy));
+  }
+  bool owned(const void* handle) {
     uintptr_t piece = 0;
     size_t piece_bytes = 0;
-    EXPECT(!statics.owns(pool.first_handle(), &piece, &piece_bytes));
+    return statics.owns(reinterpret_cast<uintptr_t>(handle), &piece, &piece_bytes);
+  }
+  long value(long* handle, int cpu) { return *percpu_pool_ptr(outside(&pool), handle, cpu); }
+  void* first() { return reinterpret_cast<void*>(pool.first_handle()); }
+
+  Statics statics;
+  size_t bytes = 0;
+  Pool& pool = *inside(percpu_pool_create(nullptr));
+};
+
+TEST_CASE("a module's images are read when it is first used, not when the pool is made: then it may not be relocated yet") {
+  CHECK_FINE(fresh(nullptr, [] {
+    const ImageRange own = ModuleImages::around(reinterpret_cast<uintptr_t>(&five));
+    EXPECT(own.size_bytes() >= sizeof(Shape) + sizeof(Wide));
+    ModuleImages modules(real_system());
+    EXPECT_EQ(modules.read(), 0);
+    EXPECT(std::find(modules.ranges().begin(), modules.ranges().end(), own) != modules.ranges().end());
+    Placed placed(modules.ranges());
+    EXPECT(placed.bytes >= own.size_bytes());
+    placed.place();
+    EXPECT(!placed.owned(placed.first()));
+    five = 6;
+    long* handle = placed.resolve(&five);
+    for (int cpu = 0; cpu < static_cast<int>(percpu_nr_cpu_ids()); cpu++) {
+      if (percpu_cpu_possible(static_cast<unsigned>(cpu))) EXPECT_EQ(placed.value(handle, cpu), 6);
+    }
+    EXPECT(placed.owned(handle));
+    // Never again: they count.
+    five = 7;
+    EXPECT(placed.resolve(&five) == handle);
+    EXPECT_EQ(placed.value(handle, 0), 6);
+    // But when it is closed and comes again.
+    placed.close(&five);
+    EXPECT(!placed.owned(handle));
+    EXPECT(placed.resolve(&five) == handle);
+    EXPECT_EQ(placed.value(handle, 0), 7);
+  }));
+}
+
+TEST_CASE("a module that was listed and is gone when the pool is made is not read") {
+  CHECK_FINE(fresh(nullptr, [] {
+    const size_t page = page_size_bytes();
+    void* gone = mmap(nullptr, page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    EXPECT(gone != MAP_FAILED);
+    const auto begin = reinterpret_cast<uintptr_t>(gone);
+    const ImageRange ranges[] = {{begin, begin + page}};
+    Placed placed(ranges);
+    EXPECT_EQ(placed.bytes, page);
+    munmap(gone, page);
+    placed.place();
+    EXPECT(!placed.owned(placed.first()));
+  }));
+}
+
+TEST_CASE("a module that came where a listed one was has room and initial values of its own") {
+  CHECK_FINE(fresh(nullptr, [] {
+    const ImageRange own = ModuleImages::around(reinterpret_cast<uintptr_t>(&five));
+    for (const ImageRange was : {ImageRange{own.begin - 64, own.end}, ImageRange{own.begin, own.end + 64},
+                                 ImageRange{own.end - 64, own.end + 4096}, ImageRange{own.begin + 64, own.end - 64}}) {
+      Placed placed({&was, 1});
+      placed.place();
+      long* handle = placed.resolve(&five);
+      EXPECT_EQ(placed.value(handle, 0), 5);
+      EXPECT(placed.owned(handle));
+      EXPECT(!placed.owned(placed.first()));
+    }
+  }));
+}
+
+TEST_CASE("making room for a module starts no thread, since what makes threads may use static variables; the next call does") {
+  CHECK_FINE(fresh(nullptr, [] {
+    static Placed* placed = nullptr;
+    static int nr_started = 0;
+    static System system = real_system();
+    system.start_thread = [](pthread_t* thread, const char* name, void* (*run)(void*), void* argument) {
+      nr_started++;
+      EXPECT_EQ(placed->value(placed->resolve(&five), 0), 5);
+      return real_system().start_thread(thread, name, run, argument);
+    };
+    library.use_system(system);
+    placed = new Placed({});  // every module comes late
+    placed->place();
+    // So that the first one finds work due, and nobody who does it.
+    EXPECT(percpu_pool_alloc(outside(&placed->pool), 64, 8, PERCPU_ATOMIC) != nullptr);
+    const size_t most = placed->pool.max_alloc_bytes();
+    EXPECT(percpu_pool_alloc(outside(&placed->pool), most, 8, PERCPU_ATOMIC | PERCPU_NOWARN) == nullptr);
+    EXPECT_EQ(nr_started, 0);
+    EXPECT_EQ(placed->value(placed->resolve(&five), 0), 5);
+    EXPECT_EQ(nr_started, 0);
+    percpu_pool_free(outside(&placed->pool), percpu_pool_alloc(outside(&placed->pool), 8, 8, 0));
+    percpu_pool_free(outside(&placed->pool), percpu_pool_alloc(outside(&placed->pool), 8, 8, 0));
+    EXPECT_EQ(nr_started, 1);
+    placed = nullptr;
+  }));
+}
+
+TEST_CASE("a module that is closed while the first pool is being made is closed, and its piece waits for when it comes again") {
+  CHECK_FINE(fresh(nullptr, [] {
+    const ImageRange own = ModuleImages::around(reinterpret_cast<uintptr_t>(&five));
+    Placed placed({&own, 1});
+    placed.close(&five);
+    placed.place();
+    EXPECT(!placed.owned(placed.first()));
+    long* handle = placed.resolve(&five);
+    EXPECT_EQ(placed.value(handle, 0), 5);
+    EXPECT(placed.owned(placed.first()));
   }));
 }
 
