@@ -37,7 +37,7 @@ def wanted(step, only):
 
 def steps_for(machine, build, form, only):
     events, rounds, _ = FORMS[form]
-    steps = plan.placements(build) + plan.counts(build, events) + plan.hotplugs(build, rounds)
+    steps = plan.placements(build) + plan.idle(build) + plan.counts(build, events) + plan.hotplugs(build, rounds)
     if form != "boot":
         steps += plan.refusals(build, len(machine.nodes), events // 10) + plan.odd_cpusets(build, events // 10)
         steps += plan.strict_overcommit(build, events // 10) + plan.memory_groups(build)
@@ -141,7 +141,7 @@ def main():
     parser.add_argument("--build", default=str(ROOT / "build-test" / "gcc"), help="the build tree, of meson")
     parser.add_argument("--arm-build", default=str(ROOT / "build-test" / "aarch64"), help="the build tree for arm64; made here")
     parser.add_argument("--cache", default=str(ROOT / "build-test" / "lab"), help="where kernels and packages are kept")
-    parser.add_argument("--only", default="", metavar="PART,...", help="parts (unit, placement, count, hotplug) or single steps (unit/pool)")
+    parser.add_argument("--only", default="", metavar="PART,...", help="parts, as tests/lab/README.md has them (unit, placement, ...), or single steps (unit/pool)")
     parser.add_argument("--write-results", action="store_true", help="into tests/lab/RESULTS.md")
     parser.add_argument("--list", action="store_true")
     options = parser.parse_args()

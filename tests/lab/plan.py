@@ -224,6 +224,11 @@ def memory_groups(build):
             for kind in ("max", "high")]
 
 
+def idle(build):
+    """What a program pays that hardly allocates: not more on a machine of many CPUs."""
+    return [Step("idle/memory", [str(build.program("preload_idle_memory"))], preloaded(build))] if build.preload else []
+
+
 def hotplugs(build, rounds):
     steps = [Step("hotplug/count", [str(build.program("lab_hotplug")), str(rounds)], {}, 7200)]
     if build.preload:
