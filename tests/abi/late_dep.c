@@ -8,7 +8,7 @@
 extern void (*late_hook)(void);
 
 static int nothing(void) { return 0; }
-static int (*choose(void))(void) {
+__attribute__((used)) static int (*choose(void))(void) {
   if (late_hook != NULL) late_hook();
   return nothing;
 }
