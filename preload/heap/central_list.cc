@@ -118,10 +118,12 @@ uint32_t CentralList::take(uint64_t* blocks, uint32_t want, bool new_span) {
 void CentralList::give_to_span(uint64_t block) {
   uint64_t page = 0;
   (void)window_->page_of(reinterpret_cast<void*>(block), &page);
+  // Where the block was here before, its span may be nobody's by now.
+  const PageEntry entry = window_->entry(page);
+  if (__builtin_expect(entry.kind() != kKindLane + lane_, 0)) freed_twice(block);
   const uint32_t number = window_->span_of(page);
   Span& span = window_->span(number);
-  const uint32_t index =
-      block_index(size_class_, static_cast<uint32_t>(block - window_->base()) - window_->entry(page).first_block);
+  const uint32_t index = block_index(size_class_, static_cast<uint32_t>(block - window_->base()) - entry.first_block);
   uint64_t& word = span.free_blocks[index / 64];
   const uint64_t bit = uint64_t{1} << index % 64;
   if (__builtin_expect((word & bit) != 0, 0))

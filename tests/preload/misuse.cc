@@ -137,6 +137,16 @@ TEST_CASE("a small block freed twice with two others in between, told when the c
   }), "freed twice"));
 }
 
+TEST_CASE("a small block freed twice whose span was given back by the first time: it held no other") {
+  CHECK(says(stopped_by([] {
+    std::vector<void*> all;  // of a class that nobody else uses, so that all its blocks are free
+    for (int i = 0; i < 3; ++i) all.push_back(malloc(opaque(size_t{700})));
+    for (void* block : all) free(opaque(block));
+    free(opaque(all[0]));
+    malloc_trim(0);
+  }), "freed twice"));
+}
+
 TEST_CASE("a large block freed twice") {
   CHECK(says(stopped_by([] {
     void* block = malloc(1000000);
