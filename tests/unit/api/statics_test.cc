@@ -16,6 +16,7 @@
 #include "../runtime/world.h"
 #include "api/library.h"
 #include "fresh.h"
+#include "runtime/front_cache.h"
 
 struct Shape {
   char letter;
@@ -247,7 +248,8 @@ TEST_CASE("making room for a module starts no thread, since what makes threads m
     EXPECT_EQ(nr_started, 0);
     percpu_pool_free(outside(&placed->pool), percpu_pool_alloc(outside(&placed->pool), 8, 8, 0));
     percpu_pool_free(outside(&placed->pool), percpu_pool_alloc(outside(&placed->pool), 8, 8, 0));
-    EXPECT_EQ(nr_started, 1);
+    // (Without sequences there are no front caches, and no work for a thread.)
+    EXPECT_EQ(nr_started, FrontCache::kServes ? 1 : 0);
     placed = nullptr;
   }));
 }
