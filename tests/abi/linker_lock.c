@@ -11,26 +11,14 @@
 #include <errno.h>
 #include <link.h>
 #include <pthread.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <percpu.h>
 
+#include "check.h"
 #include "late.h"
-
-#define CHECK(condition)                                                          \
-  do {                                                                            \
-    if (!(condition)) {                                                           \
-      fprintf(stderr, "%s:%d: expected %s\n", __FILE__, __LINE__, #condition);    \
-      exit(1);                                                                    \
-    }                                                                             \
-  } while (0)
-
-enum { kHangSeconds = 600 };
 
 PERCPU_DEFINE_STATIC(long, own) = 7;
 PERCPU_DEFINE_STATIC(long, other) = 8;
@@ -38,15 +26,6 @@ PERCPU_DEFINE_STATIC(long, other) = 8;
 static const char *mode;
 static int inside = 0; /* the callback */
 static int going = 0;  /* the main thread into the library; with "fork": it has forked */
-
-static void nap(long milliseconds) {
-  const struct timespec time = {0, milliseconds * 1000 * 1000};
-  nanosleep(&time, NULL);
-}
-static void wait_for(const int *flag) {
-  while (__atomic_load_n(flag, __ATOMIC_ACQUIRE) == 0) nap(1);
-}
-static void say(int *flag) { __atomic_store_n(flag, 1, __ATOMIC_RELEASE); }
 
 static int called_back(struct dl_phdr_info *info, size_t bytes, void *nothing) {
   (void)info, (void)bytes, (void)nothing;

@@ -8,34 +8,16 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <pthread.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <percpu.h>
 
+#include "check.h"
 #include "late.h"
-
-#define CHECK(condition)                                                          \
-  do {                                                                            \
-    if (!(condition)) {                                                           \
-      fprintf(stderr, "%s:%d: expected %s\n", __FILE__, __LINE__, #condition);    \
-      exit(1);                                                                    \
-    }                                                                             \
-  } while (0)
-
-enum { kHangSeconds = 600 };
 
 static int in_linker = 0;
 static int made = 0;
-
-static void wait_for(const int *flag) {
-  const struct timespec time = {0, 1000 * 1000};
-  while (__atomic_load_n(flag, __ATOMIC_ACQUIRE) == 0) nanosleep(&time, NULL);
-}
-static void say(int *flag) { __atomic_store_n(flag, 1, __ATOMIC_RELEASE); }
 
 static void hook(void) {
   say(&in_linker);

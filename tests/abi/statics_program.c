@@ -16,16 +16,9 @@
 
 #include <percpu.h>
 
+#include "check.h"
 #include "linked.h"
 #include "plugin.h"
-
-#define CHECK(condition)                                                          \
-  do {                                                                            \
-    if (!(condition)) {                                                           \
-      fprintf(stderr, "%s:%d: expected %s\n", __FILE__, __LINE__, #condition);    \
-      exit(1);                                                                    \
-    }                                                                             \
-  } while (0)
 
 PERCPU_DEFINE(long, own) = 7;
 PERCPU_DEFINE_STATIC(char[3], text) = {'a', 'b', 0};
