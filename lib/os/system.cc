@@ -183,9 +183,9 @@ int leave_creators_place(pthread_attr_t* attributes) {
   }
   CpuMask own;
   CpuMask mains;
-  if (do_sched_getaffinity(0, sizeof own.words, own.words) <= 0 || do_sched_getaffinity(static_cast<pid_t>(raw(SYS_getpid)), sizeof mains.words, mains.words) <= 0 ||
-      mains.count() <= own.count())
-    return error;
+  const auto main_thread = static_cast<pid_t>(raw(SYS_getpid));
+  if (do_sched_getaffinity(0, sizeof own.words, own.words) <= 0) return error;
+  if (do_sched_getaffinity(main_thread, sizeof mains.words, mains.words) <= 0 || mains.count() <= own.count()) return error;
   const int refused = pthread_attr_setaffinity_np(attributes, sizeof mains.words, reinterpret_cast<const cpu_set_t*>(mains.words));
   return error != 0 ? error : refused;
 }

@@ -132,9 +132,6 @@ PRELOAD_HOT uint64_t push_up_to(const CacheTable* table, uintptr_t head, const u
   return done;
 }
 
-PRELOAD_HOT void order_loads() { asm volatile("dmb ishld" ::: "memory"); }
-PRELOAD_HOT void order_stores() { asm volatile("dmb ishst" ::: "memory"); }
-
 PRELOAD_HOT bool find_block(const CacheTable* table, uintptr_t offset, uintptr_t* head) {
   const uintptr_t map = reinterpret_cast<uintptr_t>(table) + Window::kBeforeMapBytes;
   const uintptr_t kind = find_head(table, offset);

@@ -133,10 +133,6 @@ PRELOAD_HOT uint64_t push_up_to(const CacheTable* table, uintptr_t head, const u
   return done;
 }
 
-// The processor does loads in their order, and stores in theirs.
-PRELOAD_HOT void order_loads() {}
-PRELOAD_HOT void order_stores() {}
-
 PRELOAD_HOT bool find_block(const CacheTable* table, uintptr_t offset, uintptr_t* head) {
   uintptr_t kind, in_span = offset;
   asm volatile goto("movl 4+%c[map](%[table],%[page],8),%k[kind]\n\t"

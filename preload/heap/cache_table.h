@@ -126,10 +126,6 @@ PRELOAD_HOT uint64_t push_up_to(const CacheTable* table, uintptr_t head, const u
 // Entries change only while no block is there; for what is no block they may say anything.
 PRELOAD_HOT bool find_block(const CacheTable* table, uintptr_t offset, uintptr_t* head);
 
-// All loads in front of it are done before all those behind it; the same of stores.
-PRELOAD_HOT void order_loads();
-PRELOAD_HOT void order_stores();
-
 // ---- for the ways that are not fast, of any lane's stack (cpu_cache.cc)
 
 // As push().

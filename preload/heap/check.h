@@ -32,7 +32,8 @@ class Checker {
 
   // Switches it on: once, from the constructor. 0 or -errno.
   [[nodiscard]] int open(const System& system);
-  bool on() const { return quarantine_ != nullptr; }
+  // What was stored before open() is seen by whoever finds it on.
+  bool on() const { return __atomic_load_n(&quarantine_, __ATOMIC_ACQUIRE) != nullptr; }
 
   // How large the heap's block must be for one of that size. Requires: size_bytes <= PTRDIFF_MAX.
   static size_t padded(size_t size_bytes) { return size_bytes + kCanaryBytes + kTrailerBytes; }

@@ -161,8 +161,7 @@ void CpuCache::reopen(uint32_t cpu) {
 // Sets the heads of a CPU that nobody used yet, and opens it.
 void CpuCache::begin_use(uint32_t cpu) {
   for (uint32_t lane = 0; lane < nr_lanes_; ++lane) *head_of(cpu, lane) = {slots_of(cpu, lane), slots_of(cpu, lane)};
-  order_stores();
-  cpus_[cpu].in_use = true;
+  __atomic_store_n(&cpus_[cpu].in_use, true, __ATOMIC_RELEASE);
   reopen(cpu);
 }
 
@@ -288,7 +287,7 @@ bool CpuCache::age(bool all, BlockSink sink, void* context) {
 }
 
 size_t CpuCache::backed_bytes(uint32_t cpu) const {
-  if (!is_open() || !cpus_[cpu].in_use) return 0;
+  if (!is_used(cpu)) return 0;
   const size_t page = page_size_bytes();
   size_t sum = kept_bytes_;
   size_t counted_to = kept_bytes_;  // offsets in the copy; the slots lie in the order of the lanes

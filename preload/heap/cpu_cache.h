@@ -82,8 +82,7 @@ class CpuCache {
 
   // How many blocks lie on a CPU's stack: a snapshot.
   uint32_t count(uint32_t cpu, uint32_t lane) const {
-    if (!is_open() || !cpus_[cpu].in_use) return 0;
-    order_loads();
+    if (!is_used(cpu)) return 0;
     return static_cast<uint32_t>(__atomic_load_n(&head_of(cpu, lane)->top, __ATOMIC_RELAXED) - slots_of(cpu, lane));
   }
   uint32_t nr_cpus() const { return is_open() ? nr_cpus_ : 0; }
@@ -104,7 +103,7 @@ class CpuCache {
  private:
   struct Cpu {
     HeapLock lock;
-    bool in_use = false;                // its copy's heads are set. Without the lock: stored after them, read before them
+    bool in_use = false;                // its copy's heads are set, before it is (is_used())
     uint32_t home = 0;                  // node
     size_t used_bytes = 0;              // of the limits
     uint32_t demand_clock = 0;          // counts demands, roughly
@@ -126,6 +125,8 @@ class CpuCache {
   uint64_t* slots_of(uint32_t cpu, uint32_t lane) const {
     return reinterpret_cast<uint64_t*>(copy_of(cpu) + slots_[class_of_lane(lane)] + node_of_lane(lane) * group_bytes_);
   }
+  // Whether its copy's heads are set. Context: without the CPU's lock, too.
+  bool is_used(uint32_t cpu) const { return is_open() && __atomic_load_n(&cpus_[cpu].in_use, __ATOMIC_ACQUIRE); }
   bool exists(uint32_t cpu) const { return view_.offset[cpu] != 0; }
   void set_limit(uint32_t cpu, uint32_t lane, uint32_t limit);
   void begin_use(uint32_t cpu);

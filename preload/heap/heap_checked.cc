@@ -10,7 +10,6 @@ namespace percpu::heap {
 // Whether the block was laid out by the checker. Requires: it is a block.
 bool Heap::is_checked(const void* block, const char* what) {
   if (!checker_.on() || block == nullptr) return false;
-  order_loads();
   uint64_t page = 0;
   if (!window_.page_of(block, &page)) {
     if (is_linkers(block)) return false;
