@@ -13,28 +13,16 @@
 namespace percpu::heap {
 
 // [copy] becomes the CPU's heads, at which the stack's is at [head].
-#define PRELOAD_SEQ_BEGIN_                       \
-  ".pushsection __rseq_cs,\"aw?\"\n\t"           \
-  ".balign 32\n"                                 \
-  "3:\t.long 0,0\n\t"                            \
-  ".quad 1f,2f-1f,4f\n\t"                        \
-  ".popsection\n\t"                              \
-  ".pushsection __rseq_cs_ptr_array,\"aw?\"\n\t" \
-  ".quad 3b\n\t"                                 \
-  ".popsection\n"                                \
-  "5:\tadrp %[copy],3b\n\t"                      \
-  "add %[copy],%[copy],:lo12:3b\n\t"             \
-  "str %[copy],[%[area],#8]\n"                   \
-  "1:\tldrsw %[copy],[%[area],#4]\n\t"           \
+#define PRELOAD_SEQ_BEGIN_             \
+  PERCPU_SEQ_DESCRIPTOR_               \
+  "5:\tadrp %[copy],3b\n\t"            \
+  "add %[copy],%[copy],:lo12:3b\n\t"   \
+  "str %[copy],[%[area],#8]\n"         \
+  "1:\tldrsw %[copy],[%[area],#4]\n\t" \
   "ldr %[copy],[%[column],%[copy],lsl #3]\n\t"
 // The same, and [copy] becomes the stack's head.
 #define PRELOAD_SEQ_BEGIN_AT_HEAD_ PRELOAD_SEQ_BEGIN_ "add %[copy],%[copy],%[head]\n\t"
-#define PRELOAD_SEQ_END_                    \
-  "\n2:\n\t"                                \
-  ".pushsection __rseq_failure,\"ax?\"\n\t" \
-  ".inst 0xd428bc00\n" /* brk #0x45e0 */    \
-  "4:\tb 5b\n\t"                            \
-  ".popsection"
+#define PRELOAD_SEQ_END_ "\n2:\n\t" PERCPU_SEQ_ABORT_
 #define PRELOAD_SEQ_IN_(column_of) \
   [area] "r"(thread_caches.rseq), [column] "r"(&table->column_of[CacheTable::kNoCpu]), [head] "r"(head)
 

@@ -11,27 +11,14 @@ namespace percpu::heap {
 
 // [copy] becomes the CPU's heads, at which the stack's is at [head]; [top] is the head's top.
 #define PRELOAD_HEAD_ "(%[copy],%[head])"
-#define PRELOAD_SEQ_BEGIN_                                                \
-  ".pushsection __rseq_cs,\"aw?\"\n\t"                                    \
-  ".balign 32\n"                                                          \
-  "3:\t.long 0,0\n\t"                                                    \
-  ".quad 1f,2f-1f,4f\n\t"                                                \
-  ".popsection\n\t"                                                      \
-  ".pushsection __rseq_cs_ptr_array,\"aw?\"\n\t"                         \
-  ".quad 3b\n\t"                                                         \
-  ".popsection\n"                                                        \
-  "5:\tleaq 3b(%%rip),%[copy]\n\t"                                       \
-  "movq %[copy],8(%[area])\n"                                            \
-  "1:\tmovslq 4(%[area]),%[copy]\n\t"                                    \
-  "movq %c[column](%[table],%[copy],8),%[copy]\n\t"                      \
+#define PRELOAD_SEQ_BEGIN_                          \
+  PERCPU_SEQ_DESCRIPTOR_                            \
+  "5:\tleaq 3b(%%rip),%[copy]\n\t"                  \
+  "movq %[copy],8(%[area])\n"                       \
+  "1:\tmovslq 4(%[area]),%[copy]\n\t"               \
+  "movq %c[column](%[table],%[copy],8),%[copy]\n\t" \
   "movq " PRELOAD_HEAD_ ",%[top]\n\t"
-#define PRELOAD_SEQ_END_                                                  \
-  "\n2:\n\t"                                                             \
-  ".pushsection __rseq_failure,\"ax?\"\n\t"                               \
-  ".byte 0x0f,0xb9,0x3d\n\t" /* ud1 sig(%rip),%edi */                    \
-  ".long 0x53053053\n"                                                   \
-  "4:\tjmp 5b\n\t"                                                       \
-  ".popsection"
+#define PRELOAD_SEQ_END_ "\n2:\n\t" PERCPU_SEQ_ABORT_
 #define PRELOAD_SEQ_IN_(column_of)                                        \
   [area] "r"(thread_caches.rseq), [table] "r"(table), [head] "r"(head),   \
       [column] "i"(offsetof(CacheTable, column_of) + CacheTable::kNoCpu * sizeof(uintptr_t))

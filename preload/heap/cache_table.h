@@ -37,6 +37,8 @@
 #ifndef PERCPU_PRELOAD_HEAP_CACHE_TABLE_H
 #define PERCPU_PRELOAD_HEAP_CACHE_TABLE_H
 
+#include <percpu/arch/select.h>
+
 #include <cstddef>
 #include <cstdint>
 

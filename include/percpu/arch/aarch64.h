@@ -64,14 +64,7 @@ PERCPU_INLINE_ uint32_t percpu_arch_cpu_(void) {
 #endif
 
 #define PERCPU_SEQ_ENTER_                            \
-  ".pushsection __rseq_cs,\"aw?\"\n\t"               \
-  ".balign 32\n"                                     \
-  "3:\t.long 0,0\n\t"                                \
-  ".quad 1f,2f-1f,4f\n\t"                            \
-  ".popsection\n\t"                                  \
-  ".pushsection __rseq_cs_ptr_array,\"aw?\"\n\t"     \
-  ".quad 3b\n\t"                                     \
-  ".popsection\n"                                    \
+  PERCPU_SEQ_DESCRIPTOR_                             \
   "5:\tadrp %[at],3b\n\t"                            \
   "add %[at],%[at],:lo12:3b\n\t"                     \
   "str %[at],[%[area],#8]\n"                         \

@@ -105,6 +105,20 @@ extern const ptrdiff_t __rseq_offset;
 #endif
 #endif
 
+/*
+ * The descriptor of a sequence, on all processors, the preload's sequences too: it goes from label 1 to label 2, and is aborted to
+ * label 4. Its own address is label 3.
+ */
+#define PERCPU_SEQ_DESCRIPTOR_                   \
+  ".pushsection __rseq_cs,\"aw?\"\n\t"           \
+  ".balign 32\n"                                 \
+  "3:\t.long 0,0\n\t"                            \
+  ".quad 1f,2f-1f,4f\n\t"                        \
+  ".popsection\n\t"                              \
+  ".pushsection __rseq_cs_ptr_array,\"aw?\"\n\t" \
+  ".quad 3b\n\t"                                 \
+  ".popsection\n"
+
 #if defined(__x86_64__) && !defined(__ILP32__) && defined(__SSE2__)
 #include <percpu/arch/x86_64.h>
 #elif defined(__aarch64__) && defined(__AARCH64EL__)

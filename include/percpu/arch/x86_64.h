@@ -94,20 +94,15 @@ PERCPU_INLINE_ uint32_t percpu_arch_cpu_(void) {
 #endif
 
 #define PERCPU_SEQ_ENTER_                                \
-  ".pushsection __rseq_cs,\"aw?\"\n\t"                   \
-  ".balign 32\n"                                         \
-  "3:\t.long 0,0\n\t"                                    \
-  ".quad 1f,2f-1f,4f\n\t"                                \
-  ".popsection\n\t"                                      \
-  ".pushsection __rseq_cs_ptr_array,\"aw?\"\n\t"         \
-  ".quad 3b\n\t"                                         \
-  ".popsection\n" PERCPU_SEQ_ARM_                        \
+  PERCPU_SEQ_DESCRIPTOR_                                 \
+  PERCPU_SEQ_ARM_                                        \
   "1:\t" PERCPU_OPS_INJECT(1)                            \
   "movl %%fs:4(%[area]),%k[at]\n\t" PERCPU_OPS_INJECT(2) \
   "movq (%[table],%[at],8),%[at]\n\t" PERCPU_OPS_INJECT(3)
 
-#define PERCPU_SEQ_LEAVE_                             \
-  "\n2:\t" PERCPU_SEQ_FORGET_                         \
+#define PERCPU_SEQ_LEAVE_ \
+  "\n2:\t" PERCPU_SEQ_FORGET_ PERCPU_SEQ_ABORT_
+#define PERCPU_SEQ_ABORT_                             \
   ".pushsection __rseq_failure,\"ax?\"\n\t"           \
   ".byte 0x0f,0xb9,0x3d\n\t" /* ud1 sig(%rip),%edi */ \
   ".long 0x53053053\n"                                \
