@@ -69,7 +69,10 @@ def _each(ratios, limit):
     if not ratios:
         return NOT_MEASURED
     label, figure, said = verdict_of_each(ratios, limit)
-    return f"{number(figure.value)} ({label})", spread(figure), said
+    # Beside the row that decides, all others whose medians do not hold, with their own verdicts.
+    others = sorted(((one.value, name, verdict(one, limit)) for name, one in ratios if one.value > limit and name != label), reverse=True)
+    beside = "".join(f"; {number(ratio)} {name}, {word.strip('*')}" for ratio, name, word in others)
+    return f"{number(figure.value)} ({label}){beside}", spread(figure), said
 
 
 def _instructions(results):
@@ -116,6 +119,7 @@ def _programs(results):
     yield "Debian's programs, geometric mean of time", "at most 0.97 times jemalloc", *_mean(rows, theirs, BASE, .97, note=note(value))
     yield "Debian's programs, geometric mean of memory", "less than jemalloc", *_mean(rows, theirs, BASE, .9999, memory_of, note(memory_of))
     yield "Debian's programs, each row", "not slower than with glibc's malloc", *_each(rows.ratios(theirs, "glibc"), 1)
+    yield "Debian's programs, each row's memory", "at most 1.1 times jemalloc's", *_each(rows.ratios(theirs, BASE, memory_of), 1.1)
 
 
 def _ops(results):

@@ -238,7 +238,8 @@ def tables():
     equal(line, "| a | s | 1.00 ±0% | 4.00 ±0% | 1.00 ±0% | **0.500 ±0%** | 0.250 | 1.00 | 2.00 |", "a row with placement and without")
     told = {figure: (measured, said) for figure, _, measured, _, said in goals.goals({"suites": {"programs": programs}})}
     equal(told["Debian's programs, geometric mean of time"], ("1.00; 0.500 with our own; 2.00 without a", "**missed**"), "the goal's mean")
-    equal(told["Debian's programs, each row"], ("2.00 (b)", "**missed**"), "the goal of each row")
+    equal(told["Debian's programs, each row"], ("2.00 (b); 2.00 c, missed", "**missed**"), "the goal of each row")
+    equal(told["Debian's programs, each row's memory"], ("2.00 (b); 2.00 c, undecided", "undecided"), "the goal of each row's memory")
     with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as two:
         written = []
         for place in (one, two):
@@ -306,7 +307,9 @@ def command():
         check("| pair 64 B |" in (pathlib.Path(place) / "RESULTS.md").read_text(), "RESULTS.md has no table")
     run = subprocess.run([bench, "--build", BUILD, "--allocator", "none", "--out", "/nonexistent"], capture_output=True, text=True, check=False)
     check(run.returncode == 1 and "expected one of glibc, " in run.stderr, f"scripts/bench --allocator none says {run.stderr!r}")
-    for bad in (["--rounds", "0"], ["--with", "name"], ["--suite", "none"]):
+    run = subprocess.run([bench, "--build", BUILD, "--row", "none", "--out", "/nonexistent"], capture_output=True, text=True, check=False)
+    check(run.returncode == 1 and "--row: expected one of pair, " in run.stderr, f"scripts/bench --row none says {run.stderr!r}")
+    for bad in (["--rounds", "0"], ["--with", "name"], ["--suite", "none"], ["--row", "pair"]):
         run = subprocess.run([bench, *bad], capture_output=True, text=True, check=False)
         equal(run.returncode, 2, f"status of scripts/bench {bad}")
         check("expected" in run.stderr or "invalid choice" in run.stderr, f"scripts/bench {bad} says {run.stderr!r}")
