@@ -52,6 +52,11 @@ def time_rows(suite):
     return [row for row in main_rows(suite) if row.get("kind", "time") == "time"]
 
 
+def start_rows(suite):
+    """Those about what a program pays that does nothing."""
+    return [row for row in main_rows(suite) if row.get("kind") == "start"]
+
+
 def held_rows(suite):
     """Those about what is held at a moment, and no time: an unlike thing to peaks, and in no mean with them."""
     return [row for row in main_rows(suite) if row.get("kind") == "memory"]
@@ -106,8 +111,9 @@ def best_peer(rows, suite, of=value):
     return min((mean, name) for name, (mean, count) in means.items() if count == most and mean is not None)[1] if most else None
 
 
-def compare_table(suite, rows, of=value, show=None, unit=None):
-    """Rows by allocators, the least of each row bold, with ours over jemalloc's, the best peer's, and ours without placement; geometric means below."""
+def compare_table(suite, rows, of=value, show=None, unit=None, means=True):
+    """Rows by allocators, the least of each row bold, with ours over jemalloc's, the best peer's, and ours without placement; below, where
+    that is wanted, geometric means."""
     names = names_of(suite)
     show = show or (lambda row, name: with_spread(row["cells"][name]["time"]))
     lines = []
@@ -126,7 +132,8 @@ def compare_table(suite, rows, of=value, show=None, unit=None):
                   number(found[OURS] / min(peers)) if OURS in found and peers else "-",
                   number(found[OURS] / found[UNPINNED]) if OURS in found and found.get(UNPINNED) else "-"]
         lines.append([label_of(row), unit or row["unit"], *cells, *ratios])
-    lines += [_mean_line(suite, label, part, of) for label, part in means_of(rows, of)]
+    if means:
+        lines += [_mean_line(suite, label, part, of) for label, part in means_of(rows, of)]
     return table(["", "", *names, f"{OURS} / {BASE}", f"{OURS} / best peer", f"{OURS} / pin:none"], lines, 2)
 
 
@@ -220,6 +227,8 @@ def allocator_section(suite, plots):
     parts += [figure(name, what) for name, what in plots]
     if timed:
         parts += ["### Time", "Medians, ± half the distance between least and most; the least of a row is bold.", compare_table(suite, timed)]
+    if start_rows(suite):
+        parts += ["### Start", "In no mean with the times above.", compare_table(suite, start_rows(suite), means=False)]
     if any(memory_of(row, name) for row in timed for name in names_of(suite)):
         parts += ["### Peak memory", "Peak resident memory in MiB beside the times above.", memory_table(suite, timed)]
     if held_rows(suite):

@@ -54,7 +54,7 @@ class Case:
     unit: str
     run: Callable
     label: str = ""          # how tables and plots call it; its name, unless it says otherwise
-    kind: str = "time"       # "memory": the figure is MiB, and no time
+    kind: str = "time"       # "memory": the figure is MiB, and no time; "start": a time that is in no mean with others
     series: str = ""         # the rows of a series make one line of a plot, and are no part of geometric means
     x: float = 0             # its place in the series
     rounds: int = 0          # at most so many; 0: as many as the others

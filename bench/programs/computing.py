@@ -175,6 +175,16 @@ def xz(context, allocator):
     return _measured(run)
 
 
+STARTS = 200
+
+
+def true(context, allocator):
+    """Milliseconds that a program takes which does nothing."""
+    count = STARTS // 10 if context.quick else STARTS
+    run = context.run(["sh", "-c", f"i=0; while [ $i -lt {count} ]; do /bin/true; i=$((i + 1)); done"], allocator)
+    return {"time": run.wall / count * 1000}
+
+
 PROGRAMS = [("sqlite3", "a join, an index, updates; in memory", sqlite3),
             ("python3", "4 threads, JSON, PYTHONMALLOC=malloc", python3),
             ("g++", "-O1 of one file of templates", gxx),

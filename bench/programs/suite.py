@@ -19,5 +19,7 @@ def suite(context):
     cases = [Case(name, what, "us", run, goal=True) for name, what, run in serving.programs(context)]
     cases += [Case(name, what, "s", lambda allocator, run=run: run(context, allocator), goal=True)
               for name, what, run in computing.PROGRAMS]
+    cases.append(Case("true", f"{computing.STARTS} starts, one after another, by a shell under the same allocator; ms a start", "ms",
+                      lambda allocator: computing.true(context, allocator), kind="start", goal=True))
     return Suite("programs", "Real programs", " ".join(ABOUT.split()), context.allocators, cases,
                  goal_columns=("glibc", "jemalloc", "libpercpu", "libpercpu pin:none"))
