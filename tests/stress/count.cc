@@ -4,8 +4,8 @@
 // usage: count [EVENTS]      (100,000,000 by default; PERCPU_SEED is the seed)
 //
 // Twice as many threads as CPUs are moved from CPU to CPU and sent signals all the time; the handler counts too. Every
-// fourth has no rseq: it unregistered itself before it began. Threads take work in batches, so that fast ones do more.
-// A batch counts in one of several ways, each an operation of percpu/ops.h on memory of libpercpu; for each way the
+// fourth has no rseq: it unregistered itself before it began. Threads take work in batches, so that fast ones do more; they begin
+// when the storm blows, and go on beyond EVENTS until it has blown often enough (kLeastBlows a thread). A batch counts in one of several ways, each an operation of percpu/ops.h on memory of libpercpu; for each way the
 // threads keep their own tally, and in the end the sums must be equal, exactly.
 #include <percpu.h>
 
@@ -21,6 +21,7 @@ PERCPU_DEFINE(uint64_t, counted_static) = 0;
 namespace {
 
 constexpr uint64_t kBatch = 2000;
+constexpr uint64_t kLeastBlows = 10;  // a thread, while it counts: an emulated machine counts a million events between two of them
 
 // What the events are counted in.
 struct Areas {
@@ -144,12 +145,17 @@ class Counting {
     std::vector<pthread_t> handles;
     for (size_t i = 0; i < tallies_.size(); ++i) threads.emplace_back([this, i] { work(i); });
     for (std::thread &thread : threads) handles.push_back(thread.native_handle());
+    while (nr_ready_.load() < threads.size()) usleep(1000);
     uint64_t blows;
     {
       storm::Storm storm(handles, seed_);
+      const uint64_t before = storm.blows();
+      begun_.store(true);
+      while (storm.blows() - before < kLeastBlows * threads.size()) usleep(1000);
+      blown_.store(true);
       while (nr_idle_.load() < threads.size()) usleep(1000);
       storm.end();
-      blows = storm.blows();
+      blows = storm.blows() - before;
     }
     stop_.store(true);
     for (std::thread &thread : threads) thread.join();
@@ -162,9 +168,12 @@ class Counting {
     if (index % 4 == 3 && leave_rseq() != 0) std::abort();
     mine.has_rseq = percpu_thread_has_rseq() != 0;
     tally = &mine;
+    nr_ready_.fetch_add(1);
+    while (!begun_.load()) usleep(1000);
     std::mt19937_64 random(seed_ + index);
     for (;;) {
-      const int64_t left = left_.fetch_sub(kBatch);
+      int64_t left = left_.fetch_sub(kBatch);
+      if (left <= 0 && !blown_.load()) left = kBatch;
       if (left <= 0) break;
       const uint64_t n = left < static_cast<int64_t>(kBatch) ? static_cast<uint64_t>(left) : kBatch;
       count_batch(random() % kNrWays, n, std::make_index_sequence<kNrWays>());
@@ -188,6 +197,10 @@ class Counting {
       nr_wrong += !equal(kWays[way].name, expected & kWays[way].mask, kWays[way].total() & kWays[way].mask);
     }
     nr_wrong += !equal("signal handler", handled, percpu_sum(areas->handled));
+    if (handled < tallies_.size()) {
+      std::printf("signal handler: expected to have run %zu times at least, found %" PRIu64 "\n", tallies_.size(), handled);
+      nr_wrong++;
+    }
     std::printf("%" PRIu64 " events by %zu threads (%" PRIu64 " without rseq), %" PRIu64 " migrations and signals, %"
                 PRIu64 " handled: %s\n", events, tallies_.size(), nr_without_rseq, blows, handled, nr_wrong == 0 ? "exact" : "WRONG");
     return nr_wrong == 0;
@@ -202,6 +215,9 @@ class Counting {
   std::atomic<int64_t> left_;
   uint64_t seed_;
   std::vector<Tally> tallies_;
+  std::atomic<size_t> nr_ready_{0};
+  std::atomic<bool> begun_{false};
+  std::atomic<bool> blown_{false};  // often enough
   std::atomic<size_t> nr_idle_{0};
   std::atomic<bool> stop_{false};
 };
