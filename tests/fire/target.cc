@@ -4,7 +4,8 @@
 // it did. See sweep.cc.
 //
 //   target operations     every operation of the header, each on an area whose copies all begin alike. Afterwards one copy
-//                         at most may have changed, and it and the result are what plain C says (Operation::model). If
+//                         at most may have changed, of the CPU on which the sequence ended, and it and the result are what plain C
+//                         says (Operation::model). If
 //                         the operation was struck, a signal handler has changed the copy in the middle
 //                         (Operation::strike): then the two must have happened one after the other.
 //   mutants MUTANT        one sequence with a fault, from mutants.h: this file compiled with FIRE_MUTANTS
@@ -300,7 +301,18 @@ void strike_copy(int) {
   current->strike(percpu_ptr(area, static_cast<unsigned>(sched_getcpu())));
 }
 
-bool agrees(const Operation &operation, const State &state, State expected) {
+// The copies that may have changed: of the CPUs on which the operation began and ended. Where it was stopped before its end, and moved
+// perhaps, the last one; elsewhere it is done before it is moved. In a thread without rseq, any.
+struct Where {
+  bool any;
+  int began, ended;
+  bool allows(const Copy *copy) const {
+    const auto is_of = [copy](int cpu) { return copy == percpu_ptr(area, static_cast<unsigned>(cpu)); };
+    return any || is_of(ended) || (page->inside == 0 && is_of(began));
+  }
+};
+
+bool agrees(const Operation &operation, const State &state, State expected, const Where &where) {
   if (state.result[0] != expected.result[0] || state.result[1] != expected.result[1] || state.next != expected.next) return false;
   if (operation.hide != nullptr) operation.hide(&expected.copy);
   const bool changes = !(expected.copy == operation.begin);
@@ -310,7 +322,7 @@ bool agrees(const Operation &operation, const State &state, State expected) {
     Copy seen = *copy;
     if (operation.hide != nullptr) operation.hide(&seen);
     if (seen == operation.begin) continue;
-    if (!(seen == expected.copy)) return false;
+    if (!(seen == expected.copy) || !where.allows(copy)) return false;
     ++nr_changed;
   }
   return nr_changed == (changes ? 1 : 0);
@@ -327,7 +339,9 @@ void try_operation(const Operation &operation) {
   page->struck = 0;
   current = &operation;
   State state{};
+  Where where{percpu_thread_.offset == nullptr, sched_getcpu(), 0};
   operation.act(area, &state);
+  where.ended = sched_getcpu();
   current = nullptr;
 
   State alone{}, before{}, after{};
@@ -337,7 +351,7 @@ void try_operation(const Operation &operation) {
   operation.model(&before);
   operation.model(&after);
   operation.strike(&after.copy);
-  if (agrees(operation, state, page->struck == 0 ? alone : page->inside != 0 ? before : after)) return;
+  if (agrees(operation, state, page->struck == 0 ? alone : page->inside != 0 ? before : after, where)) return;
   char what[128];
   std::snprintf(what, sizeof what, "%s: wrong result (%s)", operation.name, page->struck == 0 ? "alone" : "struck");
   wrong(what);
