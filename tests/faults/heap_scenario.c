@@ -89,14 +89,17 @@ static void *work(void *argument) {
 
 static void threads(void) {
   pthread_t thread[3];
+  pthread_attr_t small;
+  EXPECT(pthread_attr_init(&small) == 0 && pthread_attr_setstacksize(&small, STACK_BYTES) == 0);
   int made[3];
   for (int i = 0; i < 3; ++i) {
-    const int result = pthread_create(&thread[i], NULL, work, NULL);
+    const int result = pthread_create(&thread[i], &small, work, NULL);
     EXPECT(result == 0 || (may_refuse && (result == EAGAIN || result == ENOMEM || result == ENOSYS)));
     made[i] = result == 0;
   }
   for (int i = 0; i < 3; ++i)
     if (made[i]) EXPECT(pthread_join(thread[i], NULL) == 0);
+  pthread_attr_destroy(&small);
 }
 
 static void child(void) {
@@ -143,5 +146,6 @@ int main(void) {
     fprintf(stderr, "expected as much in use after the second life as after the first (%zu bytes), found %zu\n", before, after);
     return 1;
   }
+  expect_nothing_left();
   return 0;
 }

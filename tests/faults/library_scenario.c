@@ -57,13 +57,16 @@ static void *count(void *argument) {
 static void counting(void) {
   const uint64_t before = percpu_sum(events);
   pthread_t thread[kThreads];
+  pthread_attr_t small;
+  EXPECT(pthread_attr_init(&small) == 0 && pthread_attr_setstacksize(&small, STACK_BYTES) == 0);
   int made = 0;
   for (int i = 0; i < kThreads; ++i) {
-    const int result = pthread_create(&thread[made], NULL, count, NULL);
+    const int result = pthread_create(&thread[made], &small, count, NULL);
     EXPECT(result == 0 || may_refuse);
     made += result == 0;
   }
   for (int i = 0; i < made; ++i) EXPECT(pthread_join(thread[i], NULL) == 0);
+  pthread_attr_destroy(&small);
   EXPECT(percpu_sum(events) == before + (uint64_t)made * kEvents);
 }
 
@@ -115,5 +118,6 @@ int main(void) {
   life();
   EXPECT(percpu_sum(percpu_static(begun)) == begun_before + 2);
   percpu_free(events);
+  expect_nothing_left();
   return 0;
 }
