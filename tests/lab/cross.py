@@ -37,8 +37,8 @@ sys_root = '@sysroot@'
 pkg_config_libdir = '@sysroot@/usr/lib/aarch64-linux-gnu/pkgconfig'
 
 [built-in options]
-c_args = ['-isystem', '@sysroot@/usr/include', '-isystem', '@sysroot@/usr/include/aarch64-linux-gnu']
-cpp_args = ['-isystem', '@sysroot@/usr/include', '-isystem', '@sysroot@/usr/include/aarch64-linux-gnu']
+c_args = ['-mbranch-protection=standard', '-isystem', '@sysroot@/usr/include', '-isystem', '@sysroot@/usr/include/aarch64-linux-gnu']
+cpp_args = ['-mbranch-protection=standard', '-isystem', '@sysroot@/usr/include', '-isystem', '@sysroot@/usr/include/aarch64-linux-gnu']
 c_link_args = ['-L@sysroot@/usr/lib/aarch64-linux-gnu', '-Wl,-rpath-link,@sysroot@/usr/lib/aarch64-linux-gnu']
 cpp_link_args = ['-L@sysroot@/usr/lib/aarch64-linux-gnu', '-Wl,-rpath-link,@sysroot@/usr/lib/aarch64-linux-gnu']
 """

@@ -46,6 +46,8 @@ def steps_for(machine, build, form, only):
             steps = plan.fire(build) + steps
         if machine.arch == "aarch64":
             steps = plan.preload_suite(build, sum(node.mib for node in machine.nodes)) + plan.programs(build) + plan.faults(build) + steps
+        else:
+            steps += plan.pins(build)
         steps = plan.unit_suite(build, form) + steps
     if machine.then_online or machine.offline:
         # The CPUs that are offline come online while the programs of "late" run, and all of it runs again.
@@ -163,7 +165,7 @@ def main():
                 steps = run_host(build_for("x86_64"), options.form, only)
                 bad += sum(step.status not in (0, 77) for step in steps)
                 if options.write_results:
-                    results.add("this one", platform.release(), options.form, at_commit, steps, order)
+                    results.add("this one", platform.release(), options.form, at_commit, steps, order, only)
             if word == "all":
                 chosen = list(all_machines.values())
             elif word in all_machines:
@@ -177,7 +179,7 @@ def main():
                     run = run_machine(machine, build_for(machine.arch), kernel, options, only)
                     bad += run.status != 0
                     if options.write_results:
-                        results.add(machine.name, run.release if run.booted else name, options.form, at_commit, run.steps, order)
+                        results.add(machine.name, run.release if run.booted else name, options.form, at_commit, run.steps, order, only)
     except (machines.BadMachine, kernels.NotToBeHad, FileNotFoundError) as error:
         print(f"scripts/lab: {error}", file=sys.stderr)
         return 2

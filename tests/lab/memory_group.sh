@@ -5,14 +5,14 @@
 #   memory_group.sh max|high LIMIT PRELOAD      LIMIT: the program tests/preload/limit.c
 #
 # max: the kernel kills who exceeds it. high: it slows them down and counts that (memory.events); what it counts is exact to
-# what each CPU takes in advance, 64 pages.
+# what each CPU takes in advance, 64 pages of the system's.
 kind=$1
 program=$2
 preload=$3
 root=/sys/fs/cgroup
 group=$root/percpu-test
 slack=0
-[ "$kind" = high ] && slack=$(($(grep -c ^processor /proc/cpuinfo) * 64 * 4096))
+[ "$kind" = high ] && slack=$(($(grep -c ^processor /proc/cpuinfo) * 64 * 1024 * $(sed -n '/^KernelPageSize:/{s/[^0-9]//g;p;q;}' /proc/self/smaps)))
 echo +memory >$root/cgroup.subtree_control 2>/dev/null && mkdir -p $group && [ -f $group/memory.max ] ||
   { echo "lab: no memory controller"; exit 77; }
 

@@ -81,13 +81,23 @@ def unit_suite(build, form):
     return [dataclasses.replace(step, env=step.env | more) for step in steps]
 
 
+# Of the preload's suite, what does not run in machines: the storm without caches, in which six threads fight for locks, which takes
+# emulated CPUs longer than anybody waits; and the one of threads that have places, whose forks begin anew at each signal, and there is
+# one each millisecond.
+LEFT_OUT = {"storm, check:full", "pin_storm"}
+
+
 def preload_suite(build, mib):
-    """The programs of the preload's own suite. (Not its scripts, which want more of a system than there is here. Nor the storm without
-    caches, in which six threads fight for locks: it takes emulated CPUs longer than anybody waits; nor the one of threads that have
-    places, whose forks begin anew at each signal, and there is one each millisecond. Nor, with little memory, the one that takes all of
-    an address space of 2 GiB, twice.)"""
-    left_out = {"storm, check:full", "pin_storm"} | ({"scarce"} if mib < 4096 else set())
+    """The programs of the preload's own suite. (Not its scripts, which want more of a system than there is here. Nor, with little memory,
+    the one that takes all of an address space of 2 GiB, twice.)"""
+    left_out = LEFT_OUT | ({"scarce"} if mib < 4096 else set())
     return [build.step("preload", test, UNIT_SECONDS) for test in build.programs("preload") if test["name"] not in left_out]
+
+
+def pins(build):
+    """Of that suite, what is about the placement of threads, which a machine of one node and two CPUs tells little about."""
+    return [build.step("pin", test, UNIT_SECONDS) for test in build.programs("preload")
+            if test["name"].startswith("pin_") and test["name"] not in LEFT_OUT]
 
 
 def faults(build):

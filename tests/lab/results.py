@@ -17,8 +17,8 @@ HEAD = ("| machine | kernel | form | what | passed | date | commit | the last ti
         "| --- | --- | --- | --- | --- | --- | --- | --- |\n")
 FILE = pathlib.Path(__file__).resolve().parent / "RESULTS.md"
 
-# Parts whose steps share a row.
-TOGETHER = {"unit": "unit suite", "preload": "preload suite", "refused": "system calls refused", "no rseq": "no rseq"}
+# Parts whose steps share a row, but for steps that were asked for by their own names: some programs of a suite are not the suite.
+TOGETHER = {"unit": "unit suite", "preload": "preload suite", "pin": "placement of threads", "refused": "system calls refused", "no rseq": "no rseq"}
 
 
 def commit():
@@ -51,12 +51,12 @@ def told(step):
     return lines[-1].strip() if lines else "passed" if step.status == 0 else "it said nothing"
 
 
-def rows_of(steps):
-    """Yields (what, whether it passed, found) for the steps of a run. What was skipped did not pass."""
+def rows_of(steps, only=()):
+    """Yields (what, whether it passed, found) for the steps of a run. What was skipped did not pass. `only`: what was asked for."""
     shared = {}
     for step in steps:
         part = step.name.split("/")[0].removesuffix(", all online")
-        if part in TOGETHER:
+        if part in TOGETHER and step.name not in only:
             shared.setdefault(step.name.split("/")[0], []).append(step)
         elif step.status == 77:
             yield step.name, False, "skipped: " + told(step)
@@ -72,8 +72,8 @@ def rows_of(steps):
         yield TOGETHER[part.removesuffix(", all online")] + (", all online" if part.endswith("online") else ""), not bad, found
 
 
-def add(machine, kernel, form, at_commit, steps, order=()):
-    """Writes what a run found into the file. `order`: the machines' names, for the order of the rows."""
+def add(machine, kernel, form, at_commit, steps, order=(), only=()):
+    """Writes what a run found into the file. `order`: the machines' names, for the order of the rows. `only`: what was asked for."""
     with open(FILE, "r+") as file:
         fcntl.flock(file, fcntl.LOCK_EX)  # another run may end at the same time
         text = file.read()
@@ -81,7 +81,7 @@ def add(machine, kernel, form, at_commit, steps, order=()):
         table, _, after = rest.partition(END)
         rows = read(table)
         today = datetime.date.today().isoformat()
-        for what, good, found in rows_of(steps):
+        for what, good, found in rows_of(steps, only):
             passed, times, _ = rows.get((machine, kernel, form, what), [0, 0, None])
             rows[machine, kernel, form, what] = [passed + good, times + 1, [today, at_commit, found.replace("|", "/")]]
         places = {name: place for place, name in enumerate(order)}
