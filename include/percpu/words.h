@@ -32,7 +32,7 @@ PERCPU_INLINE_ const struct percpu_view *percpu_pool_view_(const struct percpu_p
 /* The offsets by copy id if the calling thread may run sequences, else NULL. */
 PERCPU_INLINE_ const uintptr_t *percpu_table_(const struct percpu_view *view) {
 #if PERCPU_HAVE_SEQUENCES
-  const uintptr_t *table = percpu_thread_.offset;
+  const uintptr_t *table = percpu_arch_offset_();
   if (view != NULL && table != NULL) {
     table = view->offset;
     if (table == NULL) __builtin_unreachable();

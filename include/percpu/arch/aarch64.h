@@ -45,9 +45,26 @@ PERCPU_INLINE_ struct percpu_pair percpu_arch_load16_(const volatile void *at) {
 
 #if PERCPU_HAVE_SEQUENCES
 
+/*
+ * Read anew by each operation. Compilers take it for the same in all of a function, and keep it in a register across calls: there a
+ * user-level thread that goes on in another kernel thread would work on the first one's area.
+ */
+PERCPU_INLINE_ char *percpu_arch_thread_pointer_(void) {
+  char *pointer;
+  __asm__ __volatile__("mrs %0,tpidr_el0" : "=r"(pointer));
+  return pointer;
+}
+
 /* The thread's struct rseq. */
 PERCPU_INLINE_ char *percpu_arch_area_(void) {
-  return (char *)__builtin_thread_pointer() + __rseq_offset;
+  return percpu_arch_thread_pointer_() + __rseq_offset;
+}
+
+/* What the thread has in percpu_thread_. How far that is from the thread pointer is the same in all threads. */
+PERCPU_INLINE_ const uintptr_t *percpu_arch_offset_(void) {
+  uintptr_t at;
+  __asm__("adrp %0,:gottprel:percpu_thread_\n\tldr %0,[%0,:gottprel_lo12:percpu_thread_]" : "=r"(at));
+  return ((const struct percpu_thread_state *)(const void *)(percpu_arch_thread_pointer_() + at))->offset;
 }
 
 /* The number of the CPU that we run on, or did a moment ago. */
@@ -74,12 +91,13 @@ PERCPU_INLINE_ uint32_t percpu_arch_cpu_(void) {
 
 #define PERCPU_SEQ_LEAVE_ \
   "\n2:\t" PERCPU_SEQ_FORGET_ PERCPU_SEQ_ABORT_
-#define PERCPU_SEQ_ABORT_                   \
-  ".pushsection __rseq_failure,\"ax?\"\n\t" \
-  ".inst 0xd428bc00\n" /* brk #0x45e0 */    \
-  "4:\t" PERCPU_OPS_INJECT_ABORT            \
-  "b 5b\n\t"                                \
-  ".popsection"
+/* Behind the section's other code, and not in a section of its own: beyond 128 MiB the linker would change x16 on the way back. */
+#define PERCPU_SEQ_ABORT_                \
+  ".subsection 1\n\t"                    \
+  ".inst 0xd428bc00\n" /* brk #0x45e0 */ \
+  "4:\t" PERCPU_OPS_INJECT_ABORT         \
+  "b 5b\n\t"                             \
+  ".previous"
 
 #define PERCPU_SEQ_OUT_ [at] "=&r"(at)
 #define PERCPU_SEQ_IN_ [area] "r"(percpu_arch_area_()), [table] "r"(table), [handle] "r"(handle)

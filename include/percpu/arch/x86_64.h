@@ -71,6 +71,11 @@ PERCPU_INLINE_ ptrdiff_t percpu_arch_area_(void) {
 #endif
 }
 
+/* What the thread has in percpu_thread_: found anew by each operation, since the thread pointer is part of the address. */
+PERCPU_INLINE_ const uintptr_t *percpu_arch_offset_(void) {
+  return percpu_thread_.offset;
+}
+
 /* The number of the CPU that we run on, or did a moment ago. */
 PERCPU_INLINE_ uint32_t percpu_arch_cpu_(void) {
   uint32_t cpu;

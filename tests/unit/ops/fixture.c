@@ -26,7 +26,7 @@ struct arena {
 };
 
 struct percpu_view percpu_default_view_;
-__thread struct percpu_thread_state percpu_thread_ __attribute__((tls_model("initial-exec")));
+__thread struct percpu_thread_state percpu_thread_ __attribute__((tls_model("initial-exec"), used));
 
 static struct arena arena[2];
 static unsigned nr_cpus;
