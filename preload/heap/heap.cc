@@ -450,7 +450,7 @@ void Heap::fork_child() {
   store_relaxed(&threads_begun_, false);
   store_relaxed(&thread_ticks_, false);
   store_relaxed(&rests_, false);
-  store_relaxed(&most_dirty_pages_, uint64_t{0});  // unknown: nobody ticks here so far
+  store_relaxed(&most_purgeable_pages_, uint64_t{0});  // unknown: nobody ticks here so far
   checker_.lock().reset_after_fork_in_child();
   window_.spans_lock().reset_after_fork_in_child();
   for_each_node_lock([](HeapLock& lock) { lock.reset_after_fork_in_child(); });

@@ -170,7 +170,7 @@ class Heap {
   void heed_limit() {
     wake_ticker();
     if (__builtin_expect(backed_pages() >= load_relaxed(&look_at_pages_), 0)) return look_now();
-    if (__builtin_expect(dirty_pages() > load_relaxed(&most_dirty_pages_), 0)) give_excess();
+    if (__builtin_expect(purgeable_pages() > load_relaxed(&most_purgeable_pages_), 0)) give_excess();
   }
   void look_now();
   void give_excess();
@@ -185,7 +185,7 @@ class Heap {
   void ask_for_books();  // the kernel's: see page_heap.h
   uint64_t backed_pages() const;
   uint64_t held_pages();
-  uint64_t dirty_pages() const;
+  uint64_t purgeable_pages() const;
   static void sink_to_lists(void* heap, uint32_t lane, const uint64_t* blocks, uint32_t count);
   CentralList& list_of(uint32_t lane) { return lists_[node_of_lane(lane)][class_of_lane(lane)]; }
 
@@ -204,7 +204,7 @@ class Heap {
   MemoryLimit::Room seen_room_;
   uint64_t seen_held_pages_ = 0;
   uint64_t look_at_pages_ = kFirstLookPages;  // look again when so many pages have been backed
-  uint64_t most_dirty_pages_ = UINT64_MAX;
+  uint64_t most_purgeable_pages_ = UINT64_MAX;
   bool near_limit_ = false;
   HugeUse huge_use_ = HugeUse::kNone;  // unless the limit is near
 

@@ -57,7 +57,7 @@ void Heap::wake_resting() {
 void Heap::ring() {
   if (percpu_balance_wake_() != 0) return;
   store_relaxed(&thread_ticks_, false);
-  store_relaxed(&most_dirty_pages_, uint64_t{0});  // to be found anew
+  store_relaxed(&most_purgeable_pages_, uint64_t{0});  // to be found anew
 }
 
 void Heap::begin_threads() {
@@ -70,7 +70,7 @@ void Heap::begin_threads() {
 void Heap::decay_if_due() {
   if (decay_ms_ == 0) {
     for (uint32_t node = 0; node < window_.nr_nodes(); ++node) {
-      if (pages_[node].dirty_pages() != 0) (void)pages_[node].purge_all();
+      if (pages_[node].purgeable_pages() != 0) (void)pages_[node].purge_all();
     }
   }
   wake_ticker();

@@ -57,9 +57,9 @@ uint64_t Heap::held_pages() {
   return backed > purged ? backed - purged : 0;
 }
 
-uint64_t Heap::dirty_pages() const {
+uint64_t Heap::purgeable_pages() const {
   uint64_t sum = 0;
-  for (uint32_t node = 0; node < window_.nr_nodes(); ++node) sum += pages_[node].dirty_pages();
+  for (uint32_t node = 0; node < window_.nr_nodes(); ++node) sum += pages_[node].purgeable_pages();
   return sum;
 }
 
@@ -144,11 +144,11 @@ void Heap::bound_dirty() {
   // Where no balance thread ticks, a program that freed much and then only sleeps would keep all of it.
   if (!load_relaxed(&thread_ticks_) && decay_ms_ != kDecayOff) {
     const uint64_t held = held_pages();
-    const uint64_t dirty = dirty_pages();
-    const uint64_t used = held > dirty ? held - dirty : 0;
+    const uint64_t purgeable = purgeable_pages();
+    const uint64_t used = held > purgeable ? held - purgeable : 0;
     most = std::min(most, std::max(kQuietDirtyPages, used / 4));
   }
-  store_relaxed(&most_dirty_pages_, most);
+  store_relaxed(&most_purgeable_pages_, most);
 }
 
 void Heap::give_excess() {
@@ -159,10 +159,10 @@ void Heap::give_excess() {
 
 // Where more pages are dirty than may be: down to half of that. What was freed since the bound was found is used no more.
 void Heap::purge_excess() {
-  if (dirty_pages() <= load_relaxed(&most_dirty_pages_)) return;
+  if (purgeable_pages() <= load_relaxed(&most_purgeable_pages_)) return;
   bound_dirty();
-  const uint64_t most = load_relaxed(&most_dirty_pages_);
-  if (dirty_pages() <= most) return;
+  const uint64_t most = load_relaxed(&most_purgeable_pages_);
+  if (purgeable_pages() <= most) return;
   const uint64_t keep = most / 2 / window_.nr_nodes();
   for (uint32_t node = 0; node < window_.nr_nodes(); ++node) (void)pages_[node].purge_to(keep);
 }

@@ -36,6 +36,10 @@ uint32_t PageHeap::bin_of(uint64_t nr_pages) {
 void PageHeap::count(const Span& span, bool add) {
   uint64_t& pages = pages_of(span);
   store_relaxed(&pages, add ? pages + span.nr_pages : pages - span.nr_pages);
+  if constexpr (kSystemPagesVary) {
+    const uint64_t whole = span.pages == Pages::kDirty ? whole_pages(span) : 0;
+    store_relaxed(&purgeable_pages_, add ? purgeable_pages_ + whole : purgeable_pages_ - whole);
+  }
 }
 
 void PageHeap::insert(uint32_t number) {
@@ -77,7 +81,13 @@ bool PageHeap::fits(const Span& span, uint64_t nr_pages, uint64_t align_pages) c
 }
 
 uint32_t PageHeap::find(Pages pages, uint64_t nr_pages, uint64_t align_pages) {
-  const Bins& bins = bins_[static_cast<size_t>(pages)];
+  if (kSystemPagesVary && pages == Pages::kDirty) {
+    if (const uint32_t number = find_in(bins_[kStuck], nr_pages, align_pages); number != 0) return number;
+  }
+  return find_in(bins_[static_cast<size_t>(pages)], nr_pages, align_pages);
+}
+
+uint32_t PageHeap::find_in(const Bins& bins, uint64_t nr_pages, uint64_t align_pages) {
   const uint32_t first = bin_of(nr_pages);
   for (uint32_t word = first / 64; word < sizeof bins.nonempty / sizeof bins.nonempty[0]; ++word) {
     uint64_t bits = bins.nonempty[word];
@@ -243,7 +253,7 @@ bool PageHeap::fill_system_page(uint32_t number, uint64_t nr_pages) {
 uint32_t PageHeap::allocate(uint64_t nr_pages, uint64_t align_pages, Purpose purpose) {
   HeapGuard guard(lock_);
   const uint32_t number = take_run(nr_pages, align_pages, purpose);
-  note_least_dirty();
+  note_least();
   return number;
 }
 
@@ -332,14 +342,14 @@ bool PageHeap::resize(uint32_t number, uint64_t nr_pages) {
   if (window_->span(behind).pages == Pages::kClean) store_relaxed(&backed_pages_, backed_pages_ + wanted);
   span.nr_pages = nr_pages;
   window_->give_span(behind);
-  note_least_dirty();
+  note_least();
   return true;
 }
 
 uint64_t PageHeap::begin_anew() {
   HeapGuard guard(lock_);
   for (Bins& bins : bins_) bins = {};
-  dirty_pages_ = clean_pages_ = closed_pages_ = least_dirty_ = 0;
+  dirty_pages_ = purgeable_pages_ = clean_pages_ = closed_pages_ = least_purgeable_ = 0;
   // Neighbours are not joined across this line: a free run before it is nobody's from now on. (What a block lies on there stays.)
   if (frontier_ > begin_ && window_->entry(frontier_ - 1).kind() == kKindFree) window_->set_entry(frontier_ - 1, 0, kKindNone);
   return frontier_;

@@ -21,8 +21,9 @@
 // have, and some more, which is clean then.
 //
 // The system's pages. Where they are larger than ours (window.h), clean and closed runs, and what is new of the window, are whole ones of
-// the system's. Dirty runs need not be: of these go the whole ones. Of a clean run that is cut within a page of the system the rest of
-// that page counts as dirty, since the first touch backs all of it.
+// the system's. Dirty runs need not be: of these go the whole ones. What has no whole one is *stuck*: such runs have bins of their own,
+// where no purge looks and allocations look first, and no decision about what is to go counts them. Of a clean run that is cut within a
+// page of the system the rest of that page counts as dirty, since the first touch backs all of it.
 //
 // Invariants: a free run's first and last page have its entry in the page map, with kKindFree; its record is kFree. A huge
 // region has no clean page, and no closed one.
@@ -89,8 +90,8 @@ class PageHeap {
 
   // Never gives out again what it gave out, or holds, until now. Returns the first page of what it may give out.
   uint64_t begin_anew() PERCPU_EXCLUDES(lock_);
-  // What decides whether a tick is due, without the lock.
-  uint64_t dirty_pages() const { return load_relaxed(&dirty_pages_); }
+  // How many of the dirty pages can go back. What decides whether a tick is due, without the lock.
+  uint64_t purgeable_pages() const { return load_relaxed(kSystemPagesVary ? &purgeable_pages_ : &dirty_pages_); }
   // How many pages the system has had to back, or will have to: clean ones that were handed out so far.
   uint64_t backed_pages() const { return load_relaxed(&backed_pages_); }
 
@@ -120,13 +121,26 @@ class PageHeap {
     uint64_t nonempty[(kNrBins + 63) / 64] = {};
   };
 
+  static constexpr size_t kNrLists = kSystemPagesVary ? 4 : 3;  // of bins: by Pages, and of what is stuck
+  static constexpr size_t kStuck = kNrLists - 1;
+
   static uint32_t bin_of(uint64_t nr_pages);
-  Bins& bins_of(const Span& span) PERCPU_REQUIRES(lock_) { return bins_[static_cast<size_t>(span.pages)]; }
+  // How many of a run's pages can go back to the system.
+  static uint64_t whole_pages(const Span& span) {
+    const uint64_t start = up_to_system(span.first_page);
+    const uint64_t end = down_to_system(span.first_page + span.nr_pages);
+    return start < end ? end - start : 0;
+  }
+  Bins& bins_of(const Span& span) PERCPU_REQUIRES(lock_) {
+    if (kSystemPagesVary && span.pages == Pages::kDirty && whole_pages(span) == 0) return bins_[kStuck];
+    return bins_[static_cast<size_t>(span.pages)];
+  }
   uint64_t& pages_of(const Span& span) PERCPU_REQUIRES(lock_) {
     return span.pages == Pages::kDirty ? dirty_pages_ : span.pages == Pages::kClean ? clean_pages_ : closed_pages_;
   }
   uint32_t take_run(uint64_t nr_pages, uint64_t align_pages, Purpose purpose) PERCPU_REQUIRES(lock_);
   uint32_t find(Pages pages, uint64_t nr_pages, uint64_t align_pages) PERCPU_REQUIRES(lock_);
+  uint32_t find_in(const Bins& bins, uint64_t nr_pages, uint64_t align_pages) PERCPU_REQUIRES(lock_);
   bool fits(const Span& span, uint64_t nr_pages, uint64_t align_pages) const;
   void insert(uint32_t number) PERCPU_REQUIRES(lock_);
   void unlink(uint32_t number) PERCPU_REQUIRES(lock_);
@@ -157,8 +171,8 @@ class PageHeap {
   uint32_t take_to_purge(uint32_t* bin, uint64_t most_pages, bool fresh_too, bool break_huge) PERCPU_REQUIRES(lock_);
   void count(const Span& span, bool add) PERCPU_REQUIRES(lock_);
   // Where pages left the dirty runs for good: in between, a run of which a page is taken is in no list as a whole.
-  void note_least_dirty() PERCPU_REQUIRES(lock_) {
-    if (dirty_pages_ < least_dirty_) least_dirty_ = dirty_pages_;
+  void note_least() PERCPU_REQUIRES(lock_) {
+    if (purgeable_pages() < least_purgeable_) least_purgeable_ = purgeable_pages();
   }
 
   bool is_large() const PERCPU_REQUIRES(lock_) {
@@ -179,12 +193,13 @@ class PageHeap {
   NodeId node_{};
   HeapLock lock_;
   uint64_t frontier_ PERCPU_GUARDED_BY(lock_) = 0;  // pages before it were taken of the window: open, or closed
-  Bins bins_[3] PERCPU_GUARDED_BY(lock_);  // by Pages
+  Bins bins_[kNrLists] PERCPU_GUARDED_BY(lock_);
   uint64_t dirty_pages_ = 0;
+  uint64_t purgeable_pages_ = 0;  // of these; kept where it is another number
   uint64_t clean_pages_ PERCPU_GUARDED_BY(lock_) = 0;
   uint64_t closed_pages_ PERCPU_GUARDED_BY(lock_) = 0;
   uint64_t purged_pages_ PERCPU_GUARDED_BY(lock_) = 0;
-  uint64_t least_dirty_ PERCPU_GUARDED_BY(lock_) = 0;  // since the last tick
+  uint64_t least_purgeable_ PERCPU_GUARDED_BY(lock_) = 0;  // since the last tick
   uint64_t owed_ PERCPU_GUARDED_BY(lock_) = 0;   // of a page that is to go, in 2^-32
   uint64_t ahead_pages_ PERCPU_GUARDED_BY(lock_) = 0;  // went before they were due, as huge pages go whole
   uint64_t backed_pages_ = 0;

@@ -39,7 +39,7 @@ uint32_t PageHeap::take_to_purge(uint32_t* bin, uint64_t most_pages, bool fresh_
           return 0;
         }
         (void)set_huge(start, end - start, false);
-        note_least_dirty();
+        note_least();
         return part;
       }
     }
@@ -126,24 +126,22 @@ bool PageHeap::decay(uint64_t kept) {
   uint64_t due = 0;
   {
     HeapGuard guard(lock_);
-    const uint64_t idle = least_dirty_;
-    least_dirty_ = dirty_pages_;
+    const uint64_t idle = least_purgeable_;
+    least_purgeable_ = purgeable_pages();
     tick_++;
     const uint64_t needed = needed_pages();
     due = take_due(idle - std::min(idle, needed), kept);
-    if (due == 0) return dirty_pages_ > needed;
+    if (due == 0) return purgeable_pages() > needed;
   }
   const uint64_t purged = purge(due, 2 * due, false);
-  // What is in pages of the system that are in use, too, cannot go.
-  if (kSystemPagesVary && purged == 0) return false;
   HeapGuard guard(lock_);
   if (purged > 2 * due) ahead_pages_ += purged - 2 * due;
-  return dirty_pages_ > needed_pages();
+  return purgeable_pages() > needed_pages();
 }
 
 uint64_t PageHeap::purge_to(uint64_t keep_pages) {
-  const uint64_t dirty = dirty_pages();
-  return dirty > keep_pages ? purge(dirty - keep_pages, UINT64_MAX, true) : 0;
+  const uint64_t purgeable = purgeable_pages();
+  return purgeable > keep_pages ? purge(purgeable - keep_pages, UINT64_MAX, true) : 0;
 }
 
 }  // namespace percpu::heap

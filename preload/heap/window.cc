@@ -43,6 +43,7 @@ size_t wanted_window(const System& system) {
 }  // namespace
 
 int Window::reserve_all(const System& system, uint32_t nr_nodes) {
+  learn_system_pages();
   system_ = &system;
   nr_nodes_ = nr_nodes;
   PageRange window{};

@@ -33,12 +33,16 @@ namespace percpu::heap {
 #if defined(PRELOAD_SYSTEM_PAGES)
 inline constexpr bool kSystemPagesVary = true;
 inline uint64_t system_pages() { return PRELOAD_SYSTEM_PAGES; }
+inline void learn_system_pages() {}
 #elif defined(__x86_64__)
 inline constexpr bool kSystemPagesVary = false;
 inline constexpr uint64_t system_pages() { return 1; }
+inline void learn_system_pages() {}
 #else
 inline constexpr bool kSystemPagesVary = true;
-inline uint64_t system_pages() { return page_size_bytes() >> kPageShift; }
+inline uint64_t nr_system_pages = 1;
+inline uint64_t system_pages() { return nr_system_pages; }  // right once the window is reserved
+inline void learn_system_pages() { nr_system_pages = page_size_bytes() >> kPageShift; }
 #endif
 inline size_t system_page_bytes() { return system_pages() << kPageShift; }
 // To whole pages of the system, up and down.

@@ -341,7 +341,7 @@ TEST_CASE("whole regions go back first; one that loses some of its pages is not 
   for (uint64_t i = kRegionPages / 2; i < kRegionPages / 2 + 10; ++i) at.pages.release(spans[i]);
   REQUIRE(at.pages.stats().dirty_pages == kRegionPages - 4 + kRegionPages + 40);
   SmallSystem::advices.clear();
-  CHECK(at.pages.purge_to(at.pages.dirty_pages() - 1) == kRegionPages);
+  CHECK(at.pages.purge_to(at.pages.purgeable_pages() - 1) == kRegionPages);
   CHECK(at.pages.stats().huge_regions == 2);
   CHECK(last_advice(reinterpret_cast<uintptr_t>(at.window.address_of(region + kRegionPages))) == MADV_NOHUGEPAGE);
   CHECK(last_advice(reinterpret_cast<uintptr_t>(at.window.address_of(region))) == -1);
@@ -515,6 +515,7 @@ TEST_CASE("of a page of the system that is in use in part nothing goes back; wit
   at.touch(a);
   at.touch(b);
   CHECK(at.pages.stats().dirty_pages == system_pages() - 3);
+  CHECK(at.pages.purgeable_pages() == 0);
   CHECK(at.pages.purge_all() == 0);
   (void)at.pages.decay(0);
   CHECK_FALSE(at.pages.decay(0));
@@ -527,6 +528,33 @@ TEST_CASE("of a page of the system that is in use in part nothing goes back; wit
   CHECK(at.pages.purge_all() == system_pages());
   CHECK(*at.word(page) == 0);
   CHECK(*at.word(at.first(b)) == 1);
+  check_said();
+}
+
+TEST_CASE("of a page of the system that is in use in part the rest makes nothing else due") {
+  if (system_pages() < 4) return;
+  Fixture at;
+  constexpr uint64_t kStuckRuns = 400;
+  constexpr uint64_t kWholeRuns = 4;
+  const uint64_t run_pages = 8 * system_pages();
+  for (uint64_t i = 0; i < kStuckRuns; ++i) at.touch(at.take(1, system_pages(), Purpose::kBlocks));
+  uint32_t runs[kWholeRuns];
+  for (uint32_t& run : runs) {
+    run = at.take(run_pages, system_pages());
+    at.touch(run);
+    at.touch(at.take(system_pages(), system_pages()));
+  }
+  for (const uint32_t run : runs) at.pages.release(run);
+  CHECK(at.pages.stats().dirty_pages == kStuckRuns * (system_pages() - 1) + kWholeRuns * run_pages);
+  CHECK(at.pages.purgeable_pages() == kWholeRuns * run_pages);
+  CHECK(at.pages.decay(kWhole));
+  CHECK(at.pages.decay(kWhole / 2));
+  CHECK(at.pages.purgeable_pages() == kWholeRuns / 2 * run_pages);
+  // And blocks take it first.
+  const uint64_t dirty = at.pages.stats().dirty_pages;
+  (void)at.take(system_pages() - 1, 1, Purpose::kBlocks);
+  CHECK(at.pages.purgeable_pages() == kWholeRuns / 2 * run_pages);
+  CHECK(at.pages.stats().dirty_pages == dirty - (system_pages() - 1));
   check_said();
 }
 
@@ -583,7 +611,11 @@ TEST_CASE("random calls do what a model says") {
         continue;
       }
       if (what == 98) at.pages.decay(random() % 257 * (kWhole / 256));
-      if (what == 99) (void)at.pages.purge_to(random() % 2000);
+      if (what == 99) {
+        const uint64_t keep = random() % 2000;
+        (void)at.pages.purge_to(keep);
+        REQUIRE(at.pages.purgeable_pages() <= keep);
+      }
       if (what >= 98) {
         const PageStats stats = at.pages.stats();
         REQUIRE(stats.open_pages - stats.dirty_pages - stats.clean_pages == used);
@@ -612,6 +644,7 @@ TEST_CASE("random calls do what a model says") {
     (void)at.pages.purge_all();
     const PageStats stats = at.pages.stats();
     CHECK(stats.dirty_pages == 0);
+    CHECK(at.pages.purgeable_pages() == 0);
     CHECK(stats.clean_pages == stats.open_pages);
     CHECK((stats.open_pages == 0) == strict);
     CHECK(stats.huge_regions == 0);
