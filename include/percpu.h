@@ -26,12 +26,16 @@
  * any threads may call it at the same time. "Signal-safe": it may be called from a signal handler, whatever that handler
  * interrupted; where it makes the default pool, only once there is one. "Fork-safe": the child of a fork() may use it, even
  * where other threads of the parent were inside it. (fork() itself is not for a signal handler that interrupted this library;
- * posix_spawn() and _Fork() are. And what makes the default pool hangs in a child that was forked while another thread was in
- * dl_iterate_phdr(), or at certain moments of dlopen() and dlclose(): such a child has the dynamic linker's lock as it was. Once
- * there is a pool, nothing waits for that lock.) A child made by vfork() shares the parent's memory but not its rseq registration,
- * and must call nothing of this library. A promise that a comment does not name does not hold: a function that does not say
- * "signal-safe" is not. What makes the default pool, where there is none yet, may fail with ENOMEM and then says so; and with
- * EDEADLK where it is called by what that uses itself: a malloc of the program's that counts here, say, called by libnuma.
+ * posix_spawn() and _Fork() are. And what makes the default pool hangs in a child that was forked while another thread
+ * was in a dl_iterate_phdr() of its own, or at certain moments of dlopen() and dlclose(): such a child has the dynamic
+ * linker's lock as it was. Once there is a pool, nothing waits for that lock. Areas that a thread is just freeing or
+ * allocating while another one forks, up to a few dozen that wait on its CPU among them, may be lost in the child: they
+ * count as live there.) A child made by vfork() shares the parent's memory but not its rseq registration, and must call
+ * nothing of this library. A promise that a comment does not name does not hold: a function that does not say "signal-
+ * safe" is not. What makes the default pool, where there is none yet, may fail with ENOMEM and then says so; and with
+ * EDEADLK where it is called by what that uses itself: a malloc of the program's that counts here, say, called by
+ * libnuma. (Such a malloc's program makes the pool before it has threads: one may hold that malloc's lock and wait for
+ * who makes the pool, and wants it.)
  *
  * Core dumps, gcore's too, have the copies in them; what is only reserved they leave out.
  *

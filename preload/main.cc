@@ -35,15 +35,15 @@ using percpu::heap::heap;
 //
 // Three kinds of locks, in this order:
 //   that of stdio's list of files: others allocate while they hold locks of stdio (getline() does), and fork() takes it after all handlers,
-//   so ours takes it first. fork() gives the child a new one
-//   the library's: it allocates while it holds some (a thread's stack), and waits for readers of RCU, who may allocate
+//   so ours takes it first. fork() gives the child a new one. Readers of RCU may wait for it, so the library takes it when nobody waits
+//   for them on its behalf
+//   the library's: it allocates while it holds some (a thread's stack)
 //   the heap's, under which nobody waits for any of these
 __thread percpu::ForkDepth fork_depth __attribute__((tls_model("initial-exec")));
 
 void at_fork_prepare() {
   if (!fork_depth.prepare()) return;
-  _IO_list_lock();
-  percpu_fork_prepare_();
+  percpu_fork_prepare_(_IO_list_lock, _IO_list_unlock);
   heap.fork_prepare();
 }
 void resume_in_child() {

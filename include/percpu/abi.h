@@ -30,7 +30,9 @@ extern "C" {
 
 /*
  * How to reach the copies of one pool. Filled in once, before the pool's first handle exists, and constant from then
- * on; reading it needs no ordering beyond what brought the handle to the reader. Every percpu_pool_t begins with one.
+ * on; reading it needs no ordering beyond what brought the handle to the reader, by acquire: offsets are not reached through the
+ * handle, so on arm64 a dependency on it (rcu_dereference, memory_order_consume) does not order them. Every percpu_pool_t
+ * begins with one.
  */
 struct percpu_view {
   const uintptr_t *offset; /* nr_copies entries */
@@ -104,9 +106,11 @@ int percpu_watch_forks_(void);
 
 /*
  * For the preload: what the library's fork handlers do, for who has locks of its own that come behind the library's. They may be called
- * beside these handlers, which then do nothing: of prepares and resumes the outermost count.
+ * beside these handlers, which then do nothing: of prepares and resumes the outermost count. prepare() takes one more lock, by lock(),
+ * before the library's, but waits for grace periods without it; it may give it back by unlock() and take it again. The caller gives
+ * it back in the end.
  */
-void percpu_fork_prepare_(void);
+void percpu_fork_prepare_(void (*lock)(void), void (*unlock)(void));
 void percpu_fork_parent_(void);
 void percpu_fork_child_(void);
 

@@ -99,14 +99,16 @@ static inline void *percpu_static_handle_(void **cell) {
 #define PERCPU_IMAGE_ __attribute__((section("percpu_image"), used))
 
 /*
- * Runs after the module's other destructors, which may still count (101: the last that a program may ask for). It names the
- * image, which is the module's own; the cell may be that of another module with a variable of the same name.
+ * Runs after the module's other destructors, which may still count: in the section of what a destructor of priority 100 would be, which
+ * compilers keep to themselves, since of those of 101, the last that a program may ask for, the linker's order would decide. It names
+ * the image, which is the module's own; the cell may be that of another module with a variable of the same name.
  */
-#define PERCPU_CLOSE_(name, image)                                                \
-  __attribute__((destructor(101))) static void percpu_close_##name(void) {       \
-    void *percpu_own_[2] = {NULL, (void *)(uintptr_t)&(image)};                   \
-    percpu_static_close_(percpu_own_);                                            \
-  }
+#define PERCPU_CLOSE_(name, image)                                                                                    \
+  static void percpu_close_##name(void) {                                                                             \
+    void *percpu_own_[2] = {NULL, (void *)(uintptr_t)&(image)};                                                       \
+    percpu_static_close_(percpu_own_);                                                                                \
+  }                                                                                                                   \
+  __attribute__((section(".fini_array.00100"), used)) static void (*percpu_close_at_##name)(void) = percpu_close_##name;
 
 /* Declares a variable that another file or module defines. In a header. */
 #define PERCPU_DECLARE(type, name) extern __typeof__(type) *percpu_cell_##name[2]

@@ -128,8 +128,9 @@ DomainId id_or_none(const char* call, const percpu_domain_t* domain) {
 
 extern "C" {
 __attribute__((visibility("default"))) percpu_view percpu_default_view_ = {};
-// The model is said again: a definition that does not would have this file ask __tls_get_addr() in every operation.
-__attribute__((visibility("default"), tls_model("initial-exec"))) __thread percpu_thread_state percpu_thread_ = {};
+// The model is said again: a definition that does not would have this file ask __tls_get_addr() in every operation. `used`: assembly
+// may name it where nothing else does (percpu/arch/aarch64.h).
+__attribute__((visibility("default"), tls_model("initial-exec"), used)) __thread percpu_thread_state percpu_thread_ = {};
 }
 
 PERCPU_EXPORT int percpu_thread_attach_(void) { return library.attach_thread(); }
@@ -202,7 +203,10 @@ PERCPU_EXPORT int percpu_fence(int cpu) { return result_of(library.fence(cpu)); 
 
 PERCPU_EXPORT void percpu_balance_job_(int (*job)(void*), void* context) { library.set_balance_job(job, context); }
 PERCPU_EXPORT int percpu_balance_start_(void) { return library.start_balance(); }
-PERCPU_EXPORT void percpu_fork_prepare_(void) { percpu::Library::at_fork_prepare(); }
+PERCPU_EXPORT void percpu_fork_prepare_(void (*lock)(void), void (*unlock)(void)) {
+  const percpu::OuterLock outer{lock, unlock};
+  percpu::Library::prepare_fork(&outer);
+}
 PERCPU_EXPORT void percpu_fork_parent_(void) { percpu::Library::at_fork_parent(); }
 PERCPU_EXPORT void percpu_fork_child_(void) { percpu::Library::at_fork_child(); }
 PERCPU_EXPORT int percpu_watch_forks_(void) { return library.begin_watching_forks() ? 1 : 0; }

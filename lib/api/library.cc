@@ -47,6 +47,12 @@ __thread bool thread_without_rseq __attribute__((tls_model("initial-exec")));
 // Whether this thread is making the default pool, or waits for who does: what that uses may come back, an mmap of the program's say.
 __thread bool makes_default_pool __attribute__((tls_model("initial-exec")));
 
+// Whether this thread is in exit(), behind at_exit().
+__thread bool exits_here __attribute__((tls_model("initial-exec")));
+
+// How long a fork waits for a first use to come out of the dynamic linker's lock.
+constexpr uint32_t kModulesPatienceMs = 1000;
+
 // A value of the main thread's own, whose destructor runs when that thread calls pthread_exit(), and not when the program
 // ends otherwise.
 pthread_key_t main_key;
@@ -69,7 +75,7 @@ __attribute__((constructor)) void make_main_key() {
 
 // A machine with one node, for PERCPU_CONF=nodes:one.
 const NumaSource kOneNode = {
-    [] { return false; }, [] { return 0; }, [](int) { return 0; }, [](int) { return true; }, [](int, int) { return 0; },
+    [] { return false; }, [] { return 0; }, [](int) { return true; }, [](int, int) { return 0; },
 };
 
 }  // namespace
@@ -163,7 +169,9 @@ int Library::list_modules_and_make() {
   int result = 0;
   {
     ModuleImages modules(system());
+    reading_modules_.enter();
     result = modules.read();
+    reading_modules_.leave();
     if (result == 0) result = default_made_.run([&] { return make_default_pool_now(modules.ranges()); });
   }
   makes_default_pool = false;
@@ -371,8 +379,10 @@ bool Library::begin_watching_forks() {
   return watches_forks_.load(std::memory_order_acquire) != Watch::kBegun && watch_forks() == 0;
 }
 
-void Library::fork_prepare() PERCPU_NO_THREAD_SAFETY_ANALYSIS {  // released in fork_parent() or fork_child()
-  grace_.fork_prepare();
+void Library::fork_prepare(const OuterLock* outer) PERCPU_NO_THREAD_SAFETY_ANALYSIS {  // released in fork_parent() or fork_child()
+  // Who is inside the dynamic linker's lock on our behalf leaves it soon, unless the program's callback there waits for who forks.
+  if (reading_modules_.shut()) (void)reading_modules_.wait_empty(kModulesPatienceMs);
+  grace_.fork_prepare(outer);
   statics_.lock_for_fork();
   balancer_.fork_prepare();
   for (Pool* pool = balancer_.first_pool(); pool != nullptr; pool = pool->next.load(std::memory_order_relaxed)) {
@@ -395,23 +405,32 @@ void Library::fork_parent() PERCPU_NO_THREAD_SAFETY_ANALYSIS {  // taken in fork
   balancer_.fork_parent();
   statics_.unlock_after_fork();
   grace_.fork_parent();
+  reading_modules_.open();
 }
 
 void Library::fork_child() PERCPU_NO_THREAD_SAFETY_ANALYSIS {  // taken in fork_prepare()
+  reading_modules_.reset();
+  // Another thread's exit() is not the child's. (That glibc has called at_exit() already, and will not again, does no harm: see prepare_now().)
+  if (!exits_here) exiting_.store(false, std::memory_order_relaxed);
   grace_.fork_child();  // first: the others ask whether it is lost
   accounting_.unlock_after_fork();
   for (Pool* pool = balancer_.first_pool(); pool != nullptr; pool = pool->next.load(std::memory_order_relaxed)) {
     pool->fork_child();
   }
-  balancer_.fork_child();
+  balancer_.fork_child(exiting());
   watch_main_thread();
   statics_.unlock_after_fork();
   prepared_.reset_after_fork_in_child();
   default_made_.reset_after_fork_in_child();
 }
 
-void Library::at_fork_prepare() {
-  if (fork_depth.prepare()) library.fork_prepare();
+void Library::at_fork_prepare() { prepare_fork(nullptr); }
+void Library::prepare_fork(const OuterLock* outer) {
+  if (fork_depth.prepare()) {
+    library.fork_prepare(outer);
+  } else if (outer != nullptr) {
+    outer->lock();
+  }
 }
 void Library::at_fork_parent() {
   if (!fork_depth.resume()) return;
@@ -426,6 +445,7 @@ void Library::at_fork_child() {
 }
 
 void Library::at_exit() {
+  exits_here = true;
   library.exiting_.store(true, std::memory_order_relaxed);
   library.balancer_.stop();
 }

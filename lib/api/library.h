@@ -16,6 +16,7 @@
 #include "api/module_images.h"
 #include "api/statics.h"
 #include "core/config.h"
+#include "os/gate.h"
 #include "os/mutex.h"
 #include "os/rseq.h"
 #include "os/system.h"
@@ -48,6 +49,7 @@ class Library {
   // As percpu_watch_forks_(), percpu_fork_prepare_() and its kin.
   bool begin_watching_forks();
   static void at_fork_prepare();
+  static void prepare_fork(const OuterLock* outer);
   static void at_fork_parent();
   static void at_fork_child();
 
@@ -101,13 +103,14 @@ class Library {
   void read_memory_settings();
 
   static void at_exit();
-  void fork_prepare();
+  void fork_prepare(const OuterLock* outer);
   void fork_parent();
   void fork_child();
 
   const System* system_ = nullptr;  // null: the kernel's own
   OnceFlag prepared_;
   OnceFlag default_made_;
+  Gate reading_modules_;  // inside: in the dynamic linker's lock; shut while a fork is in progress
   std::atomic<Pool*> default_pool_{nullptr};
   std::atomic<bool> exiting_{false};
   enum class Watch : uint8_t { kNo, kBegun, kYes };

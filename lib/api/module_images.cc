@@ -39,11 +39,23 @@ ImageRange range_in_segment(uintptr_t at, size_t left_bytes, size_t align_bytes)
   return {};
 }
 
+// Whether all of a segment is in memory: some tools leave notes in files that are in none of what is loaded.
+bool is_loaded(const ElfW(Phdr)& segment, const ElfW(Phdr)* segments, size_t count) {
+  for (size_t i = 0; i < count; i++) {
+    const ElfW(Phdr)& other = segments[i];
+    if (other.p_type == PT_LOAD && segment.p_vaddr >= other.p_vaddr && segment.p_memsz <= other.p_memsz &&
+        segment.p_vaddr - other.p_vaddr <= other.p_memsz - segment.p_memsz) {
+      return true;
+    }
+  }
+  return false;
+}
+
 // Reads nothing that the linker has yet to relocate.
 ImageRange range_in_module(uintptr_t base, const ElfW(Phdr)* segments, size_t count) {
   for (size_t i = 0; i < count; i++) {
     const ElfW(Phdr)& segment = segments[i];
-    if (segment.p_type != PT_NOTE) continue;
+    if (segment.p_type != PT_NOTE || !is_loaded(segment, segments, count)) continue;
     const ImageRange range = range_in_segment(base + segment.p_vaddr, segment.p_memsz, segment.p_align == 8 ? 8 : 4);
     if (!range.empty()) return range;
   }

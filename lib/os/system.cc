@@ -202,7 +202,7 @@ int create_with_stack(pthread_t* thread, size_t stack_bytes, bool as_ordinary, v
   return error;
 }
 
-int do_start_thread(pthread_t* thread, const char* name, void* (*run)(void*), void* argument) {
+int do_start_thread(pthread_t* thread, void* (*run)(void*), void* argument) {
   int saved_errno = errno;
   sigset_t all;
   sigset_t before;
@@ -213,7 +213,6 @@ int do_start_thread(pthread_t* thread, const char* name, void* (*run)(void*), vo
   // The kernel refuses another policy, or other CPUs.
   if (error == EINVAL || error == EPERM) error = create_with_stack(thread, 0, false, run, argument);
   pthread_sigmask(SIG_SETMASK, &before, nullptr);
-  if (error == 0) pthread_setname_np(*thread, name);  // for people who look; it does not matter if it fails
   errno = saved_errno;
   return -error;
 }

@@ -55,9 +55,8 @@ struct System {
   ssize_t (*read)(int file, void* buffer, size_t size_bytes);
   int (*close)(int file);
 
-  // Threads. start_thread makes a joinable thread with all signals blocked and a small stack, named `name` (15
-  // characters at most). Both call into libc, which allocates.
-  int (*start_thread)(pthread_t* thread, const char* name, void* (*run)(void*), void* argument);
+  // Threads. start_thread makes a joinable thread with all signals blocked and a small stack. Both call into libc, which allocates.
+  int (*start_thread)(pthread_t* thread, void* (*run)(void*), void* argument);
   int (*join_thread)(pthread_t thread);
 };
 

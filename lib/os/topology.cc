@@ -19,7 +19,6 @@ namespace {
 // files that it may read.
 bool numa_is_available() { return ::numa_available() >= 0; }
 int numa_highest_node() { return ::numa_max_node(); }
-int numa_cpu_to_node(int cpu) { return ::numa_node_of_cpu(cpu); }
 bool numa_node_has_memory(int node) { return ::numa_node_size64(node, nullptr) > 0; }
 int numa_node_distance(int from, int to) { return ::numa_distance(from, to); }
 
@@ -49,7 +48,6 @@ int distance_keeping_errno(int from, int to) {
 constexpr NumaSource kLibnuma = {
     .available = keeping_errno<bool, numa_is_available>,
     .max_node = keeping_errno<int, numa_highest_node>,
-    .node_of_cpu = keeping_errno<int, numa_cpu_to_node>,
     .has_memory = keeping_errno<bool, numa_node_has_memory>,
     .distance = distance_keeping_errno,
 };
@@ -134,16 +132,22 @@ int linked_node(const System& system, int cpu, int nr_nodes) {
   return -1;
 }
 
-void find_nodes_of_cpus(const System& system, const NumaSource& numa, bool numa_available, Topology* topology) {
+void find_nodes_of_cpus(const System& system, bool numa_available, Topology* topology) {
   const int nr_nodes = static_cast<int>(topology->nr_node_ids);
-  for (int32_t cpu = 0; cpu < static_cast<int32_t>(topology->nr_cpu_ids); ++cpu) {
-    int node = -1;
-    if (topology->possible.has({cpu})) {
-      node = numa_available ? numa.node_of_cpu(cpu) : -1;
-      if (numa_available && nr_nodes > 1 && (node < 0 || node >= nr_nodes)) node = linked_node(system, cpu, nr_nodes);
-      if (node < 0 || node >= nr_nodes) node = topology->memory_nodes.first().value;
+  const CpuMask& possible = topology->possible;
+  for (uint32_t cpu = 0; cpu < topology->nr_cpu_ids; ++cpu) topology->node_ids[cpu] = static_cast<int16_t>(NodeId{}.value);
+  for (int node = 0; numa_available && node < nr_nodes; ++node) {
+    char path[64];
+    CpuMask own;  // those that are online
+    if (read_cpu_list(system, Text(path).format("/sys/devices/system/node/node%d/cpulist", node).c_str(), &own) != 0) continue;
+    for (CpuId cpu = own.first(); cpu.valid(); cpu = own.after(cpu)) {
+      if (possible.has(cpu)) topology->node_ids[cpu.index()] = static_cast<int16_t>(node);
     }
-    topology->node_ids[cpu] = static_cast<int16_t>(node);
+  }
+  for (CpuId cpu = possible.first(); cpu.valid(); cpu = possible.after(cpu)) {
+    if (topology->node_ids[cpu.index()] >= 0) continue;
+    const int node = numa_available && nr_nodes > 1 ? linked_node(system, cpu.value, nr_nodes) : -1;
+    topology->node_ids[cpu.index()] = static_cast<int16_t>(node >= 0 ? node : topology->memory_nodes.first().value);
   }
 }
 
@@ -313,7 +317,7 @@ void read_topology(const System& system, const NumaSource& numa, void* storage, 
   const bool available = numa.available();
   find_memory_nodes(system, numa, available, topology);
   find_distances(numa, available, topology);
-  find_nodes_of_cpus(system, numa, available, topology);
+  find_nodes_of_cpus(system, available, topology);
 }
 
 }  // namespace percpu

@@ -92,11 +92,11 @@ class CpuListParser {
 // The same over a whole text. Returns: null, or what was wrong.
 [[nodiscard]] const char* parse_cpu_list(const char* chars, size_t len_bytes, CpuMask* mask);
 
-// What libnuma is asked. A table, so that tests can be any machine.
+// What libnuma is asked. A table, so that tests can be any machine. (Not which CPUs a node has: libnuma ends the process where it finds
+// no memory for the answer. sysfs tells that, and needs none.)
 struct NumaSource {
   bool (*available)();
   int (*max_node)();
-  int (*node_of_cpu)(int cpu);  // -1: unknown
   bool (*has_memory)(int node);
   int (*distance)(int from, int to);  // 0: unknown
 };

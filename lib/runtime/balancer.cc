@@ -82,12 +82,12 @@ void Balancer::start() {
   start_wanted_.store(false, std::memory_order_relaxed);
   uint32_t expected = kNone;
   if (!state_.compare_exchange_strong(expected, kStarting, std::memory_order_acquire)) return;
-  int result = system_->start_thread(&thread_, kThreadName, thread_main, this);
+  int result = system_->start_thread(&thread_, thread_main, this);
   if (result == -EAGAIN && !said_unstartable_) {
     // The kernel makes no thread while another one is in exec(): soon this process is another program, or that thread has failed.
     const NotCancelled not_cancelled;
     (void)nanosleep(&kStartPatience, nullptr);
-    result = system_->start_thread(&thread_, kThreadName, thread_main, this);
+    result = system_->start_thread(&thread_, thread_main, this);
   }
   if (result == 0) {
     // The thread itself may have said so already.
@@ -122,10 +122,11 @@ void Balancer::stop() {
   for (int i = 0; i < kStopTries && running() && !in_grace_.load(std::memory_order_relaxed); i++) {
     (void)futex_wait(state_, kRunning, &kStopPatience);
   }
-  if (!running()) (void)system_->join_thread(thread_);
+  if (state_.load(std::memory_order_acquire) == kEnded) (void)system_->join_thread(thread_);  // else outlive() does
 }
 
-void Balancer::fork_child() {
+void Balancer::fork_child(bool exits) {
+  stopping_.store(exits, std::memory_order_relaxed);
   main_ended_.store(false, std::memory_order_relaxed);
   retired_.store(false, std::memory_order_relaxed);
   state_.store(kNone, std::memory_order_relaxed);
@@ -145,6 +146,7 @@ void Balancer::fork_child() {
 // ---- the thread ------------------------------------------------------------------------------------------------------
 
 void* Balancer::thread_main(void* self) {
+  (void)pthread_setname_np(pthread_self(), kThreadName);  // here: for whoever made it, it may have ended already
   static_cast<Balancer*>(self)->run();
   return nullptr;
 }

@@ -103,7 +103,8 @@ class Balancer {
 
   void fork_prepare() PERCPU_ACQUIRE(rounds_lock_) { rounds_lock_.lock(); }
   void fork_parent() PERCPU_RELEASE(rounds_lock_) { rounds_lock_.unlock(); }
-  void fork_child() PERCPU_RELEASE(rounds_lock_);
+  // exits: the thread that forked is in exit(), and so the child's is.
+  void fork_child(bool exits) PERCPU_RELEASE(rounds_lock_);
 
  private:
   enum State : uint32_t { kNone = 0, kStarting = 1, kRunning = 2, kEnded = 3 };

@@ -25,6 +25,9 @@ constexpr uint32_t kBracketedPatienceMs = 20;
 // of its own, and the handlers of the library's run in the same fork.
 __thread const Grace* left_inside_of __attribute__((tls_model("initial-exec"))) = nullptr;
 
+// Between two looks at an empty gate a grace period may begin; every time is not likely.
+constexpr int kOuterTries = 100;
+
 // What urcu_bp_before_fork() leaves behind, besides its locks: all signals are blocked.
 bool all_signals_blocked() {
   sigset_t blocked;
@@ -59,8 +62,29 @@ bool Grace::waiters_left() {
   return waiters_.wait_empty(kForkPatienceMs);
 }
 
-void Grace::fork_prepare() {
-  if (waiters_.shut() && !waiters_left()) left_inside_of = this;
+// Shuts the gate and takes the lock, when nobody is inside: who is waits for readers, and these may wait for the lock. Nor is the gate
+// shut while the lock is waited for, since who has it may want to come in. False: that came to nothing, and neither is taken.
+bool Grace::shut_with(const OuterLock& outer) {
+  for (int i = 0; i < kOuterTries; i++) {
+    const bool left = !waiters_.shut() || waiters_.wait_empty(kForkPatienceMs);
+    waiters_.open();
+    if (!left) return false;
+    outer.lock();
+    if (!waiters_.shut()) return true;
+    waiters_.open();
+    outer.unlock();
+  }
+  return false;
+}
+
+void Grace::fork_prepare(const OuterLock* outer) {
+  bool waits = true;
+  if (outer != nullptr) {
+    waits = inside_section() || all_signals_blocked();
+    if (!waits && shut_with(*outer)) return;
+    outer->lock();
+  }
+  if (waiters_.shut() && (!waits || !waiters_left())) left_inside_of = this;
 }
 
 void Grace::fork_parent() {

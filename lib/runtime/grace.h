@@ -27,6 +27,12 @@
 
 namespace percpu {
 
+// A lock of whoever calls fork's handlers for us (percpu/abi.h), which comes between the gate here and our locks: readers may wait for it.
+struct OuterLock {
+  void (*lock)();
+  void (*unlock)();
+};
+
 class Grace {
  public:
   constexpr Grace() = default;
@@ -45,12 +51,14 @@ class Grace {
   // Around fork, in the thread that forks; several threads may fork at once. A fork inside the program's own read section
   // does not wait for a grace period in progress, which waits for that section: the child then counts its liburcu as lost.
   // Nor does one for long where the program called urcu_bp_before_fork() first, which holds up everybody in liburcu.
-  void fork_prepare();
+  // Takes `outer`, if it is not null, in the end; waits for a grace period without it, and nobody who holds it waits for the fork.
+  void fork_prepare(const OuterLock* outer = nullptr);
   void fork_parent();
   void fork_child();
 
  private:
   bool waiters_left();
+  bool shut_with(const OuterLock& outer);
 
   Gate waiters_;
   std::atomic<bool> lost_{false};

@@ -56,7 +56,6 @@ int fake_getaffinity(pid_t, size_t mask_bytes, void* mask) {
 
 bool numa_available() { return machine.numbers[0] % 4 != 0; }
 int numa_max_node() { return machine.numbers[1] % 8 == 0 ? -1 : machine.numbers[1] % 40; }
-int numa_node_of_cpu(int cpu) { return static_cast<int>(machine.numbers[static_cast<unsigned>(cpu) % 16] % 10) - 1; }
 bool numa_has_memory(int node) { return (machine.numbers[2] >> (static_cast<unsigned>(node) % 8) & 1) != 0; }
 int numa_distance(int from, int to) { return machine.numbers[(static_cast<unsigned>(from) * 7 + static_cast<unsigned>(to)) % 16]; }
 
@@ -80,7 +79,7 @@ int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size_bytes) {
   system.read = fake_read;
   system.close = fake_close;
   system.sched_getaffinity = fake_getaffinity;
-  const NumaSource numa{numa_available, numa_max_node, numa_node_of_cpu, numa_has_memory, numa_distance};
+  const NumaSource numa{numa_available, numa_max_node, numa_has_memory, numa_distance};
 
   static Topology topology;
   topology = {};

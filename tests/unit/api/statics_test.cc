@@ -231,10 +231,10 @@ TEST_CASE("making room for a module starts no thread, since what makes threads m
     static Placed* placed = nullptr;
     static int nr_started = 0;
     static System system = real_system();
-    system.start_thread = [](pthread_t* thread, const char* name, void* (*run)(void*), void* argument) {
+    system.start_thread = [](pthread_t* thread, void* (*run)(void*), void* argument) {
       nr_started++;
       EXPECT_EQ(placed->value(placed->resolve(&five), 0), 5);
-      return real_system().start_thread(thread, name, run, argument);
+      return real_system().start_thread(thread, run, argument);
     };
     library.use_system(system);
     placed = new Placed({});  // every module comes late

@@ -133,7 +133,7 @@ struct Machine {
   int kernel_mask_bytes = 8;
   bool numa = true;
   std::vector<std::vector<int>> distances;  // by node; a node that does not exist has an empty row
-  std::map<int, int> node_of;
+  std::map<int, int> node_of;  // what the nodes' lists of CPUs say
   NodeMask with_memory;
   NodeMask cpuset_nodes;
   bool cpuset_known = true;
@@ -144,10 +144,18 @@ Machine* machine;
 System machine_system() {
   System system = FaultySystem::reset().system();
   system.open = [](const char* path) {
+    machine->at = 0;
+    if (int node = 0; sscanf(path, "/sys/devices/system/node/node%d/cpulist", &node) == 1) {
+      CpuMask own;
+      for (const auto& [cpu, its_node] : machine->node_of) {
+        if (its_node == node) own.add({cpu});
+      }
+      machine->read_so_far = written_as_list(own);
+      return machine->numa ? 1000 : -ENOENT;
+    }
     auto found = machine->files.find(path);
     if (found == machine->files.end()) return -ENOENT;
     machine->read_so_far = found->second;
-    machine->at = 0;
     return 1000;
   };
   system.read = [](int, void* buffer, size_t size_bytes) -> ssize_t {
@@ -175,11 +183,6 @@ System machine_system() {
 const NumaSource kMachineNuma = {
     .available = [] { return machine->numa; },
     .max_node = [] { return static_cast<int>(machine->distances.size()) - 1; },
-    .node_of_cpu =
-        [](int cpu) {
-          auto found = machine->node_of.find(cpu);
-          return found == machine->node_of.end() ? -1 : found->second;
-        },
     .has_memory = [](int node) { return machine->with_memory.has({node}); },
     .distance =
         [](int from, int to) {

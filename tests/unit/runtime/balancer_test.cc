@@ -286,7 +286,7 @@ TEST_CASE("what is freed into a CPU's front cache goes back to the maps once it 
   if (process_has_rseq() && PERCPU_HAVE_SEQUENCES) {
     // More than once only where this thread is kept from running for as long as it takes to empty them.
     CHECK(eventually(use));
-    CHECK(nr_balancers() == 1);
+    CHECK(eventually([] { return nr_balancers() == 1; }));
   }
   CHECK(eventually([&] { return pool.stats().nr_cached == 0; }));
   pool->check();
@@ -314,7 +314,7 @@ TEST_CASE("what was left to a thread that then cannot be made is done") {
   static TestPool* pool_of_all;
   static std::vector<void*> left;
   // While it is being made, another thread frees, and counts on it.
-  world.system.start_thread = [](pthread_t*, const char*, void* (*)(void*), void*) {
+  world.system.start_thread = [](pthread_t*, void* (*)(void*), void*) {
     std::thread([] { free_all(*pool_of_all, left); }).join();
     return -EAGAIN;
   };

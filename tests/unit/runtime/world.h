@@ -163,20 +163,19 @@ class HeldThread {
  public:
   explicit HeldThread(World& world) {
     run_ = nullptr;
-    world.system.start_thread = [](pthread_t* thread, const char* name, void* (*run)(void*), void* argument) {
-      thread_ = thread, name_ = name, run_ = run, argument_ = argument;
+    world.system.start_thread = [](pthread_t* thread, void* (*run)(void*), void* argument) {
+      thread_ = thread, run_ = run, argument_ = argument;
       return 0;
     };
   }
   ~HeldThread() {
-    if (run_ != nullptr) CHECK(real_system().start_thread(thread_, name_, run_, argument_) == 0);
+    if (run_ != nullptr) CHECK(real_system().start_thread(thread_, run_, argument_) == 0);
   }
   HeldThread(const HeldThread&) = delete;
   HeldThread& operator=(const HeldThread&) = delete;
 
  private:
   static inline pthread_t* thread_;
-  static inline const char* name_;
   static inline void* (*run_)(void*);
   static inline void* argument_;
 };

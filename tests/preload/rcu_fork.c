@@ -1,0 +1,86 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A program of RCU's forks while a grace period waits for a reader who then allocates, or opens a file. Nobody waits for the thread that
+ * forks meanwhile: the fork is over when the reader is, and the child's grace periods work.
+ *
+ *   rcu_fork allocates|opens
+ */
+#include <percpu.h>
+
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+#include <urcu-bp.h>
+
+#define CHECK(condition)                                                       \
+  do {                                                                         \
+    if (!(condition)) {                                                        \
+      fprintf(stderr, "%s:%d: expected %s\n", __FILE__, __LINE__, #condition); \
+      _exit(1);                                                                \
+    }                                                                          \
+  } while (0)
+
+enum { kHangSeconds = 600 };
+
+static int reads, forks;
+static int opens;
+
+static void nap(long milliseconds) {
+  const struct timespec time = {0, milliseconds * 1000 * 1000};
+  nanosleep(&time, NULL);
+}
+
+static void *reader(void *unused) {
+  urcu_bp_read_lock();
+  __atomic_store_n(&reads, 1, __ATOMIC_RELEASE);
+  while (__atomic_load_n(&forks, __ATOMIC_ACQUIRE) == 0) nap(1);
+  nap(300); /* by now the fork waits, or will not */
+  if (opens) {
+    FILE *file = fopen("/dev/null", "w");
+    CHECK(file != NULL);
+    fclose(file);
+  } else {
+    void *blocks[200];
+    for (size_t i = 0; i < 200; i++) blocks[i] = malloc(20000 + i * 300);
+    for (size_t i = 0; i < 200; i++) free(blocks[i]);
+  }
+  urcu_bp_read_unlock();
+  return unused;
+}
+
+/* Of areas that live or wait for a grace period. */
+static unsigned long live_bytes(percpu_pool_t *pool) {
+  struct percpu_stats stats;
+  CHECK(percpu_pool_stats_read(pool, &stats, sizeof stats) == 0);
+  return (unsigned long)stats.live_bytes;
+}
+
+int main(int argc, char **argv) {
+  CHECK(argc == 2);
+  opens = strcmp(argv[1], "opens") == 0;
+  alarm(kHangSeconds);
+  pthread_t thread;
+  CHECK(pthread_create(&thread, NULL, reader, NULL) == 0);
+  while (__atomic_load_n(&reads, __ATOMIC_ACQUIRE) == 0) nap(1);
+  percpu_free_rcu(percpu_alloc(8, 8));
+  nap(100); /* the balance thread waits for the reader now */
+  __atomic_store_n(&forks, 1, __ATOMIC_RELEASE);
+  const pid_t child = fork();
+  if (child == 0) {
+    /* Where the fork had to give up waiting, the child keeps what it frees for ever. */
+    alarm(kHangSeconds);
+    percpu_pool_t *pool = percpu_pool_create(NULL);
+    CHECK(pool != NULL);
+    percpu_pool_free_rcu(pool, percpu_pool_alloc(pool, 8, 8, 0));
+    while (live_bytes(pool) != 0) nap(10);
+    _exit(0);
+  }
+  int status = 1;
+  CHECK(waitpid(child, &status, 0) == child && status == 0);
+  CHECK(pthread_join(thread, NULL) == 0);
+  return 0;
+}
