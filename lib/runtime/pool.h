@@ -8,7 +8,7 @@
 // Invariants:
 //   a page that core_ counts as populated is backed in every hot copy
 //   an area that core_ holds and whose live mark is clear is in exactly one place: in the hands of a thread that allocates or
-//   frees it, in a front cache, or on one of the lists pending_, grace_pending_ and grace_batch_
+//   frees it, in a front cache, on a shelf, or on one of the lists pending_, grace_pending_ and grace_batch_
 //   a bit of state_ that says that work is due is cleared by who then does that work
 // Locking: grow_lock_ (3) before map_lock_ (4). map_lock_ is taken through lock_map() and unlock_map() only, which keep
 // count per thread, so that a signal handler knows exactly whether it interrupted a holder, and which empty the list of
@@ -34,6 +34,7 @@
 #include "runtime/balancer.h"
 #include "runtime/front_cache.h"
 #include "runtime/grace.h"
+#include "runtime/shelf.h"
 #include "runtime/unit_memory.h"
 #include "runtime/warn.h"
 
@@ -231,8 +232,9 @@ class Pool {
   void unpop(uintptr_t area);
   bool take_cached(uint32_t size_class, const Request& request, Area* area, bool* zeroed);
   bool make_batch_ready(uint32_t size_class, bool atomic, uintptr_t* area);
+  bool take_from_shelf(uint32_t size_class, bool atomic, uintptr_t* area);
+  void push_batch(FrontCache::Kind kind, uint32_t size_class, const uintptr_t* areas, uint32_t count);
   uint32_t take_spare(uint32_t size_class, uintptr_t* areas, uint32_t most) PERCPU_EXCLUDES(map_lock_);
-  void push_ready(uint32_t size_class, const uintptr_t* areas, uint32_t count);
   bool zero_once_populated(const Area& area, const PageRun& missing) const PERCPU_REQUIRES(grow_lock_);
   void count_request(uint32_t size_bytes) PERCPU_REQUIRES(map_lock_);
   void count_allocation(const Area& area) PERCPU_REQUIRES(map_lock_);
@@ -256,8 +258,12 @@ class Pool {
   bool front_caches_may_hold();
   // Not inlined: one sequence, whoever calls it (tests/fire aborts at each instruction of each).
   __attribute__((noinline)) uint32_t pop_freed(uint32_t size_class, uintptr_t* areas, uint32_t most);
-  uint32_t flush_freed(uint32_t size_class, uint32_t most);
+  enum class Shelving : bool { kNo, kYes };
+  uint32_t flush_freed(uint32_t size_class, uint32_t most, Shelving shelving);
   void flush_freed_here();
+  void empty_shelves() PERCPU_EXCLUDES(map_lock_);
+  uint64_t tidy_shelves(uint64_t now_ms) PERCPU_REQUIRES(grow_lock_) PERCPU_EXCLUDES(map_lock_);
+  uint64_t nr_waiting() const { return front_.sums().nr_cached + shelves_.nr_areas(); }
   void make_ready(uint32_t size_class, uintptr_t* areas, uint32_t count);
   bool in_reserved_part(Spot spot) const {
     return spot.chunk.value == 0 && spot.offset.bytes < dynamic_begin_;
@@ -306,6 +312,7 @@ class Pool {
   MapLock map_lock_;
   std::optional<PoolCore> core_;  // there from create() on; its lock-free calls are made without map_lock_
   PoolCounters counters_ PERCPU_GUARDED_BY(map_lock_);
+  Shelves shelves_;  // changed under map_lock_
   std::atomic<uint64_t> nr_failed_{0};
   std::atomic<uint64_t> nr_deferred_{0};  // freed, and on one of the lists below
   alignas(kCacheLineBytes) FrontCache front_;
@@ -319,6 +326,7 @@ class Pool {
   alignas(kCacheLineBytes) uint64_t front_activity_ PERCPU_GUARDED_BY(grow_lock_) = UINT64_MAX;  // at the last look
   uint64_t front_active_ms_ PERCPU_GUARDED_BY(grow_lock_) = 0;  // when that was found to have changed
   uint64_t front_ready_ms_ PERCPU_GUARDED_BY(grow_lock_) = 0;   // when freed areas were last made ready, if any
+  uint64_t shelves_tidied_ms_ PERCPU_GUARDED_BY(grow_lock_) = 0;
   std::atomic<uint32_t> pending_{0};       // list of areas to release: who unlocks map_lock_ empties it
   std::atomic<uint32_t> grace_pending_{0}; // list of areas passed to percpu_free_rcu()
   std::atomic<uint32_t> grace_batch_{0};   // those whose grace period is running; changed under map_lock_

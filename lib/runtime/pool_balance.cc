@@ -69,6 +69,7 @@ void Pool::take_over() {
 }
 
 void Pool::balance() {
+  empty_shelves();
   make_round();
   after_call(Caller::kMayBlock);
 }
@@ -160,7 +161,7 @@ bool Pool::carry_out(const BalanceStep& step) {
 // Memory is short: gives back what is not needed, and takes nothing. CPUs are stopped only for what they hold: a pool that is full
 // comes here with every allocation that fails.
 void Pool::relieve() {
-  if (front_.sums().nr_cached != 0) drain_fenced();
+  if (nr_waiting() != 0) drain_fenced();
   (void)run_plan(BalancePlan::Goal::give_back);
 }
 

@@ -56,7 +56,9 @@ int Pool::take_any(const Request& request, Area* area, bool* zeroed) {
 bool Pool::take_cached(uint32_t size_class, const Request& request, Area* area, bool* zeroed) {
   uintptr_t handle = 0;
   if (!front_.pop(FrontCache::kReady, size_class, &handle)) {
-    if (!front_.wide() || !make_batch_ready(size_class, request.atomic, &handle)) return false;
+    const bool found = front_.wide() ? make_batch_ready(size_class, request.atomic, &handle)
+                                     : take_from_shelf(size_class, request.atomic, &handle);
+    if (!found) return false;
     front_.correct_allocs(1);
   }
   if (handle % request.align_bytes != 0) [[unlikely]] {
@@ -103,10 +105,10 @@ void Pool::make_ready(uint32_t size_class, uintptr_t* areas, uint32_t count) {
   memory_.zero(stretches, nr_stretches);
 }
 
-// Puts areas on this CPU's ready stack; what finds no room there goes back to the maps.
-void Pool::push_ready(uint32_t size_class, const uintptr_t* areas, uint32_t count) {
+// Puts areas that are not live on this CPU's stack; what finds no room there goes back to the maps.
+void Pool::push_batch(FrontCache::Kind kind, uint32_t size_class, const uintptr_t* areas, uint32_t count) {
   uint32_t pushed = 0;
-  while (pushed < count && front_.push(FrontCache::kReady, size_class, areas[pushed])) pushed++;
+  while (pushed < count && front_.push(kind, size_class, areas[pushed])) pushed++;
   Spot surplus[FrontCache::kLimit];
   for (uint32_t i = pushed; i < count; i++) surplus[i - pushed] = memory_.spot_of(areas[i]);
   if (pushed != 0) (void)front_caches_may_hold();
@@ -127,7 +129,24 @@ bool Pool::make_batch_ready(uint32_t size_class, bool atomic, uintptr_t* area) {
   if (count == 0) return false;
   make_ready(size_class, areas, count);
   *area = areas[0];
-  push_ready(size_class, areas + 1, count - 1);
+  push_batch(FrontCache::kReady, size_class, areas + 1, count - 1);
+  return true;
+}
+
+// Takes a batch off the shelf for this CPU; one of them is the caller's. False where nothing is to be had.
+bool Pool::take_from_shelf(uint32_t size_class, bool atomic, uintptr_t* area) {
+  if (shelves_.count(size_class) == 0 || percpu_thread_.offset == nullptr || front_.stopped()) return false;
+  if (!atomic) {
+    lock_map();
+  } else if (!try_lock_map_bounded()) {
+    return false;
+  }
+  uintptr_t areas[FrontCache::kBatch];
+  const uint32_t count = shelves_.take(size_class, areas, FrontCache::kBatch);
+  unlock_map();
+  if (count == 0) return false;
+  *area = areas[count - 1];
+  push_batch(FrontCache::kFreed, size_class, areas, count - 1);
   return true;
 }
 
@@ -158,17 +177,19 @@ uint32_t Pool::take_spare(uint32_t size_class, uintptr_t* areas, uint32_t most) 
 
 // ---- free ----------------------------------------------------------------------------------------------------------
 
-// Puts an area into this CPU's front cache. A stack that is full gives half of it back to the maps first, at the price of one
-// lock for all.
+// Puts an area into this CPU's front cache. A stack that is full gives half of it to the shelf first, or back to the maps, at the price
+// of one lock for all.
 bool Pool::cache(uint32_t size_class, Spot spot) {
   // Who cannot push need not wake the thread that would look after it.
   if (!front_.is_open() || in_reserved_part(spot) || !front_.attach_thread() || !front_caches_may_hold()) return false;
   const uintptr_t handle = memory_.handle(spot.chunk, spot.offset);
   bool pushed = front_.push(FrontCache::kFreed, size_class, handle);
-  if (!pushed && flush_freed(size_class, front_.limit_of(size_class) / 2) != 0) {
+  bool flushed = false;
+  if (!pushed && flush_freed(size_class, front_.limit_of(size_class) / 2, Shelving::kYes) != 0) {
+    flushed = true;
     pushed = front_.push(FrontCache::kFreed, size_class, handle);
   }
-  if (pushed && !front_caches_may_hold()) flush_freed_here();
+  if ((pushed || flushed) && !front_caches_may_hold()) flush_freed_here();
   return pushed;
 }
 
@@ -187,21 +208,38 @@ bool Pool::front_caches_may_hold() {
   return true;
 }
 
-// Gives freed areas of this CPU back to the maps. Returns: how many; 0 also where stacks are stopped, or the thread has no rseq.
-uint32_t Pool::flush_freed(uint32_t size_class, uint32_t most) {
+// Takes freed areas off this CPU's stack: to the shelf, if that is wanted and has room, else back to the maps. Returns: how many; 0 also
+// where stacks are stopped, or the thread has no rseq.
+uint32_t Pool::flush_freed(uint32_t size_class, uint32_t most, Shelving shelving) {
   uintptr_t areas[FrontCache::kLimit];
   Spot spots[FrontCache::kLimit];
   const uint32_t count = pop_freed(size_class, areas, most);
-  for (uint32_t i = 0; i < count; i++) {
+  uint32_t shelved = 0;
+  if (shelving == Shelving::kYes && count != 0 && try_lock_map_bounded()) {
+    // What was popped last was pushed first: it lies deepest on the shelf, as it did on the stack.
+    std::reverse(areas, areas + count);
+    shelved = shelves_.put(size_class, areas, count);
+    unlock_map();
+  }
+  for (uint32_t i = shelved; i < count; i++) {
     spots[i] = memory_.spot_of(areas[i]);
     if (front_.wide()) uncharge(spots[i], FrontCache::size_of(size_class));
   }
-  if (count != 0) put_back(spots, count);
+  if (count != shelved) put_back(spots + shelved, count - shelved);
   return count;
 }
 
+// All that a thread may take without waiting for others: where nobody would look after it.
 void Pool::flush_freed_here() {
-  for (uint32_t c = 0; c < FrontCache::kNrClasses; c++) (void)flush_freed(c, FrontCache::kLimit);
+  for (uint32_t c = 0; c < FrontCache::kNrClasses; c++) (void)flush_freed(c, FrontCache::kLimit, Shelving::kNo);
+  if (shelves_.nr_areas() == 0 || !try_lock_map_bounded()) return;
+  uintptr_t areas[FrontCache::kLimit];
+  for (uint32_t c = 0; c < FrontCache::kNrClasses; c++) {
+    while (const uint32_t count = shelves_.take(c, areas, FrontCache::kLimit)) {
+      for (uint32_t i = 0; i < count; i++) release(memory_.spot_of(areas[i]));
+    }
+  }
+  unlock_map();
 }
 
 // ---- giving back, making ready -------------------------------------------------------------------------------------
@@ -218,11 +256,44 @@ void Pool::drain_fenced() {
   front_.stop();
   if (environment_.fence->all(*environment_.system, environment_.topology->possible) == 0) {
     drain_stopped();
+    empty_shelves();
     state_.fetch_or(kNoneCached, std::memory_order_seq_cst);
   }
   // Whatever is found there next time is new, even if it is as much as there was.
   front_activity_ = UINT64_MAX;
   front_.start();
+}
+
+// Gives all that is shelved back to the maps, the lock being held for a batch at a time.
+void Pool::empty_shelves() {
+  uintptr_t areas[FrontCache::kLimit];
+  for (uint32_t c = 0; c < FrontCache::kNrClasses; c++) {
+    while (shelves_.count(c) != 0) {
+      lock_map();
+      const uint32_t count = shelves_.take(c, areas, FrontCache::kLimit);
+      for (uint32_t i = 0; i < count; i++) release(memory_.spot_of(areas[i]));
+      unlock_map();
+    }
+  }
+}
+
+// The same with what nobody needed since the last time. Returns how many areas that were.
+uint64_t Pool::tidy_shelves(uint64_t now_ms) {
+  if (now_ms - shelves_tidied_ms_ < kIdleMs) return 0;
+  shelves_tidied_ms_ = now_ms;
+  uint64_t sum = 0;
+  uintptr_t areas[FrontCache::kLimit];
+  for (uint32_t c = 0; c < FrontCache::kNrClasses; c++) {
+    for (uint32_t count = FrontCache::kLimit; count == FrontCache::kLimit;) {
+      lock_map();
+      count = shelves_.take_idle(c, areas, FrontCache::kLimit);
+      for (uint32_t i = 0; i < count; i++) release(memory_.spot_of(areas[i]));
+      if (count != FrontCache::kLimit) shelves_.begin_account(c);
+      unlock_map();
+      sum += count;
+    }
+  }
+  return sum;
 }
 
 // Takes all out of the front caches. Nobody is inside a sequence that began before the fence, and those that begin after
@@ -258,7 +329,7 @@ uint32_t Pool::look_after_front_caches(uint64_t now_ms) {
 
 uint32_t Pool::look_by_clock(uint64_t now_ms) {
   const FrontCache::Sums sums = front_.sums();
-  const uint64_t activity = sums.nr_allocs * 64 + sums.nr_cached;
+  const uint64_t activity = sums.nr_allocs * 64 + nr_waiting();
   if (activity != front_activity_) {
     front_activity_ = activity;
     front_active_ms_ = now_ms;
@@ -268,7 +339,10 @@ uint32_t Pool::look_by_clock(uint64_t now_ms) {
     drain_fenced();
     return !cached() ? 0 : front_.wide() ? kWideMs : kIdleMs;
   }
-  if (!front_.wide()) return static_cast<uint32_t>(kIdleMs - idle_ms);
+  if (!front_.wide()) {
+    front_activity_ -= tidy_shelves(now_ms);  // that was us
+    return static_cast<uint32_t>(kIdleMs - idle_ms);
+  }
   const uint64_t ready_ms = now_ms - front_ready_ms_;
   if (ready_ms + kClockStepMs < kWideMs) return static_cast<uint32_t>(kWideMs - ready_ms);
   front_ready_ms_ = now_ms;

@@ -119,6 +119,7 @@ int Pool::set_up(const PoolSetup& setup, void* layout_storage, size_t layout_byt
   const int result = make_memory(setup, static_cast<char*>(layout_storage) + layout_bytes);
   if (result == 0 && wants_front) {
     front_.open(view_, memory_.base() + front_at, memory_.hot_offsets(), memory_.nr_hot(), memory_.nr_real_copies(), wide);
+    if (front_.is_open() && !wide) shelves_.open(*environment_.system);
   }
   return result;
 }
@@ -189,6 +190,7 @@ void Pool::destroy() {
   }
   memory_.destroy();
   const System& system = *environment_.system;
+  shelves_.close(system);
   const size_t home_bytes = home_bytes_;
   this->~Pool();
   (void)system.munmap(reinterpret_cast<uintptr_t>(this), home_bytes);

@@ -51,7 +51,7 @@ bool Pool::address_info(uintptr_t address, percpu_address* info) {
 
 // Asked of the system, so not under the lock: a chunk may come or go meanwhile.
 size_t Pool::resident_metadata() {
-  size_t bytes = home_bytes_;
+  size_t bytes = home_bytes_ + shelves_.resident_bytes(*environment_.system);
   for (const StorageRange range : core_->used_storage()) {
     bytes += memory_.resident_core(range.offset_bytes, range.size_bytes);
   }
@@ -76,7 +76,9 @@ void Pool::read_stats(percpu_stats* out) {
 void Pool::read_counts(percpu_stats* out) {
   *out = {};
   lock_map();
-  const FrontCache::Sums front = front_.sums();
+  FrontCache::Sums front = front_.sums();
+  front.nr_cached += shelves_.nr_areas();
+  front.cached_bytes += shelves_.nr_bytes();
   const PoolTotals totals = core_->totals();
   const PoolCounters counters = counters_;
   const uint64_t not_live = front.nr_cached + nr_deferred_.load(std::memory_order_relaxed);
