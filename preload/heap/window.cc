@@ -70,14 +70,17 @@ int Window::reserve_all(const System& system, uint32_t nr_nodes) {
     (void)unreserve(system, window);
   }
   if (size < kSmallestWindow) return -ENOMEM;
+  // The map must be readable for every address that free() is called with.
+  if (const int result = system.mprotect(map.start, map.size_bytes, 1 /* PROT_READ */); result != 0) {
+    for (const PageRange& reserved : {huge, spans, page_spans, map, window}) (void)unreserve(system, reserved);
+    return result;
+  }
   base_ = window.start;
   map_ = reinterpret_cast<PageEntry*>(map.start + kBeforeMapBytes);
   page_spans_ = reinterpret_cast<uint32_t*>(page_spans.start);
   spans_ = reinterpret_cast<Span*>(spans.start);
   huge_ = reinterpret_cast<uint8_t*>(huge.start);
   node_pages_ = (size >> kPageShift) / nr_nodes;
-  // The map must be readable for every address that free() is called with.
-  if (const int result = system.mprotect(map.start, map.size_bytes, 1 /* PROT_READ */); result != 0) return result;
   size_bytes_ = size;
   return 0;
 }

@@ -8,6 +8,9 @@
 
 #include <sys/resource.h>
 
+#include <cerrno>
+#include <cstdio>
+
 #include "../../unit/child.h"
 #include "small_system.h"
 
@@ -113,6 +116,26 @@ TEST_CASE("pages are opened with their part of the tables; records come back") {
   while (window.take_span() != 0) more++;
   CHECK(more < 1000);  // what was open already
   munmap(reinterpret_cast<void*>(window.base()), window.size_bytes());
+}
+
+size_t address_space_pages() {
+  size_t pages = 0;
+  FILE* file = fopen("/proc/self/statm", "r");
+  REQUIRE(file != nullptr);
+  CHECK(fscanf(file, "%zu", &pages) == 1);
+  fclose(file);
+  return pages;
+}
+
+TEST_CASE("where the page map cannot be made readable nothing stays reserved") {
+  Window window;
+  const System& system = SmallSystem::system();
+  (void)address_space_pages();  // what reading it takes
+  const size_t before = address_space_pages();
+  SmallSystem::opens_left = 0;
+  CHECK(window.reserve_all(system, 1) == -ENOMEM);
+  SmallSystem::opens_left = -1;
+  CHECK(address_space_pages() == before);
 }
 
 }  // namespace
