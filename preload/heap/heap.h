@@ -170,7 +170,7 @@ class Heap {
   void heed_limit() {
     wake_ticker();
     if (__builtin_expect(backed_pages() >= load_relaxed(&look_at_pages_), 0)) return look_now();
-    if (__builtin_expect(purgeable_pages() > load_relaxed(&most_purgeable_pages_), 0)) give_excess();
+    if (__builtin_expect(purgeable_pages() > load_relaxed(&most_purgeable_pages_) || keeps_too_much(), 0)) give_excess();
   }
   void look_now();
   void give_excess();
@@ -186,6 +186,7 @@ class Heap {
   uint64_t backed_pages() const;
   uint64_t held_pages();
   uint64_t purgeable_pages() const;
+  bool keeps_too_much() const;
   static void sink_to_lists(void* heap, uint32_t lane, const uint64_t* blocks, uint32_t count);
   CentralList& list_of(uint32_t lane) { return lists_[node_of_lane(lane)][class_of_lane(lane)]; }
 

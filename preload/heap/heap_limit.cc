@@ -63,6 +63,14 @@ uint64_t Heap::purgeable_pages() const {
   return sum;
 }
 
+bool Heap::keeps_too_much() const {
+  if (decay_ms_ == kDecayOff) return false;
+  for (uint32_t node = 0; node < window_.nr_nodes(); ++node) {
+    if (pages_[node].keeps_too_much()) return true;
+  }
+  return false;
+}
+
 void Heap::choose_huge_use() {
   const System& system = window_.system();
   if (config_.thp == HeapThp::kOff || system_pages() != 1 || raw_syscall(SYS_prctl, PR_GET_THP_DISABLE) == 1) return;
@@ -159,6 +167,9 @@ void Heap::give_excess() {
 
 // Where more pages are dirty than may be: down to half of that. What was freed since the bound was found is used no more.
 void Heap::purge_excess() {
+  for (uint32_t node = 0; node < window_.nr_nodes(); ++node) {
+    if (pages_[node].keeps_too_much()) pages_[node].purge_excess();
+  }
   if (purgeable_pages() <= load_relaxed(&most_purgeable_pages_)) return;
   bound_dirty();
   const uint64_t most = load_relaxed(&most_purgeable_pages_);

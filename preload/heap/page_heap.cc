@@ -225,13 +225,24 @@ uint32_t PageHeap::open_closed(uint32_t number, uint64_t start, uint64_t nr_page
   return 0;
 }
 
+void PageHeap::count_backed(uint64_t nr_pages) {
+  store_relaxed(&backed_pages_, backed_pages_ + nr_pages);
+  const uint64_t held = backed_pages_ > purged_pages_ ? backed_pages_ - purged_pages_ : 0;
+  if (held <= peak_pages_) return;
+  peak_pages_ = held;
+  if (excess_tick_ == tick_) return;
+  const uint64_t part = held / kKeptPart;
+  const uint64_t keep = (part > kLeastKept ? part : kLeastKept) + needed_pages();
+  if (purgeable_pages() > keep) store_relaxed(&keep_pages_, keep);
+}
+
 // What is behind nr_pages of the run, clean and in hand, becomes a dirty one.
 void PageHeap::leave_dirty(uint32_t number, uint64_t nr_pages) {
   Span& span = window_->span(number);
   if (span.nr_pages == nr_pages) return;
   span.pages = Pages::kDirty;
   span.freed_tick = tick_;
-  store_relaxed(&backed_pages_, backed_pages_ + span.nr_pages - nr_pages);
+  count_backed(span.nr_pages - nr_pages);
   (void)cut(number, nr_pages);  // without a record for the rest all of it stays in hand, and goes back
   if (span.nr_pages == nr_pages) span.pages = Pages::kClean;
 }
@@ -292,7 +303,7 @@ uint32_t PageHeap::take_run(uint64_t nr_pages, uint64_t align_pages, Purpose pur
     join_and_insert(number);
     return 0;
   }
-  if (window_->span(number).pages == Pages::kClean) store_relaxed(&backed_pages_, backed_pages_ + nr_pages);
+  if (window_->span(number).pages == Pages::kClean) count_backed(nr_pages);
   return number;
 }
 
@@ -339,7 +350,7 @@ bool PageHeap::resize(uint32_t number, uint64_t nr_pages) {
     join_and_insert(behind);
     return false;
   }
-  if (window_->span(behind).pages == Pages::kClean) store_relaxed(&backed_pages_, backed_pages_ + wanted);
+  if (window_->span(behind).pages == Pages::kClean) count_backed(wanted);
   span.nr_pages = nr_pages;
   window_->give_span(behind);
   note_least();

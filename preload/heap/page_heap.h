@@ -8,6 +8,9 @@
 // a part that makes their number fall by half in a half-life; longest runs first, and what would leave a huge page in pieces last.
 // A run goes as a whole where that is not more than twice as much.
 //
+// At a new peak of what the system backs, of what is only kept more than a sixteenth of it is too much: what a program needs is told by
+// its peak. Once a tick, what is free since the last one goes back down to that. Below the peak nothing goes back for its sake.
+//
 // Huge pages. A *region* is as much of the window as a huge page covers, 2 MiB at a multiple of that. All are without huge
 // pages at first. Once the heap is large, and where the user wants it, a region that is clean and free as a whole may be
 // backed by a huge page ("huge") when it is handed out to be written everywhere: for spans of blocks and not too large
@@ -92,6 +95,10 @@ class PageHeap {
   uint64_t begin_anew() PERCPU_EXCLUDES(lock_);
   // How many of the dirty pages can go back. What decides whether a tick is due, without the lock.
   uint64_t purgeable_pages() const { return load_relaxed(kSystemPagesVary ? &purgeable_pages_ : &dirty_pages_); }
+  // Whether more is kept than should be at the last new peak. Without the lock.
+  bool keeps_too_much() const { return purgeable_pages() > load_relaxed(&keep_pages_); }
+  // Gives that back.
+  void purge_excess() PERCPU_EXCLUDES(lock_);
   // How many pages the system has had to back, or will have to: clean ones that were handed out so far.
   uint64_t backed_pages() const { return load_relaxed(&backed_pages_); }
 
@@ -113,6 +120,9 @@ class PageHeap {
   static constexpr uint64_t kHugeFromPages = (uint64_t{32} << 20) >> kPageShift;
   static constexpr uint64_t kMostHugeEdges = 16 * 1024;
   static constexpr uint64_t kFewPages = 64;
+  // At a peak so much is kept: a part, but not less than 1 MiB.
+  static constexpr uint64_t kKeptPart = 16;
+  static constexpr uint64_t kLeastKept = (uint64_t{1} << 20) >> kPageShift;
   // A block up to this size counts as written everywhere.
   static constexpr uint64_t kDensePages = (uint64_t{128} << 10) >> kPageShift;
 
@@ -170,6 +180,8 @@ class PageHeap {
   uint64_t purge(uint64_t nr_pages, uint64_t most_pages, bool fresh_too) PERCPU_EXCLUDES(lock_);
   uint32_t take_to_purge(uint32_t* bin, uint64_t most_pages, bool fresh_too, bool break_huge) PERCPU_REQUIRES(lock_);
   void count(const Span& span, bool add) PERCPU_REQUIRES(lock_);
+  // So many clean pages are handed out.
+  void count_backed(uint64_t nr_pages) PERCPU_REQUIRES(lock_);
   // Where pages left the dirty runs for good: in between, a run of which a page is taken is in no list as a whole.
   void note_least() PERCPU_REQUIRES(lock_) {
     if (purgeable_pages() < least_purgeable_) least_purgeable_ = purgeable_pages();
@@ -203,6 +215,9 @@ class PageHeap {
   uint64_t owed_ PERCPU_GUARDED_BY(lock_) = 0;   // of a page that is to go, in 2^-32
   uint64_t ahead_pages_ PERCPU_GUARDED_BY(lock_) = 0;  // went before they were due, as huge pages go whole
   uint64_t backed_pages_ = 0;
+  uint64_t peak_pages_ PERCPU_GUARDED_BY(lock_) = 0;  // most that was backed and not given back, at once
+  uint64_t keep_pages_ = UINT64_MAX;  // of purgeable ones, since the last new peak; no bound once that was seen to
+  uint32_t excess_tick_ PERCPU_GUARDED_BY(lock_) = 0;  // when it was
   HugeUse huge_use_ PERCPU_GUARDED_BY(lock_) = HugeUse::kNone;
   bool strict_ = false;  // changed under lock_, once
   uint64_t huge_regions_ PERCPU_GUARDED_BY(lock_) = 0;

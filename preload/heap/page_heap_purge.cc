@@ -139,6 +139,17 @@ bool PageHeap::decay(uint64_t kept) {
   return purgeable_pages() > needed_pages();
 }
 
+void PageHeap::purge_excess() {
+  uint64_t excess = 0;
+  {
+    HeapGuard guard(lock_);
+    excess = purgeable_pages() - std::min(purgeable_pages(), keep_pages_);
+    store_relaxed(&keep_pages_, UINT64_MAX);
+    excess_tick_ = tick_;
+  }
+  if (excess != 0) (void)purge(excess, excess, false);
+}
+
 uint64_t PageHeap::purge_to(uint64_t keep_pages) {
   const uint64_t purgeable = purgeable_pages();
   return purgeable > keep_pages ? purge(purgeable - keep_pages, UINT64_MAX, true) : 0;

@@ -506,6 +506,35 @@ TEST_CASE("a run whose addresses are lost while it is closed is nobody's from th
   }
 }
 
+TEST_CASE("at a new peak what was free since the last tick goes back, down to a sixteenth; below the peak nothing does") {
+  Fixture at;
+  at.pages.decay(kWhole);
+  const uint32_t a = at.take(2000);
+  const uint32_t fence = at.take(1);
+  at.pages.release(a);
+  CHECK_FALSE(at.pages.keeps_too_much());  // it was not kept then
+  at.touch(at.take(3000));
+  CHECK(at.pages.keeps_too_much());
+  at.pages.purge_excess();
+  CHECK_FALSE(at.pages.keeps_too_much());
+  CHECK(at.pages.purgeable_pages() == 2000);  // free in this tick
+  at.touch(at.take(3000));
+  CHECK_FALSE(at.pages.keeps_too_much());  // once a tick
+  at.pages.decay(kWhole);
+  const uint32_t b = at.take(3000);
+  at.touch(b);
+  CHECK(at.pages.keeps_too_much());
+  at.pages.purge_excess();
+  CHECK(at.pages.purgeable_pages() <= 11001 / 16);
+  CHECK(at.pages.purgeable_pages() > 0);
+  // Below the peak.
+  at.pages.release(b);
+  at.pages.decay(kWhole);
+  at.touch(at.take(2900));
+  CHECK_FALSE(at.pages.keeps_too_much());
+  at.touch(fence);
+}
+
 // Where the system's pages are as large as ours there is nothing to see.
 TEST_CASE("of a page of the system that is in use in part nothing goes back; with its last part all of it") {
   if (system_pages() < 4) return;
