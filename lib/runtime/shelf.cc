@@ -31,7 +31,7 @@ uint32_t Shelves::put(uint32_t size_class, const uintptr_t* areas, uint32_t coun
   if (handles_ == nullptr) return 0;
   Shelf& shelf = shelves_[size_class];
   const uint32_t taken = std::min(count, kLimit - shelf.count);
-  std::memcpy(at(size_class) + shelf.count, areas, taken * sizeof *areas);
+  std::copy_n(areas, taken, at(size_class) + shelf.count);
   set_count(shelf, shelf.count + taken);
   return taken;
 }
@@ -40,7 +40,7 @@ uint32_t Shelves::take(uint32_t size_class, uintptr_t* areas, uint32_t most) {
   Shelf& shelf = shelves_[size_class];
   const uint32_t taken = std::min(most, shelf.count);
   if (taken == 0) return 0;
-  std::memcpy(areas, at(size_class) + shelf.count - taken, taken * sizeof *areas);
+  std::copy_n(at(size_class) + shelf.count - taken, taken, areas);
   set_count(shelf, shelf.count - taken);
   return taken;
 }
@@ -49,8 +49,8 @@ uint32_t Shelves::take_idle(uint32_t size_class, uintptr_t* areas, uint32_t most
   Shelf& shelf = shelves_[size_class];
   const uint32_t taken = std::min(most, shelf.least);
   if (taken == 0) return 0;
-  std::memcpy(areas, at(size_class), taken * sizeof *areas);
-  std::memmove(at(size_class), at(size_class) + taken, (shelf.count - taken) * sizeof *areas);
+  std::copy_n(at(size_class), taken, areas);
+  std::copy(at(size_class) + taken, at(size_class) + shelf.count, at(size_class));
   const uint32_t left = shelf.least - taken;
   set_count(shelf, shelf.count - taken);
   shelf.least = left;
