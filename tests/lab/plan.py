@@ -82,9 +82,9 @@ def unit_suite(build, form):
 
 
 # Of the preload's suite, what does not run in machines: the storm without caches, in which six threads fight for locks, which takes
-# emulated CPUs longer than anybody waits; and the one of threads that have places, whose forks begin anew at each signal, and there is
+# emulated CPUs longer than anybody waits; and two whose forks begin anew at each signal, and there is
 # one each millisecond.
-LEFT_OUT = {"storm, check:full", "pin_storm"}
+LEFT_OUT = {"storm, check:full", "pin_storm", "first_frees"}
 
 
 def preload_suite(build, mib):
