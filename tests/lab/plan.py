@@ -82,8 +82,8 @@ def unit_suite(build, form):
 
 
 # Of the preload's suite, what does not run in machines: the storm without caches, in which six threads fight for locks, which takes
-# emulated CPUs longer than anybody waits; and two whose forks begin anew at each signal, and there is
-# one each millisecond.
+# emulated CPUs longer than anybody waits; and two whose forks begin anew at each signal, and there is one each
+# millisecond.
 LEFT_OUT = {"storm, check:full", "pin_storm", "first_frees"}
 
 
