@@ -50,9 +50,6 @@ __thread bool makes_default_pool __attribute__((tls_model("initial-exec")));
 // Whether this thread is in exit(), behind at_exit().
 __thread bool exits_here __attribute__((tls_model("initial-exec")));
 
-// How long a fork waits for a first use to come out of the dynamic linker's lock.
-constexpr uint32_t kModulesPatienceMs = 1000;
-
 // A value of the main thread's own, whose destructor runs when that thread calls pthread_exit(), and not when the program
 // ends otherwise.
 pthread_key_t main_key;
@@ -169,9 +166,7 @@ int Library::list_modules_and_make() {
   int result = 0;
   {
     ModuleImages modules(system());
-    reading_modules_.enter();
     result = modules.read();
-    reading_modules_.leave();
     if (result == 0) result = default_made_.run([&] { return make_default_pool_now(modules.ranges()); });
   }
   makes_default_pool = false;
@@ -380,9 +375,8 @@ bool Library::begin_watching_forks() {
 }
 
 void Library::fork_prepare(const OuterLock* outer) PERCPU_NO_THREAD_SAFETY_ANALYSIS {  // released in fork_parent() or fork_child()
-  // Who is inside the dynamic linker's lock on our behalf leaves it soon, unless the program's callback there waits for who forks.
-  if (reading_modules_.shut()) (void)reading_modules_.wait_empty(kModulesPatienceMs);
   grace_.fork_prepare(outer);
+  ModuleImages::fork_prepare();  // not before: who waits outside of it may be a reader that is waited for, or have the outer lock
   statics_.lock_for_fork();
   balancer_.fork_prepare();
   for (Pool* pool = balancer_.first_pool(); pool != nullptr; pool = pool->next.load(std::memory_order_relaxed)) {
@@ -404,12 +398,12 @@ void Library::fork_parent() PERCPU_NO_THREAD_SAFETY_ANALYSIS {  // taken in fork
   }
   balancer_.fork_parent();
   statics_.unlock_after_fork();
+  ModuleImages::fork_parent();
   grace_.fork_parent();
-  reading_modules_.open();
 }
 
 void Library::fork_child() PERCPU_NO_THREAD_SAFETY_ANALYSIS {  // taken in fork_prepare()
-  reading_modules_.reset();
+  ModuleImages::fork_child();
   // Another thread's exit() is not the child's. (That glibc has called at_exit() already, and will not again, does no harm: see prepare_now().)
   if (!exits_here) exiting_.store(false, std::memory_order_relaxed);
   grace_.fork_child();  // first: the others ask whether it is lost

@@ -16,7 +16,6 @@
 #include "api/module_images.h"
 #include "api/statics.h"
 #include "core/config.h"
-#include "os/gate.h"
 #include "os/mutex.h"
 #include "os/rseq.h"
 #include "os/system.h"
@@ -110,7 +109,6 @@ class Library {
   const System* system_ = nullptr;  // null: the kernel's own
   OnceFlag prepared_;
   OnceFlag default_made_;
-  Gate reading_modules_;  // inside: in the dynamic linker's lock; shut while a fork is in progress
   std::atomic<Pool*> default_pool_{nullptr};
   std::atomic<bool> exiting_{false};
   enum class Watch : uint8_t { kNo, kBegun, kYes };

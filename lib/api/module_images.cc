@@ -8,6 +8,7 @@
 #include <sys/mman.h>
 
 #include "base/bits.h"
+#include "os/gate.h"
 
 namespace percpu {
 namespace {
@@ -60,6 +61,18 @@ ImageRange range_in_module(uintptr_t base, const ElfW(Phdr)* segments, size_t co
     if (!range.empty()) return range;
   }
   return {};
+}
+
+// Inside: in the dynamic linker's lock on our behalf. Shut while a fork is in progress: its child would have the lock as it was.
+constinit Gate asking;
+
+// Who is inside leaves soon, unless a callback of the program's there waits for who forks.
+constexpr uint32_t kForkPatienceMs = 1000;
+
+void ask_linker(int (*callback)(dl_phdr_info*, size_t, void*), void* argument) {
+  asking.enter();
+  dl_iterate_phdr(callback, argument);
+  asking.leave();
 }
 
 // All modules' ranges, as many as there is room for.
@@ -116,10 +129,16 @@ int ModuleImages::read() {
   if (memory < 0) return -ENOMEM;
   ranges_ = reinterpret_cast<ImageRange*>(memory);
   Collected collected{ranges_, kMaxModules, 0};
-  dl_iterate_phdr(collect_one, &collected);
+  ask_linker(collect_one, &collected);
   count_ = collected.count;
   return 0;
 }
+
+void ModuleImages::fork_prepare() {
+  if (asking.shut()) (void)asking.wait_empty(kForkPatienceMs);
+}
+void ModuleImages::fork_parent() { asking.open(); }
+void ModuleImages::fork_child() { asking.reset(); }
 
 ModuleImages::~ModuleImages() {
   if (ranges_ != nullptr) (void)system_.munmap(reinterpret_cast<uintptr_t>(ranges_), kMaxModules * sizeof(ImageRange));
@@ -129,7 +148,7 @@ ImageRange ModuleImages::around(uintptr_t image) {
   const ImageRange range = range_without_lock(image);
   if (range.has(image)) return range;
   Wanted wanted{image, {}};
-  dl_iterate_phdr(find_one, &wanted);
+  ask_linker(find_one, &wanted);
   return wanted.found;
 }
 

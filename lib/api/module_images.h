@@ -50,6 +50,12 @@ class ModuleImages {
   // Requires: the module, if there is one, does not go meanwhile.
   static ImageRange around(uintptr_t image);
 
+  // Around fork, in the thread that forks: nobody is inside the linker's lock on our behalf while the process is copied, or, after a
+  // second of patience, somebody is. Context: none of our locks is held.
+  static void fork_prepare();
+  static void fork_parent();
+  static void fork_child();
+
  private:
   const System& system_;
   ImageRange* ranges_ = nullptr;

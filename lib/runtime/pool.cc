@@ -201,7 +201,9 @@ void Pool::count_allocation(const Area& area) {
   counters_.nr_allocs++;
   counters_.nr_taken++;
   counters_.taken_bytes += area.size_bytes;
-  counters_.nr_peak_taken = std::max(counters_.nr_peak_taken, counters_.nr_taken);
+  if (counters_.nr_taken > counters_.nr_peak_taken) {
+    counters_.nr_peak_taken = std::max(counters_.nr_peak_taken, counters_.nr_taken - shelves_.nr_areas());
+  }
   count_request(area.size_bytes);
 }
 

@@ -253,7 +253,9 @@ class Pool {
   void put_away(Spot spot, size_t size_bytes);
   // Gives areas whose life has ended back to the maps; never waits long.
   void put_back(const Spot* spots, uint32_t count);
+  void defer(const Spot* spots, uint32_t count) PERCPU_EXCLUDES(map_lock_);
   void release(Spot spot) PERCPU_REQUIRES(map_lock_);
+  uint32_t release_shelved(uint32_t size_class, uintptr_t* areas) PERCPU_REQUIRES(map_lock_);
   bool cache(uint32_t size_class, Spot spot);
   bool front_caches_may_hold();
   // Not inlined: one sequence, whoever calls it (tests/fire aborts at each instruction of each).

@@ -111,8 +111,8 @@ void Pool::push_batch(FrontCache::Kind kind, uint32_t size_class, const uintptr_
   while (pushed < count && front_.push(kind, size_class, areas[pushed])) pushed++;
   Spot surplus[FrontCache::kLimit];
   for (uint32_t i = pushed; i < count; i++) surplus[i - pushed] = memory_.spot_of(areas[i]);
-  if (pushed != 0) (void)front_caches_may_hold();
   if (pushed != count) put_back(surplus, count - pushed);
+  if (pushed != 0 && !front_caches_may_hold()) flush_freed_here();
 }
 
 // Makes a batch of areas ready for this CPU; one of them is the caller's. What is freed here is taken first. Where that is
@@ -214,32 +214,33 @@ uint32_t Pool::flush_freed(uint32_t size_class, uint32_t most, Shelving shelving
   uintptr_t areas[FrontCache::kLimit];
   Spot spots[FrontCache::kLimit];
   const uint32_t count = pop_freed(size_class, areas, most);
-  uint32_t shelved = 0;
-  if (shelving == Shelving::kYes && count != 0 && try_lock_map_bounded()) {
-    // What was popped last was pushed first: it lies deepest on the shelf, as it did on the stack.
-    std::reverse(areas, areas + count);
-    shelved = shelves_.put(size_class, areas, count);
-    unlock_map();
-  }
-  for (uint32_t i = shelved; i < count; i++) {
+  // What was popped last was pushed first: it lies deepest on the shelf, as it did on the stack.
+  std::reverse(areas, areas + count);
+  for (uint32_t i = 0; i < count; i++) {
     spots[i] = memory_.spot_of(areas[i]);
     if (front_.wide()) uncharge(spots[i], FrontCache::size_of(size_class));
   }
-  if (count != shelved) put_back(spots + shelved, count - shelved);
+  if (count == 0) return 0;
+  if (!try_lock_map_bounded()) {
+    defer(spots, count);
+    return count;
+  }
+  const uint32_t shelved = shelving == Shelving::kYes ? shelves_.put(size_class, areas, count) : 0;
+  for (uint32_t i = shelved; i < count; i++) release(spots[i]);
+  unlock_map();
   return count;
 }
 
 // All that a thread may take without waiting for others: where nobody would look after it.
 void Pool::flush_freed_here() {
-  for (uint32_t c = 0; c < FrontCache::kNrClasses; c++) (void)flush_freed(c, FrontCache::kLimit, Shelving::kNo);
-  if (shelves_.nr_areas() == 0 || !try_lock_map_bounded()) return;
   uintptr_t areas[FrontCache::kLimit];
   for (uint32_t c = 0; c < FrontCache::kNrClasses; c++) {
-    while (const uint32_t count = shelves_.take(c, areas, FrontCache::kLimit)) {
-      for (uint32_t i = 0; i < count; i++) release(memory_.spot_of(areas[i]));
+    (void)flush_freed(c, FrontCache::kLimit, Shelving::kNo);
+    while (shelves_.count(c) != 0 && try_lock_map_bounded()) {
+      release_shelved(c, areas);
+      unlock_map();
     }
   }
-  unlock_map();
 }
 
 // ---- giving back, making ready -------------------------------------------------------------------------------------
@@ -256,22 +257,30 @@ void Pool::drain_fenced() {
   front_.stop();
   if (environment_.fence->all(*environment_.system, environment_.topology->possible) == 0) {
     drain_stopped();
-    empty_shelves();
     state_.fetch_or(kNoneCached, std::memory_order_seq_cst);
   }
+  empty_shelves();  // behind it: who shelves something meanwhile sees that the balancer has to be told
   // Whatever is found there next time is new, even if it is as much as there was.
   front_activity_ = UINT64_MAX;
   front_.start();
 }
 
-// Gives all that is shelved back to the maps, the lock being held for a batch at a time.
+// A batch off the shelf goes back to the maps. `areas`: room for one. Returns how many.
+uint32_t Pool::release_shelved(uint32_t size_class, uintptr_t* areas) {
+  const uint32_t count = shelves_.take(size_class, areas, FrontCache::kLimit);
+  for (uint32_t i = 0; i < count; i++) release(memory_.spot_of(areas[i]));
+  return count;
+}
+
+// Gives all that is shelved back to the maps, the lock being held for a batch at a time. It is taken for each shelf, not only where
+// something seems to lie there: who puts an area there later has seen, by the lock, what was done before this (kNoneCached).
 void Pool::empty_shelves() {
+  if (!shelves_.is_open()) return;
   uintptr_t areas[FrontCache::kLimit];
   for (uint32_t c = 0; c < FrontCache::kNrClasses; c++) {
-    while (shelves_.count(c) != 0) {
+    for (uint32_t count = FrontCache::kLimit; count == FrontCache::kLimit;) {
       lock_map();
-      const uint32_t count = shelves_.take(c, areas, FrontCache::kLimit);
-      for (uint32_t i = 0; i < count; i++) release(memory_.spot_of(areas[i]));
+      count = release_shelved(c, areas);
       unlock_map();
     }
   }

@@ -148,15 +148,17 @@ void Pool::put_away(Spot spot, size_t size_bytes) {
 }
 
 void Pool::put_back(const Spot* spots, uint32_t count) {
-  if (!try_lock_map_bounded()) {
-    nr_deferred_.fetch_add(count, std::memory_order_relaxed);
-    for (uint32_t i = 0; i < count; i++) push(pending_, spots[i]);
-    std::atomic_thread_fence(std::memory_order_seq_cst);  // the push before the try in drain_pending(): see unlock_map()
-    drain_pending();
-    return;
-  }
+  if (!try_lock_map_bounded()) return defer(spots, count);
   for (uint32_t i = 0; i < count; i++) release(spots[i]);
   unlock_map();
+}
+
+// The same where the lock could not be had: whoever has it does it.
+void Pool::defer(const Spot* spots, uint32_t count) {
+  nr_deferred_.fetch_add(count, std::memory_order_relaxed);
+  for (uint32_t i = 0; i < count; i++) push(pending_, spots[i]);
+  std::atomic_thread_fence(std::memory_order_seq_cst);  // the push before the try in drain_pending(): see unlock_map()
+  drain_pending();
 }
 
 void Pool::release(Spot spot) {

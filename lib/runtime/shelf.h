@@ -34,6 +34,7 @@ class Shelves {
   // Gets memory for the handles, backed as far as it is used. Where the system has none, nothing is ever shelved.
   void open(const System& system);
   void close(const System& system);
+  bool is_open() const { return handles_ != nullptr; }
 
   // How many of a class there are: of all that was put. Without the lock a hint.
   uint32_t count(uint32_t size_class) const { return __atomic_load_n(&shelves_[size_class].count, __ATOMIC_RELAXED); }

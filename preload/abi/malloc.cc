@@ -22,7 +22,6 @@
 
 using percpu::heap::heap;
 using percpu::heap::kLargestAlign;
-using percpu::heap::system_page_bytes;
 
 namespace {
 
@@ -112,10 +111,11 @@ PRELOAD_EXPORT void* memalign(size_t align, size_t size) {
   return or_enomem(aligned(std::bit_ceil(align == 0 ? size_t{1} : align), size));
 }
 
-PRELOAD_EXPORT void* valloc(size_t size) { return or_enomem(aligned(system_page_bytes(), size)); }
+// (Not the heap's system_page_bytes(), which are known from its first call on.)
+PRELOAD_EXPORT void* valloc(size_t size) { return or_enomem(aligned(percpu::page_size_bytes(), size)); }
 
 PRELOAD_EXPORT void* pvalloc(size_t size) {
-  const size_t page = system_page_bytes();
+  const size_t page = percpu::page_size_bytes();
   if (size > PTRDIFF_MAX - page) return or_enomem(nullptr);
   return or_enomem(aligned(page, size == 0 ? page : (size + page - 1) & ~(page - 1)));
 }

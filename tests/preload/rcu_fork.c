@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A program of RCU's forks while a grace period waits for a reader who then allocates, or opens a file. Nobody waits for the thread that
- * forks meanwhile: the fork is over when the reader is, and the child's grace periods work.
+ * Forks while another thread
+ *   allocates, opens   is a reader for whom a grace period waits, and then allocates, or opens a file
+ *   flushes            has the lock of stdio's list of files, and uses the library for the first time
+ * and nobody waits for the thread that forks: the fork is over when the other one is, and the child's grace periods work.
  *
- *   rcu_fork allocates|opens
+ *   rcu_fork allocates|opens|flushes
  */
 #include <percpu.h>
 
@@ -59,8 +61,46 @@ static unsigned long live_bytes(percpu_pool_t *pool) {
   return (unsigned long)stats.live_bytes;
 }
 
+static void child(void) {
+  alarm(kHangSeconds);
+  percpu_pool_t *pool = percpu_pool_create(NULL);
+  CHECK(pool != NULL);
+  percpu_pool_free_rcu(pool, percpu_pool_alloc(pool, 8, 8, 0));
+  while (live_bytes(pool) != 0) nap(10); /* for ever, where the fork gave up waiting for a grace period */
+  _exit(0);
+}
+
+static ssize_t use_first(void *cookie, const char *text, size_t bytes) {
+  (void)cookie, (void)text;
+  __atomic_store_n(&reads, 1, __ATOMIC_RELEASE);
+  while (__atomic_load_n(&forks, __ATOMIC_ACQUIRE) == 0) nap(1);
+  nap(300);
+  CHECK(percpu_pool_default() != NULL);
+  return (ssize_t)bytes;
+}
+
+static void *flush_all(void *unused) {
+  fflush(NULL);
+  return unused;
+}
+
 int main(int argc, char **argv) {
   CHECK(argc == 2);
+  if (strcmp(argv[1], "flushes") == 0) {
+    alarm(kHangSeconds);
+    FILE *file = fopencookie(NULL, "w", (cookie_io_functions_t){.write = use_first});
+    CHECK(file != NULL && fputs("x", file) >= 0);
+    pthread_t thread;
+    CHECK(pthread_create(&thread, NULL, flush_all, NULL) == 0);
+    while (__atomic_load_n(&reads, __ATOMIC_ACQUIRE) == 0) nap(1);
+    __atomic_store_n(&forks, 1, __ATOMIC_RELEASE);
+    const pid_t pid = fork();
+    if (pid == 0) child();
+    int status = 1;
+    CHECK(waitpid(pid, &status, 0) == pid && status == 0);
+    CHECK(pthread_join(thread, NULL) == 0);
+    return 0;
+  }
   opens = strcmp(argv[1], "opens") == 0;
   alarm(kHangSeconds);
   pthread_t thread;
@@ -69,18 +109,10 @@ int main(int argc, char **argv) {
   percpu_free_rcu(percpu_alloc(8, 8));
   nap(100); /* the balance thread waits for the reader now */
   __atomic_store_n(&forks, 1, __ATOMIC_RELEASE);
-  const pid_t child = fork();
-  if (child == 0) {
-    /* Where the fork had to give up waiting, the child keeps what it frees for ever. */
-    alarm(kHangSeconds);
-    percpu_pool_t *pool = percpu_pool_create(NULL);
-    CHECK(pool != NULL);
-    percpu_pool_free_rcu(pool, percpu_pool_alloc(pool, 8, 8, 0));
-    while (live_bytes(pool) != 0) nap(10);
-    _exit(0);
-  }
+  const pid_t pid = fork();
+  if (pid == 0) child();
   int status = 1;
-  CHECK(waitpid(child, &status, 0) == child && status == 0);
+  CHECK(waitpid(pid, &status, 0) == pid && status == 0);
   CHECK(pthread_join(thread, NULL) == 0);
   return 0;
 }
