@@ -27,10 +27,7 @@
 #include "misused.h"
 
 extern "C" {
-void* __libc_malloc(size_t);
 void* __libc_memalign(size_t, size_t);
-void __libc_free(void*);
-void* __libc_realloc(void*, size_t);
 void free_sized(void*, size_t) __attribute__((weak));
 void free_aligned_sized(void*, size_t, size_t) __attribute__((weak));
 void cfree(void*) __attribute__((weak));
@@ -43,8 +40,6 @@ void sdallocx(void*, size_t, int) __attribute__((weak));
 }
 
 namespace {
-
-bool aligned_to(const void* block, size_t align) { return reinterpret_cast<uintptr_t>(block) % align == 0; }
 
 int resident_kib() {
   FILE* file = fopen("/proc/self/statm", "r");
@@ -134,9 +129,14 @@ TEST_CASE("alignments up to 1 GiB are kept, for small and large blocks") {
       CHECK(malloc_usable_size(block) >= size);
       memset(block, 1, size);
       free(block);
-      block = aligned_alloc(align, size);
-      CHECK(aligned_to(block, align));
-      free(block);
+      for (void* const other : {aligned_alloc(align, size), memalign(align, size), __libc_memalign(align, size),
+                                ::operator new(size, std::align_val_t{align})}) {
+        REQUIRE(other != nullptr);
+        CHECK(aligned_to(other, align));
+        CHECK(malloc_usable_size(other) >= size);
+        memset(other, 1, size);
+        free(other);
+      }
     }
   }
 }
@@ -331,45 +331,6 @@ TEST_CASE("errno stays as it was when an allocation succeeds") {
   free(c);
 }
 
-TEST_CASE("glibc's second names serve the same heap") {
-  void* a = __libc_malloc(100);
-  free(a);
-  void* b = malloc(100);
-  b = __libc_realloc(b, 5000);
-  CHECK(malloc_usable_size(b) >= 5000);
-  __libc_free(b);
-  void* c = __libc_memalign(256, 10);
-  CHECK(aligned_to(c, 256));
-  free(c);
-}
-
-TEST_CASE("operators new and delete, in all forms") {
-  struct alignas(128) Wide {
-    char bytes[256];
-  };
-  Wide* wide = new Wide;
-  CHECK(aligned_to(wide, 128));
-  delete wide;
-  Wide* many = new Wide[3];
-  CHECK(aligned_to(many, 128));
-  delete[] many;
-  int* one = new (std::nothrow) int(5);
-  CHECK(*one == 5);
-  delete one;
-  void* none = ::operator new(opaque(size_t{PTRDIFF_MAX}), std::nothrow);
-  CHECK(none == nullptr);
-}
-
-TEST_CASE("operator new throws bad_alloc, after asking the new-handler") {
-  static int asked = 0;
-  std::set_new_handler([] {
-    if (++asked == 3) std::set_new_handler(nullptr);
-  });
-  CHECK_THROWS_AS(static_cast<void>(::operator new(opaque(size_t{PTRDIFF_MAX}))), std::bad_alloc);
-  CHECK(asked == 3);
-  CHECK_THROWS_AS(static_cast<void>(::operator new(opaque(size_t{PTRDIFF_MAX}), std::align_val_t{256})), std::bad_alloc);
-}
-
 TEST_CASE("realloc of a block of the dynamic linker's copies no further than its image goes") {
   const uintptr_t image = getauxval(AT_BASE);
   if (image == 0) return;  // the linker was started as a program
@@ -388,39 +349,6 @@ TEST_CASE("realloc of a block of the dynamic linker's copies no further than its
   CHECK(memcmp(block, expected, sizeof expected) == 0);
   free(block);
   free(opaque(last));
-}
-
-TEST_CASE("the nothrow forms call the new-handler, and return null where that throws") {
-  static int asked = 0;
-  const size_t size = opaque(size_t{PTRDIFF_MAX});
-  const auto refused = [size](int form) {
-    asked = 0;
-    switch (form) {
-      case 0: return ::operator new(size, std::nothrow);
-      case 1: return ::operator new[](size, std::nothrow);
-      case 2: return ::operator new(size, std::align_val_t{256}, std::nothrow);
-      default: return ::operator new[](size, std::align_val_t{256}, std::nothrow);
-    }
-  };
-  for (int form = 0; form < 4; ++form) {
-    CAPTURE(form);
-    std::set_new_handler([] {
-      ++asked;
-      throw 17;
-    });
-    void* block = &asked;
-    CHECK_NOTHROW(block = refused(form));
-    CHECK(block == nullptr);
-    CHECK(asked == 1);
-    CHECK_THROWS_AS(static_cast<void>(::operator new(size)), int);
-    std::set_new_handler([] {
-      if (++asked == 3) std::set_new_handler(nullptr);
-    });
-    CHECK(refused(form) == nullptr);
-    CHECK(asked == 3);
-    CHECK(refused(form) == nullptr);
-    CHECK(asked == 0);
-  }
 }
 
 TEST_CASE("malloc_trim gives free memory back to the system now") {
