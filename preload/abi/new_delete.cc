@@ -13,10 +13,12 @@
 #include <new>
 
 #include "base/check.h"
-#include "preload/heap/heap.h"
+#include "preload/abi/export.h"
 #include "preload/abi/new_delete.h"
+#include "preload/heap/heap.h"
 
 using percpu::heap::heap;
+using percpu::heap::kLargestAlign;
 
 namespace {
 
@@ -69,7 +71,11 @@ Handler handler(const void* caller) {
   percpu::fatal("operator new(%zu): no memory, and no C++ runtime to throw std::bad_alloc", size);
 }
 
-void* take(size_t align, size_t size) { return align == 0 ? heap.allocate(size) : heap.allocate_aligned(align, size); }
+// Null, too, for what is aligned better than any block.
+void* take(size_t align, size_t size) {
+  if (align > kLargestAlign) return nullptr;
+  return align == 0 ? heap.allocate(size) : heap.allocate_aligned(align, size);
+}
 
 // Requires: the first try has failed. caller: an address in whoever called the operator.
 __attribute__((noinline, cold)) void* try_again(size_t align, size_t size, bool nothrow, const void* caller) {
@@ -117,9 +123,8 @@ __attribute__((noinline, cold)) void* try_again_nothrow(size_t align, size_t siz
 
 void* make_aligned(size_t size, std::align_val_t align, bool nothrow, const void* caller) {
   const size_t bytes = static_cast<size_t>(align);
-  void* block = std::has_single_bit(bytes) ? heap.allocate_aligned(bytes, size) : nullptr;
-  if (block != nullptr) return block;
   if (!std::has_single_bit(bytes)) return nothrow ? nullptr : (throw_bad_alloc(size, caller), nullptr);
+  if (void* block = take(bytes, size); block != nullptr) return block;
   return nothrow ? try_again_nothrow(bytes, size, caller) : try_again(bytes, size, false, caller);
 }
 

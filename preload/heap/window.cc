@@ -32,12 +32,12 @@ size_t taken_bytes(const System& system) {
 size_t wanted_window(const System& system) {
   rlimit limit{};
   const bool told = raw_syscall(SYS_prlimit64, 0, RLIMIT_AS, 0, reinterpret_cast<long>(&limit)) == 0;
-  if (!told || limit.rlim_cur >= kLargestWindow) return kLargestWindow;
+  if (!told || limit.rlim_cur == RLIM_INFINITY) return kLargestWindow;
   const size_t taken = taken_bytes(system);
   const size_t left = limit.rlim_cur > taken ? limit.rlim_cur - taken : 0;
   const size_t half = left / 2;
   const size_t window = left - std::max(left / 4, std::min(half, kLeastForOthers));
-  return std::max(window, std::min(left / 4 * 3, kSmallestWindow));
+  return std::min(std::max(window, std::min(left / 4 * 3, kSmallestWindow)), kLargestWindow);
 }
 
 }  // namespace

@@ -7,6 +7,7 @@
 //   decay caches  what CPUs' caches hold goes back when nothing was freed or taken for a while, though no page is dirty (decay:0)
 //   decay rested  the same of what comes up after the balance thread found nothing to do: many pages, freed just behind a tick; and
 //                 blocks that were taken slowly and freed fast
+//   decay off     nothing goes back by itself, with the balance thread or without it, however often it ticks; by malloc_trim() all does
 //   decay sync    without a balance thread those who free tick as often as it would
 #include <malloc.h>
 #include <stdint.h>
@@ -118,6 +119,29 @@ void rested() {
   if (!patience::eventually([] { return mallinfo2().fsmblks == 0; })) fail("nothing in caches", mallinfo2().fsmblks);
 }
 
+// More than a program without threads would keep.
+void off() {
+  constexpr size_t kMuch = 400;
+  static void* blocks[kMuch];
+  for (void*& block : blocks) block = memset(malloc(kMiB), 1, kMiB);
+  const unsigned long given = given_kib();
+  for (void* block : blocks) free(block);
+  if (mallinfo2().keepcost < kMuch * kMiB) fail("that all is kept", mallinfo2().keepcost);
+  std::thread([] {}).join();
+  const unsigned long begin = ticks();
+  // The balance thread rests, as nothing is to go back: whoever frees wakes it.
+  const auto some_ticks = [&] {
+    free_slowly();
+    return ticks() >= begin + 5;
+  };
+  if (!patience::eventually(some_ticks)) fail("5 ticks", ticks() - begin);
+  if (mallinfo2().keepcost < kMuch * kMiB) fail("that all is kept in 5 ticks", mallinfo2().keepcost);
+  if (given_kib() != given) fail("that nothing went back in 5 ticks", given_kib() - given);
+  if (malloc_trim(0) != 1) fail("that malloc_trim() gives something back", 0);
+  if (mallinfo2().keepcost >= kMiB) fail("less than 1 MiB after malloc_trim()", mallinfo2().keepcost);
+  if (given_kib() - given < (kMuch - 1) * 1024) fail("that malloc_trim() gave all back", given_kib() - given);
+}
+
 // Two ticks are less than 0.6 s apart. (On a machine that is too busy these may not be the first ones.)
 void without_thread() {
   using Clock = std::chrono::steady_clock;
@@ -153,6 +177,8 @@ int main(int argc, char** argv) {
     caches();
   } else if (which == "rested") {
     rested();
+  } else if (which == "off") {
+    off();
   } else if (which == "sync") {
     without_thread();
   } else {

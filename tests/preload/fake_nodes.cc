@@ -1,10 +1,17 @@
 // SPDX-License-Identifier: MIT
 //
-// A machine with three nodes: CPU n is on node n modulo 3. (The kernel refuses to place memory on nodes that it does not
-// have, and the heap goes on, as it does in containers that forbid it.)
+// A machine with three nodes, whose numbers go down where those of the CPUs go up: CPU n is on node 2 - n modulo 3, and a core of its own.
+// (The kernel refuses to place memory on nodes that it does not have, and the heap goes on, as it does in containers that forbid it.)
 #include "preload/heap/nodes.h"
+#include "preload/pin/places.h"
 
 namespace percpu::heap {
+
+namespace {
+
+int node_of(uint32_t cpu) { return 2 - static_cast<int>(cpu % 3); }
+
+}  // namespace
 
 int read_memory_nodes(const System&, CpuMask* nodes) {
   *nodes = {};
@@ -12,6 +19,14 @@ int read_memory_nodes(const System&, CpuMask* nodes) {
   return 0;
 }
 
-int node_of_cpu(const CpuCache&, uint32_t cpu) { return static_cast<int>(cpu % 3); }
+int node_of_cpu(const CpuCache&, uint32_t cpu) { return node_of(cpu); }
+
+void read_cpu_places(const System&, const CpuMask& allowed, CpuPlace* places) {
+  for (CpuId cpu = allowed.first(); cpu.valid(); cpu = allowed.after(cpu)) {
+    places[cpu.index()] = {};
+    places[cpu.index()].core = static_cast<int16_t>(cpu.value);
+    places[cpu.index()].node = static_cast<int16_t>(node_of(static_cast<uint32_t>(cpu.value)));
+  }
+}
 
 }  // namespace percpu::heap

@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: MIT
 //
-// What tests of malloc's misuse share: values that the compiler knows nothing of, and the end of a child that misused them.
+// What tests of malloc share: values that the compiler knows nothing of, what is asked of blocks, and the end of a child that misused them.
 #ifndef PERCPU_TESTS_PRELOAD_MISUSED_H
 #define PERCPU_TESTS_PRELOAD_MISUSED_H
 
 #include <doctest/doctest.h>
 
+#include <malloc.h>
 #include <signal.h>
 #include <stddef.h>
+#include <stdint.h>
 
 #include <string>
 
@@ -22,6 +24,15 @@ T opaque(T value) {
 
 // The address so far behind the beginning of the block.
 inline char* at(void* block, size_t offset) { return static_cast<char*>(opaque(block)) + offset; }
+
+inline bool aligned_to(const void* block, size_t align) { return reinterpret_cast<uintptr_t>(block) % align == 0; }
+
+// What the program has of the heap. The caches are emptied first: a span that is there for their sake alone would count with what of it
+// is too little for a block.
+inline size_t live_bytes() {
+  (void)malloc_trim(0);
+  return mallinfo2().uordblks;
+}
 
 // The line that a child wrote which did this; it must have been stopped by abort().
 template <class Act>

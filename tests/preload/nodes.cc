@@ -14,7 +14,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include <map>
+#include <algorithm>
 #include <set>
 #include <thread>
 #include <vector>
@@ -52,6 +52,7 @@ bool same_node(const void* a, const void* b) {
 }
 
 constexpr size_t kSizes[] = {64, 1000, 20000, 100000};
+constexpr size_t kBlocks = 2000;
 
 }  // namespace
 
@@ -77,22 +78,45 @@ TEST_CASE("what is freed on another node goes back to its own, in batches, and i
     CAPTURE(size);
     REQUIRE(move_to(here));
     std::set<void*> mine;
-    for (int i = 0; i < 2000; ++i) mine.insert(malloc(size));
-    void* const any = *mine.begin();
-    REQUIRE(move_to(there));
-    for (void* block : mine) free(block);
-    // At most a batch of them waits on this CPU.
-    if (size <= 32768) CHECK(mallinfo2().fsmblks < 64 * 20480 + (size_t{4} << 20));
+    // All that the test itself needs: where it grew afterwards it would take the pages that blocks have left.
     std::vector<void*> others;
-    for (int i = 0; i < 2000; ++i) {
+    std::vector<void*> more;
+    others.reserve(kBlocks);
+    more.reserve(kBlocks);
+    for (size_t i = 0; i < kBlocks; ++i) mine.insert(malloc(size));
+    void* const any = *mine.begin();
+    const std::vector<void*> in_order(mine.begin(), mine.end());
+    const size_t block_bytes = malloc_usable_size(any);
+    const size_t batch = std::clamp(16 * 1024 / block_bytes, size_t{2}, size_t{64});
+    REQUIRE(move_to(there));
+    (void)malloc_trim(0);  // so that this CPU's cache holds nothing else
+    const size_t before = mallinfo2().fsmblks;
+    size_t most = 0;
+    size_t last = 0;
+    size_t trips = 0;  // frees that took others along
+    for (void* block : in_order) {
+      free(block);
+      const size_t waiting = mallinfo2().fsmblks - before;
+      trips += waiting <= last;
+      most = std::max(most, waiting);
+      last = waiting;
+    }
+    if (size <= 32768) {
+      CHECK(most <= batch * block_bytes);  // at most a batch of them waits on this CPU
+      CHECK(most > batch * block_bytes / 2);
+      CHECK(trips >= 1);
+      CHECK(trips * batch / 2 <= kBlocks);  // at least half a batch each time
+    } else {
+      CHECK(most == 0);
+    }
+    for (size_t i = 0; i < kBlocks; ++i) {
       others.push_back(malloc(size));
       REQUIRE_FALSE(same_node(others.back(), any));
     }
     REQUIRE(move_to(here));
     // Nearly all of them come again on their own node. (Free runs of pages are joined, and cut elsewhere.)
     int again = 0;
-    std::vector<void*> more;
-    for (int i = 0; i < 2000; ++i) {
+    for (size_t i = 0; i < kBlocks; ++i) {
       more.push_back(malloc(size));
       REQUIRE(same_node(more.back(), any));
       again += mine.count(more.back()) != 0;

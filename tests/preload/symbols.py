@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""Every function that allocates or frees is the preload's: none is left to libc or libstdc++, and nothing else is exported.
+"""Every function that allocates or frees is the preload's: none is left to libc or libstdc++, and nothing else is exported. Its
+thread-local words are where the thread pointer says, and nowhere else: no call, and nothing to allocate, before they are there.
 
 symbols.py LIBRARY
 """
@@ -56,4 +57,14 @@ extra = sorted(ours - allowed)
 assert not extra, extra
 assert "NODELETE" in known, known
 assert "libstdc++" not in known, known
+
+# initial-exec alone: an offset from the thread pointer. (Not a module and an offset in it, nor a descriptor: a call finds those, and
+# may allocate the block.)
+relocations = set(re.findall(r"\bR_\w+", subprocess.run(["readelf", "-rW", sys.argv[1]], capture_output=True, text=True, check=True).stdout))
+by_call = sorted(name for name in relocations if re.search(r"DTPMOD|DTPOFF|DTPREL|TLSDESC", name))
+assert not by_call, by_call
+assert any(re.search(r"TPOFF|TPREL", name) for name in relocations), relocations
+wanted = subprocess.run(["nm", "-D", "--undefined-only", sys.argv[1]], capture_output=True, text=True, check=True).stdout
+assert "__tls_get_addr" not in wanted and "_dl_tlsdesc" not in wanted, wanted
+assert "STATIC_TLS" in known, known
 print("symbols:", len(ours), "exported, none is missing")

@@ -906,33 +906,125 @@ static void list(void) {
   for (int i = 0; i < 4; i++) end(&workers[i]);
 }
 
-/* Twice as many threads as CPUs: each CPU has two. */
-static void wrap(void) {
-  struct worker *workers = calloc((size_t)nr_cpus * 2, sizeof *workers);
-  int *threads_of = calloc(CPU_SETSIZE, sizeof *threads_of);
-  for (int i = 0; i < 2 * nr_cpus; i++) begin(&workers[i]);
-  for (int i = 0; i < 2 * nr_cpus; i++) {
-    EXPECT(cpu_of(workers[i].tid) >= 0);
-    threads_of[cpu_of(workers[i].tid)]++;
-    EXPECT(shows_initial(workers[i].tid, workers[i].thread));
+/* ---- nodes and cores ---- */
+
+/* What is known of the CPUs that we may use: under a preload that sees three nodes (PIN_TEST_THREE_NODES, ../fake_nodes.cc) what that
+ * says, else what sysfs does. */
+static int node_of[CPU_SETSIZE];
+static int rank_of[CPU_SETSIZE]; /* how many of its core's CPUs have lower numbers */
+
+static int read_node(int cpu) {
+  int node = 0;
+  char path[64];
+  snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu%d", cpu);
+  DIR *links = opendir(path);
+  for (struct dirent *link; links != NULL && (link = readdir(links)) != NULL;) {
+    if (sscanf(link->d_name, "node%d", &node) == 1) break;
   }
-  for (int cpu = 0; cpu < CPU_SETSIZE; cpu++) EXPECT(threads_of[cpu] == (CPU_ISSET(cpu, &initial) ? 2 : 0));
-  for (int i = 0; i < 2 * nr_cpus; i++) end(&workers[i]);
-  free(workers);
-  free(threads_of);
+  if (links != NULL) closedir(links);
+  return node;
 }
 
-static void node(void) {
-  struct worker workers[3] = {{0}, {0}, {0}};
-  for (int i = 0; i < 3; i++) begin(&workers[i]);
-  for (int i = 0; i < 3; i++) {
-    const cpu_set_t mask = true_mask(workers[i].tid);
-    cpu_set_t both;
-    CPU_AND(&both, &mask, &initial);
-    EXPECT(CPU_COUNT(&mask) > 0 && CPU_EQUAL(&both, &mask));
+static int read_rank(int cpu) {
+  char path[128];
+  snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu%d/topology/thread_siblings_list", cpu);
+  FILE *file = fopen(path, "r");
+  int rank = 0;
+  for (int first; file != NULL && fscanf(file, "%d", &first) == 1;) {
+    int last = first;
+    int next = fgetc(file);
+    if (next == '-') {
+      EXPECT(fscanf(file, "%d", &last) == 1);
+      next = fgetc(file);
+    }
+    for (int sibling = first; sibling <= last && sibling < cpu; sibling++) rank += CPU_ISSET(sibling, &initial) != 0;
+    if (next != ',') break;
+  }
+  if (file != NULL) fclose(file);
+  return rank;
+}
+
+static void look_at_machine(void) {
+  const int three_nodes = getenv("PIN_TEST_THREE_NODES") != NULL;
+  for (int i = 0; i < nr_cpus; i++) {
+    const int cpu = nth_cpu(i);
+    node_of[cpu] = three_nodes ? 2 - cpu % 3 : read_node(cpu);
+    rank_of[cpu] = three_nodes ? 0 : read_rank(cpu);
+  }
+}
+
+/* Twice as many threads as CPUs: each CPU has two, and the second time they come in the same order. Fills in that order. */
+static void read_order(int *order) {
+  look_at_machine();
+  struct worker *workers = calloc((size_t)nr_cpus * 2, sizeof *workers);
+  cpu_set_t seen;
+  CPU_ZERO(&seen);
+  for (int i = 0; i < 2 * nr_cpus; i++) begin(&workers[i]);
+  for (int i = 0; i < 2 * nr_cpus; i++) {
+    const int cpu = cpu_of(workers[i].tid);
+    EXPECT(cpu >= 0 && CPU_ISSET(cpu, &initial));
+    EXPECT(i < nr_cpus ? !CPU_ISSET(cpu, &seen) : order[i - nr_cpus] == cpu);
+    CPU_SET(cpu, &seen);
+    if (i < nr_cpus) order[i] = cpu;
     EXPECT(shows_initial(workers[i].tid, workers[i].thread));
   }
-  for (int i = 0; i < 3; i++) end(&workers[i]);
+  for (int i = 0; i < 2 * nr_cpus; i++) end(&workers[i]);
+  free(workers);
+}
+
+/* Node by node; in a node its cores before their siblings. */
+static void compact(void) {
+  int order[kManyThreads];
+  read_order(order);
+  for (int i = 1; i < nr_cpus; i++) {
+    const int before = order[i - 1], cpu = order[i];
+    EXPECT(node_of[before] < node_of[cpu] || (node_of[before] == node_of[cpu] && rank_of[before] <= rank_of[cpu]));
+  }
+}
+
+/* A CPU of each node in turn, the nodes by number; each node's cores before their siblings. */
+static void scatter(void) {
+  int order[kManyThreads];
+  int turn_of[kManyThreads] = {0}; /* how many of its node had come before */
+  read_order(order);
+  for (int i = 1; i < nr_cpus; i++) {
+    for (int k = 0; k < i; k++) {
+      if (node_of[order[k]] != node_of[order[i]]) continue;
+      EXPECT(rank_of[order[k]] <= rank_of[order[i]]);
+      turn_of[i]++;
+    }
+    EXPECT(turn_of[i - 1] < turn_of[i] || (turn_of[i - 1] == turn_of[i] && node_of[order[i - 1]] < node_of[order[i]]));
+  }
+}
+
+/* The CPUs of ours that the node has. */
+static cpu_set_t cpus_of(int wanted) {
+  cpu_set_t mask;
+  CPU_ZERO(&mask);
+  for (int i = 0; i < nr_cpus; i++) {
+    if (node_of[nth_cpu(i)] == wanted) CPU_SET(nth_cpu(i), &mask);
+  }
+  return mask;
+}
+
+/* Each thread has all of our CPUs of one node, and no others; the nodes come in turn, by number. */
+static void node(void) {
+  look_at_machine();
+  cpu_set_t expected[kManyThreads];
+  int nr_nodes = 0;
+  for (int number = 0; number < CPU_SETSIZE; number++) {
+    const cpu_set_t mask = cpus_of(number);
+    if (CPU_COUNT(&mask) != 0) expected[nr_nodes++] = mask;
+  }
+  struct worker workers[2 * kManyThreads + 1] = {{0}};
+  const int count = 2 * nr_nodes + 1;
+  for (int i = 0; i < count; i++) begin(&workers[i]);
+  for (int i = 0; i < count; i++) {
+    const cpu_set_t mask = true_mask(workers[i].tid);
+    EXPECT(CPU_EQUAL(&mask, &expected[i % nr_nodes]) && CPU_EQUAL(&workers[i].at_start, &mask));
+    EXPECT(shows_initial(workers[i].tid, workers[i].thread));
+  }
+  for (int i = 0; i < count; i++) end(&workers[i]);
 }
 
 static void none(void) {
@@ -985,7 +1077,8 @@ static const struct {
     {"caches_emptied", caches_emptied},
     {"storm", storm},
     {"list", list},
-    {"wrap", wrap},
+    {"compact", compact},
+    {"scatter", scatter},
     {"node", node},
     {"none", none},
     {"verbose", verbose},

@@ -9,6 +9,8 @@
 #include <map>
 #include <random>
 #include <set>
+#include <thread>
+#include <vector>
 
 #include "../../unit/child.h"
 #include "../../unit/seed.h"
@@ -209,6 +211,39 @@ TEST_CASE("random calls do what a set does") {
     at.list.age(true);
     CHECK(at.used_pages() == 0);
   }
+}
+
+TEST_CASE("no block is two threads' at once, however they take and give, while the shelves age and others take pages") {
+  Fixture at(class_of(20000));  // spans of few blocks come and go
+  CentralList small;
+  std::vector<uint64_t> shelf(CentralList::kShelf);
+  small.init(at.window, at.pages, lane_of(0, class_of(64)), shelf.data());
+  std::vector<std::thread> threads;
+  for (uint64_t t = 1; t <= 4; ++t) {
+    threads.emplace_back([&, t] {
+      std::mt19937_64 random(test_seed() + t);
+      for (int step = 0; step < 3000; ++step) {
+        CentralList& list = step % 2 == 0 ? at.list : small;
+        uint64_t some[kMaxBatch];
+        const uint32_t got = list.take(some, 1 + static_cast<uint32_t>(random() % (step % 2 == 0 ? at.info.batch : kMaxBatch)));
+        const uint32_t run = at.pages.allocate(1 + random() % 8, 1, Purpose::kLarge);
+        if (got == 0 || run == 0) abort();
+        for (uint32_t i = 0; i < got; ++i) *reinterpret_cast<uint64_t*>(some[i]) = t;
+        if (step % 50 == 0) (void)list.age(t == 1);
+        for (uint32_t i = 0; i < got; ++i) {
+          if (*reinterpret_cast<uint64_t*>(some[i]) != t) abort();
+        }
+        at.pages.release(run);
+        list.give(some, got);
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  for (CentralList* list : {&at.list, &small}) {
+    list->age(true);
+    CHECK(list->counts().nr_spans == 0);
+  }
+  CHECK(at.used_pages() == 0);
 }
 
 }  // namespace

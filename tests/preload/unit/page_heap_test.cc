@@ -11,7 +11,6 @@
 #include <array>
 #include <cstdio>
 #include <fstream>
-#include <iterator>
 #include <map>
 #include <random>
 #include <string>
@@ -478,9 +477,12 @@ TEST_CASE("many aligned blocks out of a closed run make few mappings") {
   const uint32_t a = at.take(80000);
   at.pages.release(a);
   (void)at.pages.purge_all();
-  const auto count = [] {
+  // The window's alone: a sanitizer makes some of its own.
+  const auto count = [&] {
     std::ifstream maps("/proc/self/maps");
-    return std::count(std::istreambuf_iterator<char>(maps), {}, '\n');
+    size_t found = 0;
+    for (std::string line; std::getline(maps, line);) found += std::stoull(line, nullptr, 16) - at.window.base() < at.window.size_bytes();
+    return found;
   };
   const auto before = count();
   for (int i = 0; i < 10000; ++i) (void)at.take(1, 4);

@@ -7,15 +7,25 @@
 
 using namespace percpu::heap;
 
-TEST_CASE("every size has the smallest class that holds it, above 128 bytes at most an eighth larger") {
+// The rule, by itself: 8 bytes; then steps of 16 to 128; then eight steps a doubling.
+static size_t block_bytes(size_t size) {
+  if (size <= 8) return 8;
+  size_t grain = 16;
+  for (size_t base = 128; base < size; base *= 2) grain = base / 8;
+  return (size + grain - 1) / grain * grain;
+}
+
+TEST_CASE("every size has the smallest class that holds it: by 16 to 128 bytes, from there at most an eighth larger") {
   for (size_t size = 0; size <= kMaxSmallBytes; ++size) {
+    CAPTURE(size);
     const uint32_t found = class_of(size);
     REQUIRE(found < kNrClasses);
     const uint32_t bytes = kClasses.info[found].size_bytes;
-    REQUIRE(bytes >= size);
+    REQUIRE(bytes == block_bytes(size));
+    // What of it is not asked for.
+    if (size > 8 && size <= 128) REQUIRE(bytes - size < 16);
+    if (size > 128) REQUIRE((bytes - size) * 8 < size);
     if (found > 0) REQUIRE(kClasses.info[found - 1].size_bytes < size);
-    // The grain is 16 bytes below 128.
-    if (size > 128) REQUIRE((bytes - size) * 8 <= bytes);
     if (size >= 16) REQUIRE(bytes % 16 == 0);
     if (size <= ClassTable::kFine) REQUIRE(ClassTable::index(size) == ClassTable::fine_index(size));
   }
