@@ -61,7 +61,7 @@ static inline long address_space_kib(void) {
  * The stacks that libc keeps of ended threads, of STACK_BYTES each, may be more or fewer; and the balance thread has one of the usual size
  * where it cannot have a small one.
  */
-enum { STACK_BYTES = 64 << 10, SLACK_KIB = 9 << 10, HOLDS_MORE = 3 /* exit status */ };
+enum { STACK_BYTES = 256 << 10, SLACK_KIB = 9 << 10, HOLDS_MORE = 3 /* exit status */ };
 static inline void expect_nothing_left(void) {
   const char *name = getenv("FAULTS_HELD");
   if (name == NULL) return;
