@@ -101,11 +101,13 @@ int CpuCache::open(const Window& window, size_t budget_bytes, bool unchecked) {
   if (pool == nullptr) return -errno;
   void* handle = percpu_pool_alloc(pool, area, page_size_bytes(), 0);
   const uintptr_t cpus = pages_for(system, nr_cpus * sizeof(Cpu));
+  const uintptr_t lanes = pages_for(system, nr_cpus * sizeof(Lanes));
   const PageRange table = window.before_map();
   closed_copy_ = pages_for(system, heads_bytes() + kZeroSlots * sizeof(uint64_t));
-  if (handle == nullptr || cpus == 0 || closed_copy_ == 0 || open_range(system, table) != 0) return -ENOMEM;
+  if (handle == nullptr || cpus == 0 || lanes == 0 || closed_copy_ == 0 || open_range(system, table) != 0) return -ENOMEM;
   view_ = *reinterpret_cast<const percpu_view*>(pool);
   cpus_ = reinterpret_cast<Cpu*>(cpus);  // zero is a valid Cpu
+  lanes_ = reinterpret_cast<Lanes*>(lanes);
   nr_cpus_ = nr_cpus;
   area_bytes_ = area;
   system_ = &system;
@@ -166,7 +168,7 @@ void CpuCache::begin_use(uint32_t cpu) {
 }
 
 void CpuCache::set_limit(uint32_t cpu, uint32_t lane, uint32_t limit) {
-  store_relaxed(&cpus_[cpu].limit[lane], limit);
+  store_relaxed(&lanes_[cpu].limit[lane], limit);
   __atomic_store_n(&head_of(cpu, lane)->end, slots_of(cpu, lane) + limit, __ATOMIC_RELAXED);
 }
 
@@ -195,12 +197,12 @@ uint32_t CpuCache::demand(uint32_t lane, BlockSink sink, void* context) {
   const uint32_t cap = cap_of(cpu, lane);
   // Not exact, as threads may do this at once: find_idle() knows.
   store_relaxed(&cpu.demand_clock, load_relaxed(&cpu.demand_clock) + 1);
-  store_relaxed(&cpu.asked[lane], load_relaxed(&cpu.demand_clock));
+  store_relaxed(&lanes_[number].asked[lane], load_relaxed(&cpu.demand_clock));
   // A lock waits until all that was stored has arrived, and blocks that other CPUs used lately take long.
-  if (load_relaxed(&cpu.limit[lane]) == cap) return is_closed(number) ? 0 : cap;
+  if (load_relaxed(&lanes_[number].limit[lane]) == cap) return is_closed(number) ? 0 : cap;
   if (!cpu.lock.try_lock()) return 0;
   if (!cpu.in_use) begin_use(number);
-  const uint32_t limit = cpu.limit[lane];
+  const uint32_t limit = lanes_[number].limit[lane];
   uint32_t wanted = limit == 0 ? first_limit(kClasses.info[class_of_lane(lane)]) : 2 * limit;
   if (wanted > cap) wanted = cap;
   if (wanted > limit) {
@@ -212,19 +214,20 @@ uint32_t CpuCache::demand(uint32_t lane, BlockSink sink, void* context) {
       set_limit(number, lane, wanted);
     }
   }
-  const uint32_t usable = cpu.limit[lane];
+  const uint32_t usable = lanes_[number].limit[lane];
   cpu.lock.unlock();
   return usable;
 }
 
 // The lane with the largest limit, in bytes, of those that are idle; kMaxLanes: none. A clock that went back a little, since a
 // thread was preempted in demand(), makes none of them idle.
-uint32_t CpuCache::find_idle(const Cpu& cpu, uint32_t for_lane) const {
+uint32_t CpuCache::find_idle(uint32_t number, uint32_t for_lane) const {
+  const Lanes& lanes = lanes_[number];
   uint32_t victim = kMaxLanes;
   size_t most = 0;
   for (uint32_t lane = 0; lane < nr_lanes_; ++lane) {
-    const size_t bytes = size_t{cpu.limit[lane]} * size_of_lane(lane);
-    const auto since = static_cast<int32_t>(load_relaxed(&cpu.demand_clock) - load_relaxed(&cpu.asked[lane]));
+    const size_t bytes = size_t{lanes.limit[lane]} * size_of_lane(lane);
+    const auto since = static_cast<int32_t>(load_relaxed(&cpus_[number].demand_clock) - load_relaxed(&lanes.asked[lane]));
     if (lane == for_lane || since < kIdleDemands || bytes <= most) continue;
     most = bytes;
     victim = lane;
@@ -235,9 +238,9 @@ uint32_t CpuCache::find_idle(const Cpu& cpu, uint32_t for_lane) const {
 // Frees the room of an idle lane. False where there is none.
 bool CpuCache::evict(uint32_t number, uint32_t for_lane, BlockSink sink, void* context) {
   Cpu& cpu = cpus_[number];
-  const uint32_t victim = find_idle(cpu, for_lane);
+  const uint32_t victim = find_idle(number, for_lane);
   if (victim == kMaxLanes) return false;
-  const size_t bytes = size_t{cpu.limit[victim]} * size_of_lane(victim);
+  const size_t bytes = size_t{lanes_[number].limit[victim]} * size_of_lane(victim);
   close(number);
   const bool fenced = percpu_fence(static_cast<int>(number)) == 0;
   if (fenced) {
@@ -254,16 +257,17 @@ bool CpuCache::age(bool all, BlockSink sink, void* context) {
   bool held = false;
   for (uint32_t number = 0; number < nr_cpus_; ++number) {
     Cpu& cpu = cpus_[number];
+    Lanes& lanes = lanes_[number];
     HeapGuard guard(cpu.lock);
     if (!cpu.in_use) continue;
     bool used = false;
     bool any = false;
     for (uint32_t lane = 0; lane < nr_lanes_; ++lane) {
-      if (cpu.limit[lane] == 0) continue;
+      if (lanes.limit[lane] == 0) continue;
       any = true;
       const uint32_t now = count(number, lane);
-      used = used || now != cpu.seen[lane];
-      cpu.seen[lane] = now;
+      used = used || now != lanes.seen[lane];
+      lanes.seen[lane] = now;
     }
     if (!any) continue;
     cpu.unused_looks = used ? 0 : cpu.unused_looks + 1;
@@ -275,7 +279,7 @@ bool CpuCache::age(bool all, BlockSink sink, void* context) {
     close(number);
     if (percpu_fence(static_cast<int>(number)) == 0) {
       for (uint32_t lane = 0; lane < nr_lanes_; ++lane) {
-        if (cpu.limit[lane] != 0) empty(number, lane, sink, context);
+        if (lanes.limit[lane] != 0) empty(number, lane, sink, context);
       }
       cpu.used_bytes = 0;
       (void)depopulate(*system_, {copy_of(number) + kept_bytes_, area_bytes_ - kept_bytes_});
@@ -292,7 +296,7 @@ size_t CpuCache::backed_bytes(uint32_t cpu) const {
   size_t sum = kept_bytes_;
   size_t counted_to = kept_bytes_;  // offsets in the copy; the slots lie in the order of the lanes
   for (uint32_t lane = 0; lane < nr_lanes_; ++lane) {
-    const uint32_t limit = load_relaxed(&cpus_[cpu].limit[lane]);
+    const uint32_t limit = load_relaxed(&lanes_[cpu].limit[lane]);
     if (limit == 0) continue;
     const size_t begin = reinterpret_cast<uintptr_t>(slots_of(cpu, lane)) - copy_of(cpu);
     const size_t end = round_up(begin + limit * sizeof(uint64_t), page);

@@ -60,9 +60,9 @@ class CpuCache {
   // have left.
   bool is_full(uint32_t lane) const {
     const uint32_t cpu = this_cpu();
-    return count(cpu, lane) >= load_relaxed(&cpus_[cpu].limit[lane]);
+    return count(cpu, lane) >= load_relaxed(&lanes_[cpu].limit[lane]);
   }
-  uint32_t limit(uint32_t lane) const { return load_relaxed(&cpus_[this_cpu()].limit[lane]); }
+  uint32_t limit(uint32_t lane) const { return load_relaxed(&lanes_[this_cpu()].limit[lane]); }
 
   // The stack was found empty, or full: lets it hold more. Returns how many blocks it may hold now; 0: no cache just now.
   uint32_t demand(uint32_t lane, BlockSink sink, void* context);
@@ -101,16 +101,20 @@ class CpuCache {
   void fork_child() PERCPU_NO_THREAD_SAFETY_ANALYSIS;
 
  private:
-  struct Cpu {
+  // What is kept of a CPU that may never run us is short, since all have it as soon as the nodes are known: its lanes' numbers lie
+  // elsewhere, and are backed once they are used.
+  struct alignas(kLineBytes) Cpu {
     HeapLock lock;
     bool in_use = false;                // its copy's heads are set, before it is (is_used())
     uint32_t home = 0;                  // node
     size_t used_bytes = 0;              // of the limits
     uint32_t demand_clock = 0;          // counts demands, roughly
-    uint32_t limit[kMaxLanes] = {};
-    uint32_t asked[kMaxLanes] = {};     // demand_clock at the lane's last demand
-    uint32_t seen[kMaxLanes] = {};      // its count when age() looked last
     uint32_t unused_looks = 0;          // in a row
+  };
+  struct Lanes {
+    uint32_t limit[kMaxLanes] = {};
+    uint32_t asked[kMaxLanes] = {};  // demand_clock at the lane's last demand
+    uint32_t seen[kMaxLanes] = {};   // its count when age() looked last
   };
 
   size_t lay_out(uint32_t nr_nodes, uint32_t nr_cpus);
@@ -137,7 +141,7 @@ class CpuCache {
   void reopen(uint32_t cpu);
   // Requires: the CPU's lock; closed and fenced.
   void empty(uint32_t cpu, uint32_t lane, BlockSink sink, void* context);
-  uint32_t find_idle(const Cpu& cpu, uint32_t for_lane) const;
+  uint32_t find_idle(uint32_t number, uint32_t for_lane) const;
   bool evict(uint32_t cpu, uint32_t for_lane, BlockSink sink, void* context);
   uint32_t cap_of(const Cpu& cpu, uint32_t lane) const;
 
@@ -158,6 +162,7 @@ class CpuCache {
   size_t budget_bytes_ = 0;  // of a CPU; not above chosen_bytes_
   size_t area_bytes_ = 0;
   Cpu* cpus_ = nullptr;
+  Lanes* lanes_ = nullptr;  // of each CPU
   Work work_;  // relaxed counts
 };
 
