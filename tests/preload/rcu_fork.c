@@ -14,32 +14,18 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 #include <urcu-bp.h>
 
-#define CHECK(condition)                                                       \
-  do {                                                                         \
-    if (!(condition)) {                                                        \
-      fprintf(stderr, "%s:%d: expected %s\n", __FILE__, __LINE__, #condition); \
-      _exit(1);                                                                \
-    }                                                                          \
-  } while (0)
-
-enum { kHangSeconds = 600 };
+#include "../abi/check.h"
 
 static int reads, forks;
 static int opens;
 
-static void nap(long milliseconds) {
-  const struct timespec time = {0, milliseconds * 1000 * 1000};
-  nanosleep(&time, NULL);
-}
-
 static void *reader(void *unused) {
   urcu_bp_read_lock();
-  __atomic_store_n(&reads, 1, __ATOMIC_RELEASE);
-  while (__atomic_load_n(&forks, __ATOMIC_ACQUIRE) == 0) nap(1);
+  say(&reads);
+  wait_for(&forks);
   nap(300); /* by now the fork waits, or will not */
   if (opens) {
     FILE *file = fopen("/dev/null", "w");
@@ -72,8 +58,8 @@ static void child(void) {
 
 static ssize_t use_first(void *cookie, const char *text, size_t bytes) {
   (void)cookie, (void)text;
-  __atomic_store_n(&reads, 1, __ATOMIC_RELEASE);
-  while (__atomic_load_n(&forks, __ATOMIC_ACQUIRE) == 0) nap(1);
+  say(&reads);
+  wait_for(&forks);
   nap(300);
   CHECK(percpu_pool_default() != NULL);
   return (ssize_t)bytes;
@@ -84,35 +70,32 @@ static void *flush_all(void *unused) {
   return unused;
 }
 
-int main(int argc, char **argv) {
-  CHECK(argc == 2);
-  if (strcmp(argv[1], "flushes") == 0) {
-    alarm(kHangSeconds);
-    FILE *file = fopencookie(NULL, "w", (cookie_io_functions_t){.write = use_first});
-    CHECK(file != NULL && fputs("x", file) >= 0);
-    pthread_t thread;
-    CHECK(pthread_create(&thread, NULL, flush_all, NULL) == 0);
-    while (__atomic_load_n(&reads, __ATOMIC_ACQUIRE) == 0) nap(1);
-    __atomic_store_n(&forks, 1, __ATOMIC_RELEASE);
-    const pid_t pid = fork();
-    if (pid == 0) child();
-    int status = 1;
-    CHECK(waitpid(pid, &status, 0) == pid && status == 0);
-    CHECK(pthread_join(thread, NULL) == 0);
-    return 0;
-  }
-  opens = strcmp(argv[1], "opens") == 0;
-  alarm(kHangSeconds);
-  pthread_t thread;
-  CHECK(pthread_create(&thread, NULL, reader, NULL) == 0);
-  while (__atomic_load_n(&reads, __ATOMIC_ACQUIRE) == 0) nap(1);
-  percpu_free_rcu(percpu_alloc(8, 8));
-  nap(100); /* the balance thread waits for the reader now */
-  __atomic_store_n(&forks, 1, __ATOMIC_RELEASE);
+/* Forks while the other thread is where it was to come to. */
+static void fork_beside(pthread_t thread) {
+  say(&forks);
   const pid_t pid = fork();
   if (pid == 0) child();
   int status = 1;
   CHECK(waitpid(pid, &status, 0) == pid && status == 0);
   CHECK(pthread_join(thread, NULL) == 0);
+}
+
+int main(int argc, char **argv) {
+  CHECK(argc == 2);
+  alarm(kHangSeconds);
+  pthread_t thread;
+  if (strcmp(argv[1], "flushes") == 0) {
+    FILE *file = fopencookie(NULL, "w", (cookie_io_functions_t){.write = use_first});
+    CHECK(file != NULL && fputs("x", file) >= 0);
+    CHECK(pthread_create(&thread, NULL, flush_all, NULL) == 0);
+    wait_for(&reads);
+  } else {
+    opens = strcmp(argv[1], "opens") == 0;
+    CHECK(pthread_create(&thread, NULL, reader, NULL) == 0);
+    wait_for(&reads);
+    percpu_free_rcu(percpu_alloc(8, 8));
+    nap(100); /* the balance thread waits for the reader now */
+  }
+  fork_beside(thread);
   return 0;
 }

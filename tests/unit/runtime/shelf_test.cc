@@ -3,8 +3,6 @@
 
 #include <doctest/doctest.h>
 
-#include <sched.h>
-
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
@@ -14,23 +12,11 @@
 #include <thread>
 #include <vector>
 
-#include "../child.h"
 #include "../seed.h"
-#include "world.h"
+#include "waiting.h"
 
 namespace percpu {
 namespace {
-
-constexpr TestSetup kNarrow = {.unit_size_bytes = 64 << 10};
-
-bool front_caches_work() { return process_has_rseq() && FrontCache::kServes; }
-
-void warm_up(TestPool& pool, size_t size_bytes) {
-  CHECK(eventually([&] {
-    pool.free(pool.alloc(size_bytes));
-    return pool.stats().nr_cached != 0;
-  }));
-}
 
 std::vector<void*> allocate(TestPool& pool, size_t count, size_t size_bytes) {
   std::vector<void*> handles;
@@ -168,12 +154,8 @@ TEST_CASE("bursts on several CPUs: no area is anybody else's, and each is zero w
   for (uint64_t t = 0; t < 4; t++) {
     threads.emplace_back([&, t] {
       std::mt19937_64 random(seed + t);
-      const CpuId cpus[] = {world.topology.allowed.first(), world.topology.allowed.last()};
       for (int round = 0; round < 60; round++) {
-        cpu_set_t where;
-        CPU_ZERO(&where);
-        CPU_SET(cpus[random() % 2].index(), &where);
-        (void)sched_setaffinity(0, sizeof where, &where);
+        move(world, random);
         const size_t size = random() % 2 == 0 ? 8 : 24;
         std::vector<void*> handles;
         for (uint64_t i = 0, count = random() % 400; i < count; i++) {
@@ -203,31 +185,17 @@ TEST_CASE("a child of a fork has what is shelved, once") {
   std::vector<void*> handles = allocate(pool, 500, 8);
   free_all(pool, handles);
   REQUIRE(pool.stats().nr_cached >= 500);
-  for (const bool in_child : {true, false}) {
-    CAPTURE(in_child);
-    const auto uses = [&] {
-      std::vector<void*> own = allocate(pool, 700, 8);
-      const std::set<void*> different(own.begin(), own.end());
-      free_all(pool, own);
-      pool->check();
-      return different.size() == 700 && pool.stats().nr_live == 0 ? 0 : 1;
-    };
-    if (in_child) {
-      [&]() PERCPU_NO_THREAD_SAFETY_ANALYSIS {
-        pool->fork_stop();
-        pool->fork_prepare();
-        const ChildEnd end = run_in_child([&]() PERCPU_NO_THREAD_SAFETY_ANALYSIS {
-          pool->fork_child();
-          return uses();
-        });
-        pool->fork_parent();
-        CHECK(end.signal == 0);
-        CHECK(end.exit_code == 0);
-      }();
-    } else {
-      CHECK(uses() == 0);
-    }
-  }
+  const auto uses = [&] {
+    std::vector<void*> own = allocate(pool, 700, 8);
+    const std::set<void*> different(own.begin(), own.end());
+    free_all(pool, own);
+    pool->check();
+    return different.size() == 700 && pool.stats().nr_live == 0 ? 0 : 1;
+  };
+  const ChildEnd end = run_forked(pool, uses);
+  CHECK(end.signal == 0);
+  CHECK(end.exit_code == 0);
+  CHECK(uses() == 0);
 }
 
 }  // namespace

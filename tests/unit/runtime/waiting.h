@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: MIT
+//
+// What the tests of areas that wait share: front caches and shelves.
+#ifndef PERCPU_TESTS_RUNTIME_WAITING_H
+#define PERCPU_TESTS_RUNTIME_WAITING_H
+
+#include <doctest/doctest.h>
+
+#include <sched.h>
+
+#include <random>
+
+#include "../child.h"
+#include "world.h"
+
+namespace percpu {
+
+inline constexpr TestSetup kNarrow = {.unit_size_bytes = 64 << 10};
+inline constexpr TestSetup kWide = {.unit_size_bytes = 64 << 10, .nr_cpus = 64};
+
+inline bool front_caches_work() { return process_has_rseq() && PERCPU_HAVE_SEQUENCES; }
+
+// Brings the balance thread up, after which front caches take areas.
+inline void warm_up(TestPool& pool, size_t size_bytes) {
+  CHECK(eventually([&] {
+    pool.free(pool.alloc(size_bytes));
+    return !front_caches_work() || pool.stats().nr_cached != 0;
+  }));
+}
+
+// Moves the calling thread to the first or the last CPU that it may run on.
+inline void move(const World& world, std::mt19937_64& random) {
+  if (world.topology.allowed.count() <= 1) return;
+  cpu_set_t where;
+  CPU_ZERO(&where);
+  CpuId cpu = world.topology.allowed.first();
+  if (random() % 2 == 0) cpu = world.topology.allowed.last();
+  CPU_SET(cpu.index(), &where);
+  (void)sched_setaffinity(0, sizeof where, &where);
+}
+
+inline void hold(TestPool& pool) PERCPU_NO_THREAD_SAFETY_ANALYSIS {
+  pool->fork_stop();
+  pool->fork_prepare();
+}
+inline void resume_parent(TestPool& pool) PERCPU_NO_THREAD_SAFETY_ANALYSIS { pool->fork_parent(); }
+inline void resume_child(TestPool& pool) PERCPU_NO_THREAD_SAFETY_ANALYSIS { pool->fork_child(); }
+
+// In a child of a proper fork of this pool.
+template <class Body>
+ChildEnd run_forked(TestPool& pool, Body body) {
+  hold(pool);
+  const ChildEnd end = run_in_child([&] {
+    resume_child(pool);
+    return body();
+  });
+  resume_parent(pool);
+  return end;
+}
+
+}  // namespace percpu
+
+#endif  // PERCPU_TESTS_RUNTIME_WAITING_H
