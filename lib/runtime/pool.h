@@ -255,7 +255,7 @@ class Pool {
   void put_back(const Spot* spots, uint32_t count);
   void defer(const Spot* spots, uint32_t count) PERCPU_EXCLUDES(map_lock_);
   void release(Spot spot) PERCPU_REQUIRES(map_lock_);
-  uint32_t release_shelved(uint32_t size_class, uintptr_t* areas) PERCPU_REQUIRES(map_lock_);
+  uint32_t release_areas(const uintptr_t* areas, uint32_t count) PERCPU_REQUIRES(map_lock_);
   bool cache(uint32_t size_class, Spot spot);
   bool front_caches_may_hold();
   // Not inlined: one sequence, whoever calls it (tests/fire aborts at each instruction of each).
@@ -265,7 +265,6 @@ class Pool {
   void flush_freed_here();
   void empty_shelves() PERCPU_EXCLUDES(map_lock_);
   uint64_t tidy_shelves(uint64_t now_ms) PERCPU_REQUIRES(grow_lock_) PERCPU_EXCLUDES(map_lock_);
-  uint64_t nr_waiting() const { return front_.sums().nr_cached + shelves_.nr_areas(); }
   void make_ready(uint32_t size_class, uintptr_t* areas, uint32_t count);
   bool in_reserved_part(Spot spot) const {
     return spot.chunk.value == 0 && spot.offset.bytes < dynamic_begin_;

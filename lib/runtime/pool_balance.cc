@@ -161,7 +161,7 @@ bool Pool::carry_out(const BalanceStep& step) {
 // Memory is short: gives back what is not needed, and takes nothing. CPUs are stopped only for what they hold: a pool that is full
 // comes here with every allocation that fails.
 void Pool::relieve() {
-  if (nr_waiting() != 0) drain_fenced();
+  if (front_.sums().nr_cached + shelves_.nr_areas() != 0) drain_fenced();
   (void)run_plan(BalancePlan::Goal::give_back);
 }
 

@@ -237,7 +237,7 @@ void Pool::flush_freed_here() {
   for (uint32_t c = 0; c < FrontCache::kNrClasses; c++) {
     (void)flush_freed(c, FrontCache::kLimit, Shelving::kNo);
     while (shelves_.count(c) != 0 && try_lock_map_bounded()) {
-      release_shelved(c, areas);
+      release_areas(areas, shelves_.take(c, areas, FrontCache::kLimit));
       unlock_map();
     }
   }
@@ -265,9 +265,8 @@ void Pool::drain_fenced() {
   front_.start();
 }
 
-// A batch off the shelf goes back to the maps. `areas`: room for one. Returns how many.
-uint32_t Pool::release_shelved(uint32_t size_class, uintptr_t* areas) {
-  const uint32_t count = shelves_.take(size_class, areas, FrontCache::kLimit);
+// Areas that came off a shelf go back to the maps. Returns how many.
+uint32_t Pool::release_areas(const uintptr_t* areas, uint32_t count) {
   for (uint32_t i = 0; i < count; i++) release(memory_.spot_of(areas[i]));
   return count;
 }
@@ -280,7 +279,7 @@ void Pool::empty_shelves() {
   for (uint32_t c = 0; c < FrontCache::kNrClasses; c++) {
     for (uint32_t count = FrontCache::kLimit; count == FrontCache::kLimit;) {
       lock_map();
-      count = release_shelved(c, areas);
+      count = release_areas(areas, shelves_.take(c, areas, FrontCache::kLimit));
       unlock_map();
     }
   }
@@ -295,8 +294,7 @@ uint64_t Pool::tidy_shelves(uint64_t now_ms) {
   for (uint32_t c = 0; c < FrontCache::kNrClasses; c++) {
     for (uint32_t count = FrontCache::kLimit; count == FrontCache::kLimit;) {
       lock_map();
-      count = shelves_.take_idle(c, areas, FrontCache::kLimit);
-      for (uint32_t i = 0; i < count; i++) release(memory_.spot_of(areas[i]));
+      count = release_areas(areas, shelves_.take_idle(c, areas, FrontCache::kLimit));
       if (count != FrontCache::kLimit) shelves_.begin_account(c);
       unlock_map();
       sum += count;
@@ -338,7 +336,7 @@ uint32_t Pool::look_after_front_caches(uint64_t now_ms) {
 
 uint32_t Pool::look_by_clock(uint64_t now_ms) {
   const FrontCache::Sums sums = front_.sums();
-  const uint64_t activity = sums.nr_allocs * 64 + nr_waiting();
+  const uint64_t activity = sums.nr_allocs * 64 + sums.nr_cached + shelves_.nr_areas();
   if (activity != front_activity_) {
     front_activity_ = activity;
     front_active_ms_ = now_ms;
