@@ -68,7 +68,7 @@ class FrontCache {
     const size_t fragments = (size_bytes + 3) / 4;
     return fragments <= kLargest / 4 ? kClassOf[fragments] : kNrClasses;
   }
-  static uint32_t size_of(uint32_t size_class) { return kSizes[size_class]; }
+  static constexpr uint32_t size_of(uint32_t size_class) { return kSizes[size_class]; }
 
   // Where the library is built without sequences nothing opens, and every area goes to the maps.
   static constexpr bool kServes = PERCPU_HAVE_SEQUENCES != 0;

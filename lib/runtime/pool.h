@@ -263,7 +263,7 @@ class Pool {
   enum class Shelving : bool { kNo, kYes };
   uint32_t flush_freed(uint32_t size_class, uint32_t most, Shelving shelving);
   void flush_freed_here();
-  void empty_shelves() PERCPU_EXCLUDES(map_lock_);
+  void empty_shelves() PERCPU_REQUIRES(grow_lock_) PERCPU_EXCLUDES(map_lock_);
   uint64_t tidy_shelves(uint64_t now_ms) PERCPU_REQUIRES(grow_lock_) PERCPU_EXCLUDES(map_lock_);
   void make_ready(uint32_t size_class, uintptr_t* areas, uint32_t count);
   bool in_reserved_part(Spot spot) const {

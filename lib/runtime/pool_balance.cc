@@ -69,7 +69,10 @@ void Pool::take_over() {
 }
 
 void Pool::balance() {
-  empty_shelves();
+  {
+    SleepMutexGuard guard(grow_lock_);
+    empty_shelves();
+  }
   make_round();
   after_call(Caller::kMayBlock);
 }

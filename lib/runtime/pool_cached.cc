@@ -272,7 +272,8 @@ uint32_t Pool::release_areas(const uintptr_t* areas, uint32_t count) {
 }
 
 // Gives all that is shelved back to the maps, the lock being held for a batch at a time. It is taken for each shelf, not only where
-// something seems to lie there: who puts an area there later has seen, by the lock, what was done before this (kNoneCached).
+// something seems to lie there: who puts an area there later has seen, by the lock, what was done before this (kNoneCached). And the
+// memory of the handles to the system.
 void Pool::empty_shelves() {
   if (!shelves_.is_open()) return;
   uintptr_t areas[FrontCache::kLimit];
@@ -283,6 +284,14 @@ void Pool::empty_shelves() {
       unlock_map();
     }
   }
+  lock_map();
+  const bool shut = shelves_.shut();
+  unlock_map();
+  if (!shut) return;
+  shelves_.depopulate(*environment_.system);
+  lock_map();
+  shelves_.reopen();
+  unlock_map();
 }
 
 // The same with what nobody needed since the last time. Returns how many areas that were.

@@ -27,14 +27,13 @@ namespace percpu {
 class Shelves {
  public:
   static constexpr uint32_t kNrClasses = FrontCache::kNrClasses;
-  // Areas of one class: 16 KiB of handles, and of the largest in a pool of kWideCopies 4 MiB.
-  static constexpr uint32_t kLimit = 2048;
-  static constexpr size_t kBytes = size_t{kNrClasses} * kLimit * sizeof(uintptr_t);
+  // As many areas of one class as take 512 KiB of each copy: 4 MiB in a pool of kWideCopies.
+  static constexpr uint32_t limit_of(uint32_t size_class) { return kClassBytes / FrontCache::size_of(size_class); }
 
   // Gets memory for the handles, backed as far as it is used. Where the system has none, nothing is ever shelved.
   void open(const System& system);
   void close(const System& system);
-  bool is_open() const { return handles_ != nullptr; }
+  bool is_open() const { return shelves_[0].slots != nullptr; }
 
   // How many of a class there are: of all that was put. Without the lock a hint.
   uint32_t count(uint32_t size_class) const { return __atomic_load_n(&shelves_[size_class].count, __ATOMIC_RELAXED); }
@@ -45,26 +44,47 @@ class Shelves {
   uint32_t put(uint32_t size_class, const uintptr_t* areas, uint32_t count);
   // Takes off the areas that were put last, at most so many. Returns how many.
   uint32_t take(uint32_t size_class, uintptr_t* areas, uint32_t most);
-  // Takes off such as nobody needed since begin_account(): those that were put first.
+  // Takes off such as nobody needed since begin_account(): those that were put first, in that order.
   uint32_t take_idle(uint32_t size_class, uintptr_t* areas, uint32_t most);
   void begin_account(uint32_t size_class) { shelves_[size_class].least = shelves_[size_class].count; }
+
+  // Gives the memory of the handles back, in three steps, since the system is not to be asked with the lock held. shut() keeps areas
+  // out; false, and nothing is done, where some lie here, or where the memory was given back and not used since.
+  bool shut();
+  void depopulate(const System& system);  // without the lock
+  void reopen() { shut_ = false; }
 
   size_t resident_bytes(const System& system) const;
 
  private:
+  static constexpr uint32_t kClassBytes = 512 << 10;
+
+  // A ring, since areas go in at one end and out at both.
   struct Shelf {
+    uintptr_t* slots = nullptr;
+    uint32_t first = 0;  // the slot of the one that was put first
     uint32_t count = 0;
     uint32_t least = 0;  // since begin_account(), and not taken by take_idle() so far
   };
-  uintptr_t* at(uint32_t size_class) { return handles_ + size_t{size_class} * kLimit; }
-  void set_count(Shelf& shelf, uint32_t count) {
+  // The slot of the `nth` area from the first one on.
+  static uintptr_t& slot(const Shelf& shelf, uint32_t limit, uint32_t nth) {
+    const uint32_t place = shelf.first + nth;
+    return shelf.slots[place < limit ? place : place - limit];
+  }
+  static void set_count(Shelf& shelf, uint32_t count) {
     __atomic_store_n(&shelf.count, count, __ATOMIC_RELAXED);
     shelf.least = std::min(shelf.least, count);
   }
-  PageRange range() const { return {reinterpret_cast<uintptr_t>(handles_), kBytes}; }
+  static constexpr size_t size_bytes() {
+    size_t slots = 0;
+    for (uint32_t c = 0; c < kNrClasses; c++) slots += limit_of(c);
+    return slots * sizeof(uintptr_t);
+  }
+  PageRange range() const;
 
-  uintptr_t* handles_ = nullptr;
   Shelf shelves_[kNrClasses];
+  bool shut_ = true;
+  bool used_ = false;  // since the memory was given back
 };
 
 }  // namespace percpu

@@ -30,46 +30,80 @@ TEST_CASE("random calls do what a queue with two ends does") {
   std::mt19937_64 random(seed);
   Shelves shelves;
   shelves.open(real_system());
+  constexpr uint32_t kFirst = Shelves::kNrClasses - 3;  // the largest areas: their shelves fill up
   std::deque<uintptr_t> model[3];
   size_t least[3] = {};
   uintptr_t next = 8;
-  for (int step = 0; step < 40000; step++) {
-    const auto c = static_cast<uint32_t>(random() % 3);
+  bool filled[3] = {};
+  for (int step = 0; step < 60000; step++) {
+    const auto m = random() % 3;
+    const auto c = static_cast<uint32_t>(kFirst + m);
     const auto count = static_cast<uint32_t>(random() % 90);
-    std::deque<uintptr_t>& queue = model[c];
+    const size_t limit = Shelves::limit_of(c);
+    std::deque<uintptr_t>& queue = model[m];
     std::vector<uintptr_t> areas(count);
-    switch (random() % 8) {
-      case 0: case 1: case 2: case 3:
+    switch (random() % 9) {
+      case 0: case 1: case 2: case 3: case 4:
         for (uintptr_t& area : areas) area = next += 8;
-        REQUIRE(shelves.put(c, areas.data(), count) == std::min<size_t>(count, Shelves::kLimit - queue.size()));
-        for (uint32_t i = 0; i < count && queue.size() < Shelves::kLimit; i++) queue.push_back(areas[i]);
+        REQUIRE(shelves.put(c, areas.data(), count) == std::min<size_t>(count, limit - queue.size()));
+        for (uint32_t i = 0; i < count && queue.size() < limit; i++) queue.push_back(areas[i]);
+        filled[m] |= queue.size() == limit;
         break;
-      case 4: case 5: case 6: {
+      case 5: case 6: case 7: {
         const uint32_t taken = shelves.take(c, areas.data(), count);
         REQUIRE(taken == std::min<size_t>(count, queue.size()));
         REQUIRE(std::equal(areas.begin(), areas.begin() + taken, queue.end() - taken));
         queue.erase(queue.end() - taken, queue.end());
-        least[c] = std::min(least[c], queue.size());
+        least[m] = std::min(least[m], queue.size());
         break;
       }
       default: {
         const uint32_t taken = shelves.take_idle(c, areas.data(), count);
-        REQUIRE(taken == std::min<size_t>(count, least[c]));
+        REQUIRE(taken == std::min<size_t>(count, least[m]));
         REQUIRE(std::equal(areas.begin(), areas.begin() + taken, queue.begin()));
         queue.erase(queue.begin(), queue.begin() + taken);
-        least[c] -= taken;
-        if (least[c] == 0) {
+        least[m] -= taken;
+        if (least[m] == 0) {
           shelves.begin_account(c);
-          least[c] = queue.size();
+          least[m] = queue.size();
         }
       }
     }
     REQUIRE(shelves.count(c) == queue.size());
   }
-  CHECK(shelves.nr_areas() == model[0].size() + model[1].size() + model[2].size());
-  CHECK(shelves.nr_bytes() == model[0].size() * 4 + model[1].size() * 8 + model[2].size() * 12);
-  CHECK(shelves.resident_bytes(real_system()) > 0);
-  CHECK(shelves.resident_bytes(real_system()) <= 3 * Shelves::kLimit * sizeof(uintptr_t));
+  CHECK((filled[0] && filled[1] && filled[2]));
+  const uint64_t sum = model[0].size() + model[1].size() + model[2].size();
+  CHECK(shelves.nr_areas() == sum);
+  CHECK(shelves.nr_bytes() == model[0].size() * 96 + model[1].size() * 128 + model[2].size() * 256);
+  CHECK(shelves.resident_bytes(real_system()) >= sum * sizeof(uintptr_t));
+  shelves.close(real_system());
+}
+
+TEST_CASE("a shelf takes areas of 512 KiB of each copy, and its memory goes back once all shelves are empty") {
+  for (uint32_t c = 0; c < Shelves::kNrClasses; c++) {
+    CHECK(Shelves::limit_of(c) * FrontCache::size_of(c) <= 512 << 10);
+    CHECK((Shelves::limit_of(c) + 1) * FrontCache::size_of(c) > 512 << 10);
+  }
+  Shelves shelves;
+  shelves.open(real_system());
+  CHECK(shelves.resident_bytes(real_system()) == 0);
+  CHECK(!shelves.shut());  // nothing to give back
+  std::vector<uintptr_t> areas(Shelves::limit_of(0) + 1, 8);
+  REQUIRE(shelves.put(0, areas.data(), static_cast<uint32_t>(areas.size())) == areas.size() - 1);
+  uintptr_t other = 16;
+  REQUIRE(shelves.put(1, &other, 1) == 1);
+  REQUIRE(shelves.take(0, areas.data(), static_cast<uint32_t>(areas.size())) == areas.size() - 1);
+  CHECK(!shelves.shut());  // one lies there
+  REQUIRE(shelves.take(1, &other, 1) == 1);
+  CHECK(shelves.resident_bytes(real_system()) >= (areas.size() - 1) * sizeof(uintptr_t));
+  REQUIRE(shelves.shut());
+  CHECK(shelves.put(1, &other, 1) == 0);
+  shelves.depopulate(real_system());
+  CHECK(shelves.resident_bytes(real_system()) == 0);
+  shelves.reopen();
+  CHECK(shelves.put(1, &other, 1) == 1);
+  CHECK(shelves.take(1, &other, 1) == 1);
+  CHECK(other == 16);
   shelves.close(real_system());
 }
 
