@@ -108,7 +108,7 @@ int main(int argc, char **argv) {
       ++nr_wrong;
       continue;
     }
-    if (round % 10 == 0 && !lab::eventually([cpu] { return !holds_something(cpu); })) {
+    if ((round % 10 == 0 || round == rounds - 1) && !lab::eventually([cpu] { return !holds_something(cpu); })) {
       std::printf("CPU %d: expected an empty cache while it is offline, found\n%s", cpu, told().c_str());
       ++nr_wrong;
     }

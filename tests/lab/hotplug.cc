@@ -39,9 +39,12 @@ percpu_stats stats() {
   return now;
 }
 
+uint64_t nr_held = 0;  // times that areas were seen to wait in the front cache of the CPU that they were freed on
+
 // On that CPU: counts, and frees areas, which then wait in its front cache with its copies not zero. Returns how many events.
 uint64_t live_on(int cpu) {
   if (!lab::go_to(cpu)) return 0;
+  const uint64_t before = stats().nr_cached;
   for (int i = 0; i < 100; ++i) percpu_inc(events);
   std::vector<uint64_t *> areas;
   for (size_t i = 0; i < kAreas; ++i) {
@@ -49,6 +52,7 @@ uint64_t live_on(int cpu) {
     percpu_add(areas.back(), 0x5555);
   }
   for (uint64_t *area : areas) percpu_free(area);
+  nr_held += stats().nr_cached > before;
   lab::go_anywhere();
   return 100;
 }
@@ -86,6 +90,12 @@ int main(int argc, char **argv) {
     return 77;
   }
   events = static_cast<uint64_t *>(percpu_alloc(8, 8));
+  // Front caches hold nothing before the balance thread is there, which the first frees ask for.
+  const bool serves = lab::eventually([] {
+    percpu_free(percpu_alloc(64, 8));
+    return stats().nr_cached != 0;
+  });
+  expect(serves, -1, "areas in front caches before the first round", 1, 0);
   uint64_t tallies[kThreads] = {};
   std::vector<std::thread> threads;
   for (uint64_t &tally : tallies) threads.emplace_back(count, &tally);
@@ -98,7 +108,7 @@ int main(int argc, char **argv) {
       ++nr_wrong;
       continue;
     }
-    while_offline(cpu, round % 10 == 0);
+    while_offline(cpu, round % 10 == 0 || round == rounds - 1);
     if (lab::set_online(cpu, true)) {
       ++done;
     } else {
@@ -111,9 +121,10 @@ int main(int argc, char **argv) {
   for (uint64_t tally : tallies) expected += tally;
   const uint64_t found = percpu_sum(events);
   expect(found == expected, -1, "the sum of all events", expected, found);
+  expect(nr_held != 0, -1, "rounds in which the CPU's front cache held areas", static_cast<uint64_t>(rounds), nr_held);
   percpu_free(events);
   percpu_pool_check(percpu_pool_default());
-  std::printf("lab: %d times offline and back, %lu events, %lu wrong\n", done, static_cast<unsigned long>(expected),
-              static_cast<unsigned long>(nr_wrong));
+  std::printf("lab: %d times offline and back, %lu events, areas waited there %lu times, %lu wrong\n", done,
+              static_cast<unsigned long>(expected), static_cast<unsigned long>(nr_held), static_cast<unsigned long>(nr_wrong));
   return nr_wrong == 0 && done > 0 ? 0 : 1;
 }

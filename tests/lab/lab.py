@@ -51,7 +51,9 @@ def steps_for(machine, build, form, only):
         steps = plan.unit_suite(build, form) + steps
     if machine.then_online or machine.offline:
         # The CPUs that are offline come online while the programs of "late" run, and all of it runs again.
-        steps += plan.placements(build, "late") + [plan.all_online()] + [plan.again(step) for step in steps]
+        again = [plan.again(step) for step in plan.as_told(machine, all_online=True) + steps]
+        steps += plan.placements(build, "late") + [plan.all_online()] + again
+    steps = plan.as_told(machine) + plan.rules(build) + steps
     return [step for step in steps if wanted(step, only) or step.name == "all online"]
 
 
@@ -102,9 +104,12 @@ def run_machine(machine, build, kernel, options, only):
 
 
 def run_host(build, form, only):
-    """What needs no machine of its own: places without rseq, sandboxes, odd sets of CPUs. Returns the steps."""
+    """What needs no machine of its own: places without rseq, sandboxes, odd sets of CPUs; in the full form, what takes hours. Returns
+    the steps."""
     events = FORMS[form][0]
     steps = plan.without_rseq(build, events // 10) + plan.refusals(build, 1, events) + plan.odd_cpusets(build, events)
+    if form == "full":
+        steps += plan.long_forms(build) + plan.torture(build)
     done = []
     print(f"== this machine, kernel {platform.release()}", flush=True)
     for step in steps:
@@ -113,7 +118,7 @@ def run_host(build, form, only):
         began = time.monotonic()
         try:
             ran = subprocess.run(["sh", "-c", step.shell()], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                                 stderr=subprocess.STDOUT, timeout=step.seconds)
+                                 stderr=subprocess.STDOUT, timeout=step.seconds, cwd=build.directory)
             status, output = ran.returncode, ran.stdout
         except subprocess.TimeoutExpired as late:
             status, output = machines.NO_ANSWER, late.stdout or b""

@@ -48,6 +48,34 @@ class Machine:
     def nr_cpus(self):
         return sum(len(node.cpus) for node in self.nodes)
 
+    def sysfs(self, all_online=False):
+        """What files below /sys/devices/system say in this machine, as (file, text)."""
+        offline = set() if all_online else {int(cpu) for cpu in self.offline.split(",") if cpu}
+        online = [cpu for cpu in range(self.nr_cpus) if cpu not in offline and (all_online or cpu < (self.boot_cpus or self.nr_cpus))]
+        nodes = [number for number, node in enumerate(self.nodes) if node.cpus or node.mib]
+        yield "cpu/possible", list_text(range(self.nr_cpus))
+        yield "cpu/online", list_text(online)
+        yield "node/online", list_text(nodes)
+        yield "node/has_memory", list_text(number for number in nodes if self.nodes[number].mib)
+        for number in nodes:
+            yield f"node/node{number}/cpulist", list_text(cpu for cpu in self.nodes[number].cpus if cpu in online)
+            # One for each node that is online.
+            yield f"node/node{number}/distance", " ".join(str(self.distance(number, other)) for other in nodes)
+
+    def distance(self, a, b):
+        return 10 if a == b else self.distances.get((a, b), 20)
+
+
+def list_text(numbers):
+    """Numbers in ascending order as the kernel writes them: 0-3,5."""
+    runs = []
+    for number in numbers:
+        if runs and runs[-1][1] == number - 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return ",".join(f"{first}-{last}" if first != last else f"{first}" for first, last in runs)
+
 
 def parse_cpus(text):
     if text == "-":
@@ -116,7 +144,7 @@ def numa_arguments(machine):
         for a in range(len(machine.nodes)):
             for b in range(len(machine.nodes)):
                 if a != b:
-                    arguments += ["-numa", f"dist,src={a},dst={b},val={machine.distances.get((a, b), 20)}"]
+                    arguments += ["-numa", f"dist,src={a},dst={b},val={machine.distance(a, b)}"]
     return arguments
 
 

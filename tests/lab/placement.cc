@@ -75,7 +75,11 @@ void look_at_area(const lab::Nodes &nodes, percpu_pool_t *pool, char *handle, si
 void look_at_extra_copies(const lab::Nodes &nodes, percpu_pool_t *pool, uint64_t *area, Found *found) {
   for (int cpu : lab::read_list("/sys/devices/system/cpu/online")) {
     std::thread([&] {
-      if (leave_rseq() != 0 || !lab::go_to(cpu)) return;
+      if (leave_rseq() != 0 || !lab::go_to(cpu)) {
+        ++found->wrong;
+        std::printf("CPU %d: expected a thread without rseq there, found that it cannot be made\n", cpu);
+        return;
+      }
       percpu_pool_add(pool, area, 1);
       const std::vector<int> backing = lab::nodes_of_pages(percpu_pool_this_ptr(pool, area), 8);
       ++(nodes.right_for(cpu, backing[0]) ? found->right : found->wrong);

@@ -12,7 +12,10 @@ import subprocess
 
 import initramfs
 
-NO_RSEQ = {"GLIBC_TUNABLES": "glibc.pthread.rseq=0"}
+# The count test fails where its threads have rseq, or have none, against what is told here.
+WITH_RSEQ = {"PERCPU_EXPECT_RSEQ": "1"}
+WITHOUT_RSEQ = {"PERCPU_EXPECT_RSEQ": "0"}
+NO_RSEQ = WITHOUT_RSEQ | {"GLIBC_TUNABLES": "glibc.pthread.rseq=0"}
 
 
 @dataclasses.dataclass
@@ -69,6 +72,18 @@ class Build:
         return Step(f"{part}/{test['name']}", command, env, seconds, [path for path in made if ".so" in path.name])
 
 
+def as_told(machine, all_online=False):
+    """The machine is the one of its line: what the tests read in sysfs, they are to read there."""
+    here = str(pathlib.Path(__file__).parent / "as_told.sh")
+    words = [word for pair in machine.sysfs(all_online) for word in pair]
+    return [Step("machine/as told", ["sh", here, *words], {}, 60, [here])]
+
+
+def rules(build):
+    """A kernel that says that it checks the rules of rseq ends who leaves them."""
+    return [Step("machine/rules of rseq", [str(build.program("lab_rseq_checked"))], {}, 60)]
+
+
 # The longest program forks thousands of times: three minutes on an idle machine, and more than ten on a busy or an emulated one.
 UNIT_SECONDS = 3600
 
@@ -121,7 +136,7 @@ def fire(build):
 
 def counts(build, events):
     count = str(build.program("stress_count"))
-    return [Step("count/rseq", [count, str(events)], {}, 600),
+    return [Step("count/rseq", [count, str(events)], WITH_RSEQ, 600),
             Step("count/no rseq", [count, str(events)], NO_RSEQ, 600)]
 
 
@@ -145,7 +160,7 @@ def without_rseq(build, events):
     for test in unit:
         step = build.step("no rseq", test, UNIT_SECONDS)
         steps.append(dataclasses.replace(step, name=step.name + ", tunable", env=step.env | NO_RSEQ))
-    programs = [("count", [str(build.program("stress_count")), str(events)], {})]
+    programs = [("count", [str(build.program("stress_count")), str(events)], WITHOUT_RSEQ)]
     if build.preload:
         programs.append(("malloc", [str(build.program("preload_corners"))], preloaded(build)))
         programs.append(("storm", [str(build.program("preload_storm")), "300", "5"], preloaded(build)))
@@ -160,6 +175,29 @@ def without_rseq(build, events):
         command = ["qemu-x86_64", *(word for key, value in env.items() for word in ("-E", f"{key}={value}")), *command]
         steps.append(Step(f"no rseq/{name}, qemu-user", ["sh", "-c", "ulimit -v 12000000; exec " + shlex.join(command)], {}, 600))
     return steps
+
+
+def long_forms(build):
+    """The suite "full", each test by itself: a billion events, faults at every call, storms, a sequence of ten million operations."""
+    tests = [test for test in build.tests if any(s.endswith(":full") for s in test["suite"])]
+    return [build.step("long", test, 4 * 3600) for test in tests]
+
+
+TORTURE_SECONDS = 1800
+
+
+def torture(build):
+    """Half an hour of everything at once, with rseq and without, and under the preload; and ten thousand forks of each."""
+    modules = next(test["cmd"][2:] for test in build.tests if test["name"] == "torture_full")
+    modules = [str(build.directory / word) for word in modules]
+    everything = [str(build.program("stress_torture")), str(TORTURE_SECONDS), *modules]
+    forks = [str(build.program("stress_forks")), "10000"]
+    steps = [("torture/library", everything, {}), ("torture/library, no rseq", everything, NO_RSEQ),
+             ("torture/forks", forks, {}), ("torture/forks, no rseq", forks, NO_RSEQ)]
+    if build.preload:
+        storm = [str(build.program("preload_storm")), "3000", "10000"]
+        steps += [("torture/preload", everything, preloaded(build)), ("torture/forks, preload", storm, preloaded(build))]
+    return [Step(name, command, env, 4 * TORTURE_SECONDS) for name, command, env in steps]
 
 
 def odd_cpusets(build, events):
@@ -197,7 +235,8 @@ def refusals(build, nr_nodes, events):
     refuse = str(build.program("lab_refuse"))
     for calls, error, says in REFUSALS:
         words = [word for word in says.split(",") if word != "NUMA" or nr_nodes > 1]  # one node: there is nothing to bind
-        programs = [("count", [str(build.program("stress_count")), str(events)], {})]
+        rseq = WITHOUT_RSEQ if calls == "rseq" else WITH_RSEQ
+        programs = [("count", [str(build.program("stress_count")), str(events)], rseq)]
         if build.preload:
             programs.append(("malloc", [str(build.program("preload_corners"))], preloaded(build)))
             programs.append(("storm", [str(build.program("preload_storm")), "300", "5"], preloaded(build)))
