@@ -42,16 +42,28 @@ void PageHeap::count(const Span& span, bool add) {
   }
 }
 
+void PageHeap::push_front(Bins& bins, uint32_t bin, uint32_t number) {
+  Span& span = window_->span(number);
+  span.prev = 0;
+  span.next = bins.head[bin];
+  (span.next != 0 ? window_->span(span.next).prev : bins.tail[bin]) = number;
+  bins.head[bin] = number;
+}
+
+void PageHeap::take_off(Bins& bins, uint32_t bin, uint32_t number) {
+  const Span& span = window_->span(number);
+  (span.prev != 0 ? window_->span(span.prev).next : bins.head[bin]) = span.next;
+  (span.next != 0 ? window_->span(span.next).prev : bins.tail[bin]) = span.prev;
+}
+
 void PageHeap::insert(uint32_t number) {
   Span& span = window_->span(number);
   Bins& bins = bins_of(span);
   const uint32_t bin = bin_of(span.nr_pages);
   span.state = SpanState::kFree;
-  span.prev = 0;
-  span.next = bins.head[bin];
-  if (span.next != 0) window_->span(span.next).prev = number;
-  bins.head[bin] = number;
+  push_front(bins, bin, number);
   bins.nonempty[bin / 64] |= uint64_t{1} << bin % 64;
+  bins.nr_runs[bin]++;
   window_->set_entry(span.first_page, number, kKindFree);
   window_->set_entry(span.first_page + span.nr_pages - 1, number, kKindFree);
   count(span, true);
@@ -61,13 +73,8 @@ void PageHeap::unlink(uint32_t number) {
   Span& span = window_->span(number);
   Bins& bins = bins_of(span);
   const uint32_t bin = bin_of(span.nr_pages);
-  if (span.prev != 0) {
-    window_->span(span.prev).next = span.next;
-  } else {
-    bins.head[bin] = span.next;
-    if (span.next == 0) bins.nonempty[bin / 64] &= ~(uint64_t{1} << bin % 64);
-  }
-  if (span.next != 0) window_->span(span.next).prev = span.prev;
+  take_off(bins, bin, number);
+  if (--bins.nr_runs[bin] == 0) bins.nonempty[bin / 64] &= ~(uint64_t{1} << bin % 64);
   span.state = SpanState::kInHand;
   window_->set_entry(span.first_page, 0, kKindNone);
   window_->set_entry(span.first_page + span.nr_pages - 1, 0, kKindNone);
@@ -368,7 +375,7 @@ uint64_t PageHeap::begin_anew() {
 
 PageStats PageHeap::stats() {
   HeapGuard guard(lock_);
-  return {frontier_ - begin_ - closed_pages_, dirty_pages_, clean_pages_, closed_pages_, purged_pages_, huge_regions_};
+  return {frontier_ - begin_ - closed_pages_, dirty_pages_, clean_pages_, closed_pages_, purged_pages_, huge_regions_, purge_looks_};
 }
 
 }  // namespace percpu::heap

@@ -46,6 +46,7 @@ struct PageStats {
   uint64_t closed_pages = 0;  // free and without access
   uint64_t purged_pages = 0;  // given back so far
   uint64_t huge_regions = 0;
+  uint64_t purge_looks = 0;   // at runs, by what gives pages back, so far
 };
 
 // What may be backed by huge pages.
@@ -126,10 +127,21 @@ class PageHeap {
   // A block up to this size counts as written everywhere.
   static constexpr uint64_t kDensePages = (uint64_t{128} << 10) >> kPageShift;
 
+  // Of each bin, the run that was put there last, and first. An allocation looks at the head, a purge at the tail.
   struct Bins {
     uint32_t head[kNrBins] = {};
+    uint32_t tail[kNrBins] = {};
+    uint32_t nr_runs[kNrBins] = {};
     uint64_t nonempty[(kNrBins + 63) / 64] = {};
   };
+  // Where a purge is: in which bin, and how many of its runs it has not seen. What it has seen, and left, it moves to the head: so it
+  // sees each run once, and others may have the lock in between.
+  struct PurgeWalk {
+    uint32_t bin = kNrBins;
+    uint32_t nr_unseen = 0;
+    bool ended = false;
+  };
+  static constexpr int kPurgeLooks = 256;  // with the lock held
 
   static constexpr size_t kNrLists = kSystemPagesVary ? 4 : 3;  // of bins: by Pages, and of what is stuck
   static constexpr size_t kStuck = kNrLists - 1;
@@ -152,6 +164,8 @@ class PageHeap {
   uint32_t find(Pages pages, uint64_t nr_pages, uint64_t align_pages) PERCPU_REQUIRES(lock_);
   uint32_t find_in(const Bins& bins, uint64_t nr_pages, uint64_t align_pages) PERCPU_REQUIRES(lock_);
   bool fits(const Span& span, uint64_t nr_pages, uint64_t align_pages) const;
+  void push_front(Bins& bins, uint32_t bin, uint32_t number) PERCPU_REQUIRES(lock_);
+  void take_off(Bins& bins, uint32_t bin, uint32_t number) PERCPU_REQUIRES(lock_);
   void insert(uint32_t number) PERCPU_REQUIRES(lock_);
   void unlink(uint32_t number) PERCPU_REQUIRES(lock_);
   void join(uint32_t number) PERCPU_REQUIRES(lock_);
@@ -178,7 +192,8 @@ class PageHeap {
   // How many pages are to go of so many idle ones.
   uint64_t take_due(uint64_t idle, uint64_t kept) PERCPU_REQUIRES(lock_);
   uint64_t purge(uint64_t nr_pages, uint64_t most_pages, bool fresh_too) PERCPU_EXCLUDES(lock_);
-  uint32_t take_to_purge(uint32_t* bin, uint64_t most_pages, bool fresh_too, bool break_huge) PERCPU_REQUIRES(lock_);
+  uint32_t next_to_look_at(PurgeWalk* walk) PERCPU_REQUIRES(lock_);
+  uint32_t take_to_purge(PurgeWalk* walk, uint64_t most_pages, bool fresh_too, bool break_huge) PERCPU_REQUIRES(lock_);
   void count(const Span& span, bool add) PERCPU_REQUIRES(lock_);
   // So many clean pages are handed out.
   void count_backed(uint64_t nr_pages) PERCPU_REQUIRES(lock_);
@@ -211,6 +226,7 @@ class PageHeap {
   uint64_t clean_pages_ PERCPU_GUARDED_BY(lock_) = 0;
   uint64_t closed_pages_ PERCPU_GUARDED_BY(lock_) = 0;
   uint64_t purged_pages_ PERCPU_GUARDED_BY(lock_) = 0;
+  uint64_t purge_looks_ PERCPU_GUARDED_BY(lock_) = 0;
   uint64_t least_purgeable_ PERCPU_GUARDED_BY(lock_) = 0;  // since the last tick
   uint64_t owed_ PERCPU_GUARDED_BY(lock_) = 0;   // of a page that is to go, in 2^-32
   uint64_t ahead_pages_ PERCPU_GUARDED_BY(lock_) = 0;  // went before they were due, as huge pages go whole

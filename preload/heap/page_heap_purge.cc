@@ -11,40 +11,58 @@
 
 namespace percpu::heap {
 
-// Takes a dirty run that may go back off its list, the longest of those in *bin and below, or its last most_pages; without
-// break_huge, only what leaves no huge region with some of its pages. 0: there is none.
-uint32_t PageHeap::take_to_purge(uint32_t* bin, uint64_t most_pages, bool fresh_too, bool break_huge) {
-  for (;; --*bin) {
-    const Bins& dirty = bins_[static_cast<size_t>(Pages::kDirty)];
-    if ((dirty.nonempty[*bin / 64] >> *bin % 64 & 1) != 0) {
-      for (uint32_t number = dirty.head[*bin]; number != 0; number = window_->span(number).next) {
-        const Span& span = window_->span(number);
-        if (!fresh_too && span.freed_tick == tick_) continue;
-        uint64_t start = span.first_page;
-        uint64_t end = start + span.nr_pages;
-        if (!break_huge && window_->is_huge(start / kRegionPages)) start = round_up(start, kRegionPages);
-        if (!break_huge && window_->is_huge((end - 1) / kRegionPages)) end &= ~(kRegionPages - 1);
-        start = up_to_system(start);
-        end = down_to_system(end);
-        if (start >= end) continue;
-        if (end - start > most_pages) {
-          const uint64_t last = end - most_pages;
-          const uint64_t whole = window_->is_huge(last / kRegionPages) ? last & ~(kRegionPages - 1) : down_to_system(last);
-          if (whole > start) start = whole;
-        }
-        unlink(number);
-        const uint32_t part = cut_front(number, start);
-        if (part == 0 || !cut(part, end - start)) {
-          join_and_insert(part == 0 ? number : part);
-          return 0;
-        }
-        (void)set_huge(start, end - start, false);
-        note_least();
-        return part;
-      }
+// The dirty run that has lain in its bin for longest, of those that the walk has not seen; 0, and it has ended, where there is none.
+uint32_t PageHeap::next_to_look_at(PurgeWalk* walk) {
+  const Bins& dirty = bins_[static_cast<size_t>(Pages::kDirty)];
+  for (;;) {
+    while (walk->nr_unseen == 0) {
+      walk->ended = walk->bin == 0;
+      if (walk->ended) return 0;
+      walk->nr_unseen = dirty.nr_runs[--walk->bin];
     }
-    if (*bin == 0) return 0;
+    walk->nr_unseen--;
+    if (dirty.tail[walk->bin] != 0) return dirty.tail[walk->bin];
+    walk->nr_unseen = 0;  // others took them meanwhile
   }
+}
+
+// Takes a dirty run that may go back off its list, the longest of those that the walk has not seen, or its last most_pages; without
+// break_huge, only what leaves no huge region with some of its pages. 0: there is none, or the walk is to go on, with the lock had anew.
+uint32_t PageHeap::take_to_purge(PurgeWalk* walk, uint64_t most_pages, bool fresh_too, bool break_huge) {
+  Bins& dirty = bins_[static_cast<size_t>(Pages::kDirty)];
+  for (int looks = 0; looks < kPurgeLooks; looks++) {
+    const uint32_t number = next_to_look_at(walk);
+    if (number == 0) return 0;
+    purge_looks_++;
+    const Span& span = window_->span(number);
+    uint64_t start = span.first_page;
+    uint64_t end = start + span.nr_pages;
+    if (!break_huge && window_->is_huge(start / kRegionPages)) start = round_up(start, kRegionPages);
+    if (!break_huge && window_->is_huge((end - 1) / kRegionPages)) end &= ~(kRegionPages - 1);
+    start = up_to_system(start);
+    end = down_to_system(end);
+    if (start >= end || (!fresh_too && span.freed_tick == tick_)) {
+      take_off(dirty, walk->bin, number);
+      push_front(dirty, walk->bin, number);
+      continue;
+    }
+    if (end - start > most_pages) {
+      const uint64_t last = end - most_pages;
+      const uint64_t whole = window_->is_huge(last / kRegionPages) ? last & ~(kRegionPages - 1) : down_to_system(last);
+      if (whole > start) start = whole;
+    }
+    unlink(number);
+    const uint32_t part = cut_front(number, start);
+    if (part == 0 || !cut(part, end - start)) {
+      join_and_insert(part == 0 ? number : part);
+      walk->ended = true;
+      return 0;
+    }
+    (void)set_huge(start, end - start, false);
+    note_least();
+    return part;
+  }
+  return 0;
 }
 
 void PageHeap::set_strict() {
@@ -93,16 +111,16 @@ uint64_t PageHeap::purge(uint64_t nr_pages, uint64_t most_pages, bool fresh_too)
   uint64_t purged = 0;
   if (load_relaxed(&strict_)) look_at_mappings(window_->system(), true);
   for (const bool break_huge : {false, true}) {
-    uint32_t bin = kNrBins - 1;
-    while (purged < nr_pages) {
+    PurgeWalk walk;
+    while (purged < nr_pages && !walk.ended) {
       uint32_t number = 0;
       uint64_t pages = 0;
       {
         HeapGuard guard(lock_);
-        number = take_to_purge(&bin, most_pages - purged, fresh_too, break_huge);
+        number = take_to_purge(&walk, most_pages - purged, fresh_too, break_huge);
         if (number != 0) pages = window_->span(number).nr_pages;
       }
-      if (number == 0) break;
+      if (number == 0) continue;
       if (!give_back(number, false)) return purged;
       purged += pages;
     }

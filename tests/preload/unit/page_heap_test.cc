@@ -537,6 +537,58 @@ TEST_CASE("at a new peak what was free since the last tick goes back, down to a 
   at.touch(fence);
 }
 
+TEST_CASE("a purge looks at each run once, however many may not go") {
+  Fixture at;
+  constexpr size_t kOld = 500;
+  constexpr size_t kFresh = 3000;
+  const uint64_t length = 4 * system_pages();
+  std::vector<uint32_t> runs;
+  for (size_t i = 0; i < kOld + kFresh; ++i) {
+    runs.push_back(at.take(length));
+    at.touch(at.take(system_pages()));  // no neighbours
+  }
+  for (size_t i = 0; i < kOld; ++i) at.pages.release(runs[i]);
+  at.pages.decay(kWhole);
+  for (size_t i = kOld; i < runs.size(); ++i) at.pages.release(runs[i]);
+  at.touch(at.take(2 * length));
+  REQUIRE(at.pages.keeps_too_much());
+  const PageStats before = at.pages.stats();
+  at.pages.purge_excess();
+  const PageStats after = at.pages.stats();
+  CHECK(after.purged_pages - before.purged_pages == kOld * length);
+  CHECK(after.purge_looks - before.purge_looks >= kOld);
+  CHECK(after.purge_looks - before.purge_looks <= 2 * (kOld + kFresh));  // with huge pages left whole, and without
+}
+
+TEST_CASE("what lies in huge regions is looked at once, and kept while there is other memory") {
+  LargeFixture at;
+  at.pages.set_huge_use(HugeUse::kDense);
+  // Each region with holes in it.
+  constexpr size_t kRegions = 8;
+  const uint64_t length = system_pages();
+  std::vector<uint32_t> holes;
+  for (uint64_t i = 0; i < kRegions * kRegionPages / length; ++i) {
+    const uint32_t number = at.take(length, 1, Purpose::kBlocks);
+    if (i % 2 != 0) holes.push_back(number);
+  }
+  REQUIRE(at.pages.stats().huge_regions >= kRegions);
+  const uint64_t huge_regions = at.pages.stats().huge_regions;
+  for (const uint32_t number : holes) at.pages.release(number);
+  // And some elsewhere, of the same length.
+  at.pages.set_huge_use(HugeUse::kNone);
+  std::vector<uint32_t> others;
+  for (size_t i = 0; i < holes.size() + 60; ++i) {
+    const uint32_t number = at.take(length);
+    if (i >= holes.size() && i % 2 == 0) others.push_back(number);
+  }
+  for (const uint32_t number : others) at.pages.release(number);
+  const PageStats before = at.pages.stats();
+  CHECK(at.pages.purge_to(before.dirty_pages - others.size() * length) == others.size() * length);
+  const PageStats after = at.pages.stats();
+  CHECK(after.huge_regions == huge_regions);
+  CHECK(after.purge_looks - before.purge_looks <= holes.size() + 2 * others.size() + kRegions);
+}
+
 // Where the system's pages are as large as ours there is nothing to see.
 TEST_CASE("of a page of the system that is in use in part nothing goes back; with its last part all of it") {
   if (system_pages() < 4) return;
