@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: MIT
 #include "preload/heap/window.h"
 
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 
 #include <algorithm>
 #include <cstring>
+#include <iterator>
 
 #include "base/raw_syscall.h"
 #include "os/file.h"
@@ -42,39 +44,47 @@ size_t wanted_window(const System& system) {
 
 }  // namespace
 
+uint64_t Window::most_spans(uint64_t nr_pages) {
+  return std::min(nr_pages, std::max(kSpansAtLeast, nr_pages / kPagesOfSpan));
+}
+
+// All of them, or nothing.
+bool Window::reserve_tables(const System& system, size_t window_bytes, Tables* tables) {
+  const size_t nr_pages = window_bytes >> kPageShift;
+  struct Wanted {
+    size_t size_bytes;
+    size_t align_bytes;
+  };
+  const Wanted wanted[] = {{window_bytes, kHugeBytes},
+                           {kBeforeMapBytes + round_up(nr_pages * sizeof *map_, kMapPiece), kMapPiece},
+                           {round_up(nr_pages * sizeof *page_spans_, kMapPiece), kMapPiece},
+                           {round_up(most_spans(nr_pages) * sizeof *spans_, kSpanPiece), kSpanPiece},
+                           {round_up(nr_pages / kRegionPages, kMapPiece), kMapPiece}};
+  size_t got = 0;
+  for (; got < std::size(wanted); got++) {
+    if (reserve(system, wanted[got].size_bytes, wanted[got].align_bytes, &tables->ranges[got]) != 0) break;
+  }
+  if (got == std::size(wanted)) return true;
+  while (got-- > 0) (void)unreserve(system, tables->ranges[got]);
+  return false;
+}
+
 int Window::reserve_all(const System& system, uint32_t nr_nodes) {
   learn_system_pages();
   system_ = &system;
   nr_nodes_ = nr_nodes;
-  PageRange window{};
-  PageRange map{};
-  PageRange page_spans{};
-  PageRange spans{};
-  PageRange huge{};
-  size_t size = wanted_window(system) & ~(kHugeBytes * nr_nodes - 1);
-  if (nr_nodes > 1) size = size / (kHugeBytes * nr_nodes) * (kHugeBytes * nr_nodes);
-  for (; size >= kSmallestWindow; size = size / 2 / (kHugeBytes * nr_nodes) * (kHugeBytes * nr_nodes)) {
-    if (reserve(system, size, kHugeBytes, &window) != 0) continue;
-    const size_t nr_pages = size >> kPageShift;
-    max_spans_ = nr_pages < kMaxSpans ? static_cast<uint32_t>(nr_pages) : kMaxSpans;
-    if (reserve(system, kBeforeMapBytes + round_up(nr_pages * sizeof *map_, kMapPiece), kMapPiece, &map) == 0) {
-      if (reserve(system, round_up(nr_pages * sizeof *page_spans_, kMapPiece), kMapPiece, &page_spans) == 0) {
-        if (reserve(system, round_up(max_spans_ * sizeof *spans_, kSpanPiece), kSpanPiece, &spans) == 0) {
-          if (reserve(system, round_up(nr_pages / kRegionPages, kMapPiece), kMapPiece, &huge) == 0) break;
-          (void)unreserve(system, spans);
-        }
-        (void)unreserve(system, page_spans);
-      }
-      (void)unreserve(system, map);
-    }
-    (void)unreserve(system, window);
-  }
+  const size_t unit = kHugeBytes * nr_nodes;
+  size_t size = wanted_window(system) / unit * unit;
+  Tables tables;
+  while (size >= kSmallestWindow && !reserve_tables(system, size, &tables)) size = size / 2 / unit * unit;
   if (size < kSmallestWindow) return -ENOMEM;
+  auto& [window, map, page_spans, spans, huge] = tables.ranges;
   // The map must be readable for every address that free() is called with.
-  if (const int result = system.mprotect(map.start, map.size_bytes, 1 /* PROT_READ */); result != 0) {
-    for (const PageRange& reserved : {huge, spans, page_spans, map, window}) (void)unreserve(system, reserved);
+  if (const int result = system.mprotect(map.start, map.size_bytes, PROT_READ); result != 0) {
+    for (const PageRange& reserved : tables.ranges) (void)unreserve(system, reserved);
     return result;
   }
+  max_spans_ = static_cast<uint32_t>(most_spans(size >> kPageShift));
   base_ = window.start;
   map_ = reinterpret_cast<PageEntry*>(map.start + kBeforeMapBytes);
   page_spans_ = reinterpret_cast<uint32_t*>(page_spans.start);

@@ -119,13 +119,23 @@ class Window {
   [[nodiscard]] uint32_t take_span() PERCPU_EXCLUDES(spans_lock_);
   void give_span(uint32_t number) PERCPU_EXCLUDES(spans_lock_);
 
+  // How many there can be in a window of so many pages.
+  static uint64_t most_spans(uint64_t nr_pages);
+
   const System& system() const { return *system_; }
   size_t metadata_bytes() const { return load_relaxed(&metadata_bytes_); }
   HeapLock& spans_lock() PERCPU_RETURNS_LOCK(spans_lock_) { return spans_lock_; }
 
  private:
-  static constexpr uint32_t kMaxSpans = 1u << 24;
+  // Records of spans: one a page in a small window; in a large one one for eight pages, which is more than half of the window in spans of
+  // four, the shortest of most classes. They cost address space only.
+  static constexpr uint64_t kSpansAtLeast = 1u << 24;
+  static constexpr uint64_t kPagesOfSpan = 8;
 
+  struct Tables {
+    PageRange ranges[5];  // the window, the page map with what is before it, the pages' spans, the spans, the regions
+  };
+  bool reserve_tables(const System& system, size_t window_bytes, Tables* tables);
   int open_table(const void* table, size_t entry_bytes, uint64_t first, uint64_t count);
 
   const System* system_ = nullptr;

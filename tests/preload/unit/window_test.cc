@@ -133,6 +133,15 @@ size_t address_space_pages() {
   return pages;
 }
 
+TEST_CASE("a large window has records for spans of blocks up to half of it") {
+  const auto most_spans = [](uint64_t window_bytes) { return Window::most_spans(window_bytes >> kPageShift); };
+  constexpr uint64_t kGibi = uint64_t{1} << 30;
+  constexpr uint64_t kShortBytes = 16 * 1024;  // the shortest span of most classes
+  CHECK(most_spans(16 * 1024 * kGibi) * kShortBytes >= 8 * 1024 * kGibi);
+  CHECK(most_spans(256 * kGibi) * kShortBytes >= 128 * kGibi);
+  CHECK(most_spans(kGibi) == kGibi >> kPageShift);
+}
+
 TEST_CASE("where the page map cannot be made readable nothing stays reserved") {
   Window window;
   const System& system = SmallSystem::system();
