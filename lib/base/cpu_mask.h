@@ -64,6 +64,12 @@ struct IdMask {
     return {};
   }
 
+  constexpr bool has_all(const IdMask& other) const {
+    for (size_t i = 0; i < kWords; ++i) {
+      if ((other.words[i] & ~words[i]) != 0) return false;
+    }
+    return true;
+  }
   constexpr IdMask& operator|=(const IdMask& other) {
     for (size_t i = 0; i < kWords; ++i) words[i] |= other.words[i];
     return *this;

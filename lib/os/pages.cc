@@ -39,13 +39,18 @@ intptr_t reserve_unlocked(const System& system, size_t size_bytes) {
   return grown;
 }
 
-// Gives back what lies before and behind the aligned part.
-int trim(const System& system, PageRange whole, PageRange kept) {
-  if (kept.start > whole.start) {
-    int error = system.munmap(whole.start, kept.start - whole.start);
+// Gives back what lies before and behind the aligned part. `whole` becomes what is left.
+int trim(const System& system, PageRange* whole, PageRange kept) {
+  if (kept.start > whole->start) {
+    const int error = system.munmap(whole->start, kept.start - whole->start);
     if (error != 0) return error;
+    *whole = {kept.start, whole->end() - kept.start};
   }
-  if (whole.end() > kept.end()) return system.munmap(kept.end(), whole.end() - kept.end());
+  if (whole->end() > kept.end()) {
+    const int error = system.munmap(kept.end(), whole->end() - kept.end());
+    if (error != 0) return error;
+    *whole = kept;
+  }
   return 0;
 }
 
@@ -101,7 +106,7 @@ int reserve(const System& system, size_t size_bytes, size_t align_bytes, PageRan
   if (address < 0) return static_cast<int>(address);
   PageRange whole{static_cast<uintptr_t>(address), with_slack};
   PageRange kept{(whole.start + align_bytes - 1) & ~(align_bytes - 1), size_bytes};
-  int error = trim(system, whole, kept);
+  int error = trim(system, &whole, kept);
   if (error != 0) {
     static_cast<void>(system.munmap(whole.start, whole.size_bytes));
     return error;
@@ -139,6 +144,14 @@ int open_range(const System& system, PageRange range) {
 int open_dumped(const System& system, PageRange range) {
   const int result = open_range(system, range);
   if (result == 0) static_cast<void>(system.madvise(range.start, range.size_bytes, MADV_DODUMP));
+  return result;
+}
+
+int reserve_open(const System& system, size_t size_bytes, PageRange* range) {
+  int result = reserve(system, size_bytes, page_size_bytes(), range);
+  if (result != 0) return result;
+  result = open_range(system, *range);
+  if (result != 0) (void)unreserve(system, *range);
   return result;
 }
 

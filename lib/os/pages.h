@@ -66,6 +66,8 @@ inline constexpr NodeId kNoNode{};
 [[nodiscard]] int open_range(const System& system, PageRange range);
 // The same for what belongs to the program: it is in core dumps from now on, until it is retired.
 [[nodiscard]] int open_dumped(const System& system, PageRange range);
+// A new range of whole pages, open: reserve() and open_range(), or nothing at all.
+[[nodiscard]] int reserve_open(const System& system, size_t size_bytes, PageRange* range);
 
 // Whether the kernel counts every page that can be written to against a limit of the machine's, backed or not
 // (vm.overcommit_memory=2).

@@ -11,7 +11,8 @@
 //   - a memory node is one that has memory and that the process may use (cpuset); if there is none, node 0 counts as one;
 //   - without a list of possible CPUs (no /sys, a sandbox), those online, or else those in the affinity mask, are taken,
 //     and all numbers for which the kernel's own masks have room besides: each of them may turn up as a CPU number later,
-//     and must then find a place in the tables. They cost address space only.
+//     and must then find a place in the tables. They cost address space only. So they are where that list lacks a CPU which
+//     the process may use.
 #ifndef PERCPU_OS_TOPOLOGY_H
 #define PERCPU_OS_TOPOLOGY_H
 

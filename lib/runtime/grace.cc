@@ -78,13 +78,14 @@ bool Grace::shut_with(const OuterLock& outer) {
 }
 
 void Grace::fork_prepare(const OuterLock* outer) {
-  bool waits = true;
+  bool waited_in_vain = false;
   if (outer != nullptr) {
-    waits = inside_section() || all_signals_blocked();
-    if (!waits && shut_with(*outer)) return;
+    const bool may_wait = !inside_section() && !all_signals_blocked();
+    if (may_wait && shut_with(*outer)) return;
+    waited_in_vain = may_wait;
     outer->lock();
   }
-  if (waiters_.shut() && (!waits || !waiters_left())) left_inside_of = this;
+  if (waiters_.shut() && (waited_in_vain || !waiters_left())) left_inside_of = this;
 }
 
 void Grace::fork_parent() {

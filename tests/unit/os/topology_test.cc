@@ -227,7 +227,7 @@ Machine sparse_machine() {
   m.files[kPossible] = "0-3,8-9,16\n";
   m.files[kOnline] = "0-1\n";
   m.main_mask = cpus({0, 1});
-  m.caller_mask = cpus({1, 9, 40});
+  m.caller_mask = cpus({1, 9});
   m.distances = {{10, 0, 15, 0, 30, 0, 40}, {}, {21, 0, 10, 0, 17, 0, 27}, {}, {31, 0, 19, 0, 10, 0, 18}, {},
                  {41, 0, 29, 0, 16, 0, 10}};
   m.node_of = {{0, 0}, {1, 0}, {2, 2}, {3, 4}, {8, 6}, {9, 6}};  // 16 is absent
@@ -260,11 +260,22 @@ TEST_CASE("sparse CPUs and nodes, and distances that are not symmetric, are read
 TEST_CASE("the process may use what its main thread or the calling thread may, of what is possible") {
   Machine m = sparse_machine();
   CHECK(list_of(Read(m).topology.allowed) == "0 1 9 ");
-  m.main_mask = cpus({40});
-  m.caller_mask = cpus({41});
-  CHECK(list_of(Read(m).topology.allowed) == "0 1 2 3 8 9 16 ");  // makes no sense: all
   m.affinity_works = false;
   CHECK(list_of(Read(m).topology.allowed) == "0 1 2 3 8 9 16 ");
+}
+
+TEST_CASE("a list of possible CPUs that lacks one which the process may use is not believed") {
+  Machine m = sparse_machine();
+  m.caller_mask = cpus({1, 9, 40});
+  Read read(m);
+  CHECK(read.topology.source == CpuSource::kPossible);
+  CHECK(read.topology.nr_cpu_ids == 64);  // the kernel's masks have 8 bytes
+  CHECK(read.topology.possible.count() == 64);
+  CHECK(list_of(read.topology.allowed) == "0 1 9 40 ");
+  CHECK(read.topology.node_of_cpu({40}) == NodeId{0});
+  m.main_mask = cpus({70});
+  m.kernel_mask_bytes = 16;
+  CHECK(Read(m).topology.nr_cpu_ids == 128);
 }
 
 TEST_CASE("a CPU that is absent is put on the lowest node with memory") {
