@@ -2,12 +2,13 @@
 #include "preload/heap/cpu_cache.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <sys/mman.h>
-#include <sys/rseq.h>
 
 #include "base/bits.h"
 #include "base/check.h"
 #include "os/pages.h"
+#include "os/rseq.h"
 #include "preload/heap/cache_limits.h"
 
 namespace percpu::heap {
@@ -28,12 +29,12 @@ constexpr int32_t kIdleDemands = 128;
 
 uint32_t size_of_lane(uint32_t lane) { return kClasses.info[class_of_lane(lane)].size_bytes; }
 
-// An open range of whole pages; 0 where there is no memory.
-uintptr_t pages_for(const System& system, size_t bytes) {
-  PageRange range{};
-  const size_t size = round_up(bytes, page_size_bytes());
-  if (reserve(system, size, page_size_bytes(), &range) != 0 || open_range(system, range) != 0) return 0;
-  return range.start;
+// Restarts the sequences on that CPU. errno stays as it is: free() comes here.
+bool fence(int cpu) {
+  const int saved_errno = errno;
+  const bool done = percpu_fence(cpu) == 0;
+  errno = saved_errno;
+  return done;
 }
 
 }  // namespace
@@ -79,7 +80,9 @@ void CpuCache::fill_table(CacheTable* table) {
     table_->kinds[kKindLane + lane] = {info.inverse, info.size_bytes};
     closed_heads[kKindLane + lane] = {closed_slot + kZeroSlots, closed_slot + kZeroSlots};
   }
-  for (size_t i = 0; i < CacheTable::kNoCpu + nr_cpus_; ++i) table_->homes[i] = table_->copies[i] = closed_copy_;
+  // The kernel's masks have room for whole words: should a CPU turn up that nobody told of, it is a closed one.
+  const size_t nr_entries = CacheTable::kNoCpu + round_up<size_t>(nr_cpus_, 64);
+  for (size_t i = 0; i < nr_entries; ++i) table_->homes[i] = table_->copies[i] = closed_copy_;
 }
 
 int CpuCache::open(const Window& window, size_t budget_bytes, bool unchecked) {
@@ -97,17 +100,25 @@ int CpuCache::open(const Window& window, size_t budget_bytes, bool unchecked) {
   attr.max_bytes = attr.unit_size;
   attr.first_chunk = PERCPU_FIRST_PAGE;
   attr.balance = PERCPU_BALANCE_OFF;  // one area, which stays
+  // Each CPU's records, and the closed copy: one range.
+  const size_t lanes_at = round_up(nr_cpus * sizeof(Cpu), page_size_bytes());
+  const size_t closed_at = lanes_at + round_up(nr_cpus * sizeof(Lanes), page_size_bytes());
+  const size_t bytes = closed_at + round_up(heads_bytes() + kZeroSlots * sizeof(uint64_t), page_size_bytes());
+  PageRange own{};
+  if (reserve_open(system, bytes, &own) != 0) return -ENOMEM;
   percpu_pool_t* pool = percpu_pool_create(&attr);
-  if (pool == nullptr) return -errno;
-  void* handle = percpu_pool_alloc(pool, area, page_size_bytes(), 0);
-  const uintptr_t cpus = pages_for(system, nr_cpus * sizeof(Cpu));
-  const uintptr_t lanes = pages_for(system, nr_cpus * sizeof(Lanes));
+  void* handle = pool != nullptr ? percpu_pool_alloc(pool, area, page_size_bytes(), 0) : nullptr;
   const PageRange table = window.before_map();
-  closed_copy_ = pages_for(system, heads_bytes() + kZeroSlots * sizeof(uint64_t));
-  if (handle == nullptr || cpus == 0 || lanes == 0 || closed_copy_ == 0 || open_range(system, table) != 0) return -ENOMEM;
+  if (handle == nullptr || open_range(system, table) != 0) {
+    if (handle != nullptr) percpu_pool_free(pool, handle);
+    if (pool != nullptr) (void)percpu_pool_destroy(pool);
+    (void)unreserve(system, own);
+    return -ENOMEM;
+  }
   view_ = *reinterpret_cast<const percpu_view*>(pool);
-  cpus_ = reinterpret_cast<Cpu*>(cpus);  // zero is a valid Cpu
-  lanes_ = reinterpret_cast<Lanes*>(lanes);
+  cpus_ = reinterpret_cast<Cpu*>(own.start);  // zero is a valid Cpu
+  lanes_ = reinterpret_cast<Lanes*>(own.start + lanes_at);
+  closed_copy_ = own.start + closed_at;
   nr_cpus_ = nr_cpus;
   area_bytes_ = area;
   system_ = &system;
@@ -133,7 +144,7 @@ void CpuCache::set_home(uint32_t cpu, uint32_t node) {
 
 bool CpuCache::attach() {
   if (!is_open() || percpu_thread_registered_() == 0) return false;
-  thread_caches.rseq = reinterpret_cast<uintptr_t>(__builtin_thread_pointer()) + static_cast<uintptr_t>(__rseq_offset);
+  thread_caches.rseq = reinterpret_cast<uintptr_t>(rseq_area());
   __atomic_signal_fence(__ATOMIC_RELEASE);  // a handler that finds a limit finds the area
   (unchecked_ ? thread_caches.unchecked_limit : thread_caches.free_limit) = window_bytes_;
   thread_caches.malloc_limit = ClassTable::kFine + 1;
@@ -143,6 +154,11 @@ bool CpuCache::attach() {
 uint32_t CpuCache::this_cpu() const {
   const uint32_t cpu = percpu_arch_cpu_();
   return cpu < nr_cpus_ ? cpu : 0;
+}
+
+uint32_t CpuCache::asked_cpu() const {
+  const int cpu = sched_getcpu();
+  return cpu >= 0 && static_cast<uint32_t>(cpu) < nr_cpus_ ? static_cast<uint32_t>(cpu) : 0;
 }
 
 // ---- closing and opening ---------------------------------------------------------------------------------------------
@@ -242,7 +258,7 @@ bool CpuCache::evict(uint32_t number, uint32_t for_lane, BlockSink sink, void* c
   if (victim == kMaxLanes) return false;
   const size_t bytes = size_t{lanes_[number].limit[victim]} * size_of_lane(victim);
   close(number);
-  const bool fenced = percpu_fence(static_cast<int>(number)) == 0;
+  const bool fenced = fence(static_cast<int>(number));
   if (fenced) {
     empty(number, victim, sink, context);
     cpu.used_bytes -= bytes;
@@ -277,7 +293,7 @@ bool CpuCache::age(bool all, BlockSink sink, void* context) {
     }
     cpu.unused_looks = 0;
     close(number);
-    if (percpu_fence(static_cast<int>(number)) == 0) {
+    if (fence(static_cast<int>(number))) {
       for (uint32_t lane = 0; lane < nr_lanes_; ++lane) {
         if (lanes.limit[lane] != 0) empty(number, lane, sink, context);
       }
@@ -319,7 +335,9 @@ void CpuCache::fork_prepare() {
     cpus_[number].lock.lock();
     close(number);
   }
-  if (percpu_fence(PERCPU_ALL_CPUS) != 0) report("fork: the CPUs' caches cannot be fenced; the child may see some blocks twice");
+  if (fence(PERCPU_ALL_CPUS) || told_of_fork_) return;
+  told_of_fork_ = true;  // once a process: its locks are held
+  report("fork: the CPUs' caches cannot be fenced; the child may see some blocks twice");
 }
 
 void CpuCache::fork_parent() {

@@ -56,6 +56,8 @@ class CpuCache {
   bool attach();
   // The CPU that the thread runs on, to choose a node by. Requires: attached.
   uint32_t this_cpu() const;
+  // The same of a thread that is not: the kernel is asked.
+  uint32_t asked_cpu() const;
   // Whether this CPU's stack has no room for one block more, and how many it may hold: snapshots, and of a CPU that the thread may
   // have left.
   bool is_full(uint32_t lane) const {
@@ -147,6 +149,7 @@ class CpuCache {
 
   uintptr_t base_ = 0;  // the area's handle; 0: no caches. Published last
   bool unchecked_ = false;
+  bool told_of_fork_ = false;
   const System* system_ = nullptr;
   size_t kept_bytes_ = 0;  // of a copy: the pages with all heads, which stay backed when its stacks have been emptied
   uintptr_t window_bytes_ = 0;

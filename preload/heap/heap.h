@@ -140,7 +140,8 @@ class Heap {
   void place_nodes(const CpuMask& nodes);
   // The index of the page heap of this CPU's node.
   uint32_t this_node(bool cached) const {
-    return !cached || window_.nr_nodes() == 1 ? 0 : cache_.home_of(cache_.this_cpu());
+    if (window_.nr_nodes() == 1 || !cache_.is_open()) return 0;
+    return cache_.home_of(cached ? cache_.this_cpu() : cache_.asked_cpu());
   }
   [[noreturn]] void refuse(const void* block, const char* what);
   // kind: kKindNone for a null pointer or one of the dynamic linker's; else the lane's kind, or kKindLarge.

@@ -62,8 +62,10 @@ void Heap::ring() {
 
 void Heap::begin_threads() {
   if (load_relaxed(&threads_begun_)) return;
-  store_relaxed(&threads_begun_, true);
-  store_relaxed(&thread_ticks_, percpu_balance_start_() != 0);
+  store_relaxed(&threads_begun_, true);  // before: starting it makes a thread
+  const bool ticks = percpu_balance_start_() != 0;
+  store_relaxed(&thread_ticks_, ticks);
+  if (!ticks) store_relaxed(&threads_begun_, false);  // the next thread's creation tries again
   wake_ticker();  // it may have ticked already, and others found that no thread ticks
 }
 

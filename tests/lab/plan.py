@@ -149,7 +149,8 @@ def placements(build, *arguments):
     steps = [Step(part, [str(build.program("lab_placement")), *arguments])]
     if build.preload:
         part = " ".join(["placement/heap", *arguments])
-        steps.append(Step(part, [str(build.program("lab_heap_placement")), *arguments], preloaded(build)))
+        heap = [str(build.program("lab_heap_placement")), *arguments]
+        steps += [Step(part, heap, preloaded(build)), Step(part + ", no rseq", heap, preloaded(build, **NO_RSEQ))]
     return steps
 
 
