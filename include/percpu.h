@@ -221,6 +221,7 @@ struct percpu_pool_attr {
                              (the others' copies cost address space, and memory only where written): for tests, benchmarks */
   enum percpu_balance_mode balance;
   enum percpu_first_chunk first_chunk;
+  unsigned reserved;      /* zero */
 };
 
 /*
@@ -312,6 +313,7 @@ void percpu_domain_put(percpu_domain_t *domain);
 percpu_domain_t *percpu_domain_set(percpu_domain_t *domain);
 percpu_domain_t *percpu_domain_current(void);
 
+/* Stays as it is, in later versions too: what is filled here does not say how long it is. */
 struct percpu_domain_stats {
   char name[32];
   size_t limit_bytes;
@@ -336,6 +338,7 @@ enum {
   PERCPU_INFO_HANDLE = 1u << 4,   /* the address lies in the handle window: it is a handle, or inside one */
 };
 
+/* Stays as it is, in later versions too. */
 struct percpu_address {
   percpu_pool_t *pool;
   void *handle;        /* of the area that holds the address; NULL where no area is live there */
@@ -368,7 +371,7 @@ int percpu_page_node(const void *address);
 struct percpu_stats {
   uint64_t nr_allocs, nr_frees, nr_live; /* areas; one that percpu_free_rcu() was given is freed at once */
   uint64_t nr_peak_live;                 /* the most areas at once; those in front caches count, too */
-  uint64_t nr_cached;                    /* areas that wait in front caches to be allocated */
+  uint64_t nr_cached;                    /* areas that wait in front caches, and on shelves behind them, to be allocated */
   uint64_t nr_failed;                                  /* allocations refused, illegal ones not counted */
   uint64_t live_bytes;                                 /* bytes of live areas, and of those that wait for a grace period, in
                                                           one copy */

@@ -2,9 +2,11 @@
 /*
  * percpu/abi.h - what compiled programs and the library agree on
  *
- * The operations of percpu/ops.h are inlined into their callers. This file holds all that such inlined code touches in
- * the library: one table, one thread-local word, three slow-path functions. It is part of the ABI: a member may be
- * added at the end of a structure, none may move. Programs do not use these names directly; percpu.h wraps them.
+ * The operations of percpu/ops.h are inlined into their callers. This file holds what such inlined code touches in the library: a
+ * table for each pool, a thread-local word, slow-path functions (percpu/static.h has those of static variables); and what the preload asks
+ * of it. It is part of the ABI: struct percpu_view and struct percpu_thread_state stay as they are, since a program that is not
+ * position-independent has a copy of the default pool's (a copy relocation). Programs do not use these names directly; percpu.h wraps
+ * them.
  *
  *   copy      the memory behind a handle for one CPU, or for the threads of one group that run without rseq
  *   copy id   0 .. nr_cpu_ids-1: the copy of that CPU; nr_cpu_ids .. nr_copies-1: the extra copies, one a group

@@ -12,9 +12,9 @@
 #error "percpu.h needs C++17 or later (-std=c++17)"
 #else
 
-#include <type_traits>
+extern "C++" { /* also where the header is included with C linkage */
 
-extern "C++" {
+#include <type_traits>
 
 namespace percpu::detail {
 

@@ -35,7 +35,9 @@
 #include <stdint.h>
 
 #ifdef __cplusplus
+extern "C++" {
 #include <type_traits>
+}
 extern "C" {
 #endif
 
@@ -96,7 +98,18 @@ static inline void *percpu_static_handle_(void **cell) {
                  "a static per-CPU variable is not const")
 #endif
 
-#define PERCPU_IMAGE_ __attribute__((section("percpu_image"), used))
+/* The images are copied before constructors have run: an initialiser that is none of the compiler's is refused (C refuses it anyway). */
+#if !defined(__cplusplus)
+#define PERCPU_CONSTANT_
+#elif defined(__clang__)
+#define PERCPU_CONSTANT_ __attribute__((require_constant_initialization))
+#elif __GNUC__ >= 10
+#define PERCPU_CONSTANT_ __constinit
+#else
+#define PERCPU_CONSTANT_
+#endif
+
+#define PERCPU_IMAGE_ PERCPU_CONSTANT_ __attribute__((section("percpu_image"), used))
 
 /*
  * Runs after the module's other destructors, which may still count: in the section of what a destructor of priority 100 would be, which

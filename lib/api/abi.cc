@@ -220,7 +220,7 @@ PERCPU_EXPORT int percpu_own_code_(const void* address) {
 
 PERCPU_EXPORT percpu_pool_t* percpu_pool_create(const percpu_pool_attr* attr) {
   static constexpr percpu_pool_attr kDefaults = {sizeof(percpu_pool_attr), nullptr, 0, 0, 0, 0, 0, 0,
-                                                 PERCPU_BALANCE_DEFAULT, PERCPU_FIRST_DEFAULT};
+                                                 PERCPU_BALANCE_DEFAULT, PERCPU_FIRST_DEFAULT, 0};
   Pool* pool = nullptr;
   return result_of(library.create_pool(attr != nullptr ? *attr : kDefaults, &pool)) == 0 ? outside(pool) : nullptr;
 }
@@ -245,7 +245,6 @@ PERCPU_EXPORT size_t percpu_pool_max_alloc(percpu_pool_t* pool) {
 
 PERCPU_EXPORT int percpu_pool_balance(percpu_pool_t* pool) {
   if (given(pool) == nullptr) return -1;
-  inside(pool)->drain_front_caches();
   inside(pool)->balance();
   return 0;
 }

@@ -22,6 +22,9 @@ int bad_member(const char* member, const char* expected, size_t found) {
 constexpr size_t kMinUnitBytes = 32 << 10;
 constexpr size_t kMinDynamicBytes = 20 << 10;
 
+// A later version's members come behind the last one, in what is no padding of this one.
+static_assert(sizeof(percpu_pool_attr) == offsetof(percpu_pool_attr, reserved) + sizeof(unsigned));
+
 // No version of the attributes will be longer; a caller who says so forgot to say anything.
 constexpr size_t kMaxAttrBytes = 4096;
 
@@ -51,6 +54,7 @@ int check_attr(const percpu_pool_attr& attr, size_t default_unit_bytes) {
   if (number_of(attr.first_chunk) > PERCPU_FIRST_PAGE) {
     return bad_member("first_chunk", "an enum percpu_first_chunk", number_of(attr.first_chunk));
   }
+  if (attr.reserved != 0) return bad_member("reserved", "0", attr.reserved);
   return 0;
 }
 

@@ -25,18 +25,18 @@
 //                  held no area. Pages emptied behind the cursor keep the chunk on the list for another pass, at the
 //                  end of it.
 //                  A chunk that is trimmed stays in the free slot. Atomic allocation does not take pages that are
-//                  marked not populated; an area in normal context may, and populates them under the alloc mutex, that
+//                  marked not populated; an area in normal context may, and populates them under the grow lock, that
 //                  is after they have been given back.
 //   populate       the pages are marked populated in completed() only, if the system call succeeded. Until then they
 //                  are unpopulated, so atomic allocation does not take them. An area in normal context may; before it
-//                  looks for the pages that it misses it needs the alloc mutex, and finds them populated, or populates
+//                  looks for the pages that it misses it needs the grow lock, and finds them populated, or populates
 //                  them itself. The chunk may change its slot or become isolated meanwhile: the pages are counted where
 //                  it is then. A sidelined chunk is back in service once pages of it were populated for it.
 //   create_chunk   next() has set an id aside; the chunk is in no list before completed() publishes it.
 //
 // The trim is this library's own: without it a pool that was emptied could keep a whole chunk backed for good.
 //
-// Locking: next() and completed() are called with the map lock held, and the alloc mutex is held from next() to
+// Locking: next() and completed() are called with the map lock held, and the grow lock is held from next() to
 // completed(); both may be dropped between steps.
 #ifndef PERCPU_CORE_BALANCE_PLAN_H
 #define PERCPU_CORE_BALANCE_PLAN_H

@@ -10,9 +10,9 @@
 // The storage is meant to be lazily populated zero pages: creating a pool touches the header and the first chunk's
 // metadata; a chunk's metadata is touched when the chunk is made, and its pages can be given back when it is gone.
 //
-// How an allocation in normal context goes, with the runtime's two locks (its alloc mutex M, its map lock L):
+// How an allocation in normal context goes, with the runtime's two locks (its grow lock G, its map lock L):
 //
-//   M:  L: allocate() -> none: unlock L, begin_chunk(), system calls, publish_chunk(), again
+//   G:  L: allocate() -> none: unlock L, begin_chunk(), system calls, publish_chunk(), again
 //       L: next_unpopulated_run() -> unlock L, populate, L: mark_populated() -> again until there is none
 //          a failure: L: clear_live() + release() give the area back; then allocate() once more with Context::atomic,
 //          so that an allocation is not refused for want of memory that the reserve of empty pages holds
@@ -27,7 +27,7 @@
 //
 // Locking: the caller holds the pool's map lock around every call, but for those that say "lock-free". What lock-free
 // calls read is written with atomic stores. In addition the runtime serialises populating, chunk creation, and every
-// step of a BalancePlan with its alloc mutex: at most one of these is under way at a time.
+// step of a BalancePlan with its grow lock: at most one of these is under way at a time.
 #ifndef PERCPU_CORE_POOL_CORE_H
 #define PERCPU_CORE_POOL_CORE_H
 
@@ -153,7 +153,7 @@ class PoolCore {
 
   // Makes a chunk in two steps, so that it is out of reach while the system is asked for its memory. begin_chunk()
   // sets the lowest unused id aside; nothing: max_chunks exist. Then publish_chunk(), which puts the wholly free,
-  // unpopulated chunk into the free slot, or abandon_chunk(). Requires: one at a time (the alloc mutex).
+  // unpopulated chunk into the free slot, or abandon_chunk(). Requires: one at a time (the grow lock).
   [[nodiscard]] std::optional<ChunkId> begin_chunk();
   void publish_chunk(ChunkId chunk);
   void abandon_chunk(ChunkId chunk);
@@ -166,7 +166,7 @@ class PoolCore {
 
   // The pages of the storage that may be given back once `chunk` has been removed or abandoned: those that hold its metadata and
   // that of no existing chunk. May be empty; grows to neighbours that are gone too. The pages then read as zero, as
-  // begin_chunk() expects. Requires: the alloc mutex from this call until the pages are given back.
+  // begin_chunk() expects. Requires: the grow lock from this call until the pages are given back.
   [[nodiscard]] StorageRange chunk_storage(ChunkId chunk) const;
 
   // What of the storage may ever have been touched: whole pages, one part behind the other. Lock-free.

@@ -15,7 +15,7 @@ void Slots::insert_into(uint32_t slot, ChunkId chunk, End end) {
   else
     table_->lists[slot].push_back(chunk.value, links);
   table_->nonempty |= 1u << slot;
-  if (slot == table_->free() && !head.immutable()) ++table_->free_chunks;
+  if (slot == table_->free() && !head.immutable()) store_relaxed(&table_->free_chunks, table_->free_chunks + 1);
   head.list = static_cast<uint8_t>(slot);
   head.due = static_cast<uint8_t>(due(head));
 }
@@ -26,7 +26,7 @@ void Slots::unlink(ChunkId chunk) {
   IndexList& list = table_->lists[head.list];
   list.remove(chunk.value, [this](uint32_t index) -> IndexLink& { return heads_[index].link; });
   if (list.empty()) table_->nonempty &= ~(1u << head.list);
-  if (head.list == table_->free() && !head.immutable()) --table_->free_chunks;
+  if (head.list == table_->free() && !head.immutable()) store_relaxed(&table_->free_chunks, table_->free_chunks - 1);
   head.list = ChunkHead::kNoSlot;
 }
 

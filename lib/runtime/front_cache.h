@@ -20,8 +20,9 @@
 //                                                  costs a cache miss and a page walk a copy. Areas become ready in batches,
 //                                                  sorted, copy by copy: neighbours share the misses
 //                  |             |
-//                  +-------------+---> free        given back to the maps: a stack overflows, nobody used the front caches
-//                                                  for a while, or memory is short
+//                  +-------------+---> free        given back to the maps: a stack overflows (in a pool that is not wide, and has
+//                                                  room on its shelf, to that: shelf.h), nobody used the front caches for a
+//                                                  while, or memory is short
 //
 // Who makes areas ready: the balance thread, every 10 ms while a wide pool is in use; and who allocates and finds nothing
 // ready, at once: those that are freed on its CPU, and some from the maps. An area that is freed and not ready yet is still

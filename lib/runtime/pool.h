@@ -3,7 +3,7 @@
 // One allocator: its locks, its way of allocating and freeing, and its rounds of balance. What is where in the pool's
 // address space is unit_memory.h's business; which area is taken next is core/pool_core.h's. lib/README.md tells the way of
 // one allocation and of one free. Its functions are in pool.cc (allocation), pool_free.cc, pool_cached.cc (front caches),
-// pool_fast.h (what is inline of these), pool_balance.cc, pool_setup.cc, pool_stats.cc and pool_check.cc.
+// pool_fast.h (what is inline of these), pool_balance.cc, pool_setup.cc, and pool_stats.cc (questions, and the check of all of it).
 //
 // Invariants:
 //   a page that core_ counts as populated is backed in every hot copy

@@ -69,10 +69,7 @@ void Pool::take_over() {
 }
 
 void Pool::balance() {
-  {
-    SleepMutexGuard guard(grow_lock_);
-    empty_shelves();
-  }
+  drain_front_caches();
   make_round();
   after_call(Caller::kMayBlock);
 }

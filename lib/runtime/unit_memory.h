@@ -107,7 +107,7 @@ class UnitMemory {
   // Bytes of one chunk in all groups.
   size_t chunk_bytes() const { return chunk_bytes_; }
   void* core_state() const { return reinterpret_cast<void*>(core_.start); }
-  // The record of the fragment where an area starts: see pool.h. Readable while the chunk exists.
+  // The record of the fragment where an area starts: see Record, above. Readable while the chunk exists.
   Record& record(ChunkId chunk, AreaOffset offset) const {
     return records_[static_cast<uintptr_t>(chunk.value) * (placement_.unit_size_bytes / kFragmentBytes) +
                     offset.bytes / kFragmentBytes];

@@ -88,11 +88,13 @@ void Heap::place_nodes(const CpuMask& nodes) {
     const int node = node_of_cpu(cache_, cpu);
     uint32_t index = 0;
     for (CpuId at = nodes.first(); at.valid() && at.value != node; at = nodes.after(at)) index++;
-    cache_.set_home(cpu, index < window_.nr_nodes() ? index : 0);
+    cache_.set_home(cpu, index % window_.nr_nodes());
   }
   uint32_t index = 0;
-  for (CpuId at = nodes.first(); at.valid() && index < window_.nr_nodes(); at = nodes.after(at))
-    pages_[index++].bind_to(NodeId{at.value});
+  for (CpuId at = nodes.first(); at.valid() && index < window_.nr_nodes(); at = nodes.after(at), index++) {
+    const bool shared = index + window_.nr_nodes() < nodes.count();  // there are more nodes than page heaps
+    if (!shared) pages_[index].bind_to(NodeId{at.value});
+  }
 }
 
 bool Heap::caches() {

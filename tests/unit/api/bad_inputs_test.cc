@@ -122,6 +122,7 @@ TEST_CASE("pools") {
     refused([](auto& attr) { attr.nr_cpus = 1u << 20; });
     refused([](auto& attr) { attr.balance = static_cast<percpu_balance_mode>(99); });
     refused([](auto& attr) { attr.first_chunk = static_cast<percpu_first_chunk>(99); });
+    refused([](auto& attr) { attr.reserved = 1; });
   }));
   check_told("percpu_pool_destroy", [] {
     (void)percpu_pool_default();

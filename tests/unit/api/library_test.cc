@@ -328,6 +328,7 @@ TEST_CASE("a member of the attributes that is out of range is EINVAL, with a lin
       {"nr_cpus", [](percpu_pool_attr& a) { a.nr_cpus = 8193; }},
       {"balance", [](percpu_pool_attr& a) { a.balance = static_cast<percpu_balance_mode>(4); }},
       {"first_chunk", [](percpu_pool_attr& a) { a.first_chunk = static_cast<percpu_first_chunk>(-1); }},
+      {"reserved", [](percpu_pool_attr& a) { a.reserved = 1; }},
       {"struct_bytes", [](percpu_pool_attr& a) { a.struct_bytes = 0; }},
       {"struct_bytes", [](percpu_pool_attr& a) { a.struct_bytes = 3; }},
       {"struct_bytes", [](percpu_pool_attr& a) { a.struct_bytes = SIZE_MAX; }},

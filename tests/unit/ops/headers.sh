@@ -68,6 +68,27 @@ END
   fi
 }
 
+# What C++ refuses of a static variable, which C refuses anyway.
+refused_static() {
+  tried=$((tried + 1))
+  printf '#include <percpu.h>\nint f();\nPERCPU_DEFINE(int, one) = 1;\n%s\n' "$2" >"$work/static.cc"
+  if "$1" -std=c++17 $warnings -I"$root/include" -fsyntax-only "$work/static.cc" >"$work/log" 2>&1; then
+    fail "$1 takes: $2"
+  elif ! grep -qE 'constant|constinit' "$work/log"; then
+    fail "$1 refuses, without saying what is not constant: $2"
+  fi
+}
+
+# Takes it as programs include headers of C.
+with_c_linkage() {
+  tried=$((tried + 1))
+  printf 'extern "C" {\n#include <percpu.h>\n}\nPERCPU_DEFINE(int, one) = 1;\nlong f() { percpu_inc(percpu_static(one)); return percpu_sum(percpu_static(one)); }\n' \
+    >"$work/linkage.cc"
+  "$1" -std=c++17 $warnings -I"$root/include" -fsyntax-only "$work/linkage.cc" >"$work/log" 2>&1 && return
+  fail "$1 does not take percpu.h inside of extern \"C\""
+  head -20 "$work/log"
+}
+
 # Takes the C++ face where there are no exceptions.
 plain_face() {
   tried=$((tried + 1))
@@ -129,6 +150,9 @@ for pair in gcc:g++ clang:clang++; do
   refusals "$c" c
   refusals "$cxx" c++
   plain_face "$cxx"
+  with_c_linkage "$cxx"
+  refused_static "$cxx" 'PERCPU_DEFINE(int, other) = f();'
+  refused_static "$cxx" 'PERCPU_DEFINE_STATIC(int, other) = f();'
   turn=c++
 done
 
