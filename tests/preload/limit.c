@@ -199,17 +199,17 @@ static const struct {
   void (*run)(void);
   int limit;
 } patterns[] = {
-    {"small_then_mapping", small_then_mapping, 56},
-    {"large", large, 30},
+    {"small_then_mapping", small_then_mapping, 54},
+    {"large", large, 28},
     {"large_then_mapping", large_then_mapping, 30},
     {"no_descriptors", no_descriptors, 32},
     {"no_descriptors_later", no_descriptors_later, 32},
-    {"growing", growing, 30},
+    {"growing", growing, 28},
     {"growing_together", growing_together, 40},
-    {"churn", churn, 42},
-    {"phases", phases, 42},
-    {"sparse", sparse, 30},
-    {"threads", threads, 64},
+    {"churn", churn, 36},
+    {"phases", phases, 37},
+    {"sparse", sparse, 28},
+    {"threads", threads, 54},
 };
 
 int main(int argc, char **argv) {
