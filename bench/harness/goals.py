@@ -96,8 +96,10 @@ def _malloc(results):
     rows = _Rows(results, "malloc")
     ratio, note = rows.over_best("pair", THREE_PEERS)
     yield "malloc and free of 64 B", "at most 0.75 times the best of jemalloc, tcmalloc, mimalloc", *_goal(ratio, .75, note=note)
+    yield "the same", "at most 0.75 times jemalloc", *_goal(rows.over("pair", BASE), .75)
     ratio, note = rows.over_best("batch", THREE_PEERS)
     yield "batch of 1,000, a pair", "at most 1.0 times the best of them", *_goal(ratio, 1.0, note=note)
+    yield "the same", "at most 0.5 times jemalloc", *_goal(rows.over("batch", BASE), .5)
     timed = time_rows(rows.suite) if rows.suite else []
     ratios = rows.ratios(timed, BASE)
     yield "malloc patterns, geometric mean of time", "at most 0.65 times jemalloc", *_mean(rows, timed, BASE, .65)
@@ -109,6 +111,7 @@ def _malloc(results):
     yield "malloc patterns, geometric mean of peak memory", "at most 0.8 times jemalloc", *_mean(rows, patterns, BASE, .8, peak_of)
     held = held_rows(rows.suite) if rows.suite else []
     yield "malloc patterns, geometric mean of memory held", "at most 0.8 times jemalloc", *_mean(rows, held, BASE, .8, memory_of)
+    yield "200 idle threads that worked, memory held", "at most 0.3 times jemalloc's", *_goal(rows.over("idle_threads", BASE), .3)
     yield "producer-consumer", "at most 0.25 times jemalloc's time", *_goal(rows.over("producer_consumer", BASE), .25)
     yield "Larson-like with 64 threads", "at most 0.65 times jemalloc's time", *_goal(rows.over("larson_64", BASE), .65)
     yield "large blocks of 5 to 25 MiB", "at most 0.25 times jemalloc's time", *_goal(rows.over("large", BASE), .25)
