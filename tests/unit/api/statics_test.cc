@@ -221,7 +221,8 @@ TEST_CASE("a module that came where a listed one was has room and initial values
       long* handle = placed.resolve(&five);
       EXPECT_EQ(placed.value(handle, 0), 5);
       EXPECT(placed.owned(handle));
-      EXPECT(!placed.owned(placed.first()));
+      // (Without front caches this pool has no static part: the piece may begin where that would.)
+      EXPECT(!placed.owned(placed.first()) || handle == placed.first());
     }
   }));
 }
@@ -248,8 +249,8 @@ TEST_CASE("making room for a module starts no thread, since what makes threads m
     EXPECT_EQ(nr_started, 0);
     percpu_pool_free(outside(&placed->pool), percpu_pool_alloc(outside(&placed->pool), 8, 8, 0));
     percpu_pool_free(outside(&placed->pool), percpu_pool_alloc(outside(&placed->pool), 8, 8, 0));
-    // (Without sequences there are no front caches, and no work for a thread.)
-    EXPECT_EQ(nr_started, FrontCache::kServes ? 1 : 0);
+    // (Where nobody runs sequences there are no front caches, and no work for a thread.)
+    EXPECT_EQ(nr_started, FrontCache::kServes && process_has_rseq() ? 1 : 0);
     placed = nullptr;
   }));
 }
