@@ -4,7 +4,6 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <percpu/abi.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/resource.h>
@@ -13,6 +12,7 @@
 
 #include <type_traits>
 
+#include "api/for_preload.h"
 #include "base/check.h"
 #include "os/fork_depth.h"
 #include "preload/heap/heap.h"

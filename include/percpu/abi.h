@@ -3,10 +3,9 @@
  * percpu/abi.h - what compiled programs and the library agree on
  *
  * The operations of percpu/ops.h are inlined into their callers. This file holds what such inlined code touches in the library: a
- * table for each pool, a thread-local word, slow-path functions (percpu/static.h has those of static variables); and what the preload asks
- * of it. It is part of the ABI: struct percpu_view and struct percpu_thread_state stay as they are, since a program that is not
- * position-independent has a copy of the default pool's (a copy relocation). Programs do not use these names directly; percpu.h wraps
- * them.
+ * table for each pool, a thread-local word, slow-path functions (percpu/static.h has those of static variables). It is part of the ABI:
+ * struct percpu_view and struct percpu_thread_state stay as they are, since a program that is not position-independent has a copy of
+ * the default pool's (a copy relocation). Programs do not use these names directly; percpu.h wraps them.
  *
  *   copy      the memory behind a handle for one CPU, or for the threads of one group that run without rseq
  *   copy id   0 .. nr_cpu_ids-1: the copy of that CPU; nr_cpu_ids .. nr_copies-1: the extra copies, one a group
@@ -70,54 +69,6 @@ int percpu_thread_attach_(void);
  * Async-signal-safe. Preserves errno.
  */
 void *percpu_shared_copy_(const struct percpu_view *view, const void *handle);
-
-/*
- * For the preload. The NUMA node that the memory of this CPU's copies comes from, whether the CPU is there yet or not: its own,
- * or the nearest that has memory. -1 for a CPU that is not possible.
- */
-int percpu_memory_node_(unsigned cpu);
-
-/*
- * For the preload. The highest possible CPU number + 1, as percpu_nr_cpu_ids() says, but without making the default pool: a
- * program that nobody rebuilt will not use it. 0 with errno where the machine cannot be looked at.
- */
-unsigned percpu_machine_cpus_(void);
-
-/* For the preload. Whether the kernel knows the calling thread's rseq area, as percpu_thread_attach_() says, but without making
- * the default pool. Async-signal-safe. Preserves errno. */
-int percpu_thread_registered_(void);
-
-/*
- * For the preload. The balance thread calls job(context) whenever it wakes, and again after a fifth of a second while that
- * returns nonzero; it holds none of the library's locks then. Once a process, before the thread is started.
- */
-void percpu_balance_job_(int (*job)(void *), void *context);
-
-/* Starts the balance thread if it does not run. Returns 1 if it runs, 0 if it may not (balance:sync or off, the process ends)
- * or cannot. Not async-signal-safe: creates a thread. */
-int percpu_balance_start_(void);
-
-/* Whether the address lies in the library's own code: what its threads begin with. */
-int percpu_own_code_(const void *address);
-
-/*
- * For the preload, when anybody installs fork handlers. Installs the library's, if they are not there. Returns 1; 0 where it is the
- * library that is just installing them, or where they cannot be installed.
- */
-int percpu_watch_forks_(void);
-
-/*
- * For the preload: what the library's fork handlers do, for who has locks of its own that come behind the library's. They may be called
- * beside these handlers, which then do nothing: of prepares and resumes the outermost count. prepare() takes one more lock, by lock(),
- * before the library's, but waits for grace periods without it; it may give it back by unlock() and take it again. The caller gives
- * it back in the end.
- */
-void percpu_fork_prepare_(void (*lock)(void), void (*unlock)(void));
-void percpu_fork_parent_(void);
-void percpu_fork_child_(void);
-
-/* Wakes the balance thread. Returns 1; 0 where there is none, any more or yet. Async-signal-safe. */
-int percpu_balance_wake_(void);
 
 #ifdef __cplusplus
 }

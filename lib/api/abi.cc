@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: MIT
 //
-// The functions of percpu.h and percpu/abi.h. Each forwards inward; this is the only place that sets errno.
+// The functions of percpu.h, percpu/abi.h and for_preload.h. Each forwards inward; this is the only place that sets errno.
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
 
 #include "api/c_enum.h"
+#include "api/for_preload.h"
 #include "api/library.h"
 #include "base/check.h"
 #include "percpu.h"

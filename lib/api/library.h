@@ -73,7 +73,7 @@ class Library {
   // As percpu_machine_cpus_(), or -errno.
   int nr_machine_cpus();
 
-  // For the preload (percpu/abi.h).
+  // For the preload (for_preload.h).
   void set_balance_job(Balancer::Job job, void* context) { balancer_.set_job(job, context); }
   int start_balance();
   bool wake_balance() {

@@ -27,7 +27,7 @@
 
 namespace percpu {
 
-// A lock of whoever calls fork's handlers for us (percpu/abi.h), which comes between the gate here and our locks: readers may wait for it.
+// A lock of whoever calls fork's handlers for us (api/for_preload.h), which comes between the gate here and our locks: readers may wait for it.
 struct OuterLock {
   void (*lock)();
   void (*unlock)();

@@ -29,6 +29,7 @@
 
 #include <percpu.h>
 
+#include "api/for_preload.h"
 #include "preload/heap/cache_table.h"
 #include "preload/heap/heap_lock.h"
 #include "preload/heap/window.h"

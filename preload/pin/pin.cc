@@ -2,10 +2,10 @@
 #include "preload/pin/pin.h"
 
 #include <dlfcn.h>
-#include <percpu/abi.h>
 
 #include <atomic>
 
+#include "api/for_preload.h"
 #include "base/cpu_mask.h"
 #include "preload/pin/placement.h"
 

@@ -2,7 +2,6 @@
 #include "preload/pin/placement.h"
 
 #include <errno.h>
-#include <percpu/abi.h>
 #include <signal.h>
 #include <sys/auxv.h>
 #include <sys/mman.h>
@@ -11,6 +10,7 @@
 
 #include <cstring>
 
+#include "api/for_preload.h"
 #include "base/check.h"
 #include "base/raw_syscall.h"
 #include "os/clock.h"

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 #
 # What the shared library shows to the dynamic linker: exactly the symbols of the checked-in list, which are exactly those
-# that the headers declare; one version node; its name; no libstdc++; that it is never unloaded; and its trace points.
+# that the headers declare, in one version node, and what the preload of the same release uses in another; its name; no libstdc++; that it is never unloaded; and its trace points.
 #
 #   library_file.py <source dir> <libpercpu.so> <a C compiler that is gcc, or "none"> <"usdt" or "none">
 import os
@@ -24,15 +24,14 @@ def expect(what, found, expected):
                         f"missing {sorted(set(expected) - set(found))}, too many {sorted(set(found) - set(expected))}")
 
 
-node = "PERCPU_0.1"
 exported = set()
 for line in run("nm", "-D", "--defined-only", "--with-symbol-versions", library).splitlines():
-    name = line.split()[-1]
-    if name == f"{node}@@{node}" or line.split()[-2] == "A":
-        continue  # the node itself
-    exported.add(name)
+    if line.split()[-2] != "A":  # the nodes themselves
+        exported.add(line.split()[-1])
 listed = {line.strip() for line in open(os.path.join(source, "tests/abi/symbols.txt")) if line.strip()}
-expect("exported symbols", exported, {f"{name}@@{node}" for name in listed})
+private = set(re.findall(r"^\w.*\b(percpu_\w+_)\(", open(os.path.join(source, "lib/api/for_preload.h")).read(), re.MULTILINE))
+expect("exported symbols", exported,
+       {f"{name}@@PERCPU_0.1" for name in listed} | {f"{name}@@PERCPU_PRIVATE" for name in private})
 
 # gcc tells what a file declares: every function that is not the header's own must be in the list, and nothing else.
 if gcc != "none":

@@ -5,12 +5,9 @@
 // is in here is checked by tests/abi/bad_inputs.py; of those without an argument it is enough that they are.
 //
 //   no argument: percpu_version percpu_balance percpu_pool_default percpu_max_alloc percpu_nr_cpu_ids percpu_domain_current
-//                percpu_thread_has_rseq percpu_thread_registered_ percpu_thread_attach_ percpu_machine_cpus_
-//                percpu_balance_start_ percpu_balance_wake_ percpu_watch_forks_
-//                percpu_fork_prepare_ percpu_fork_parent_ percpu_fork_child_
+//                percpu_thread_has_rseq percpu_thread_attach_
 //   no function: percpu_default_view_ percpu_thread_
 //   given by what the headers expand to, never by a program: percpu_static_resolve_ percpu_static_close_ percpu_shared_copy_
-//                percpu_balance_job_
 #include <doctest/doctest.h>
 
 #include <cerrno>
@@ -18,6 +15,7 @@
 #include <cstring>
 #include <string>
 
+#include "api/for_preload.h"
 #include "fresh.h"
 
 namespace percpu {
