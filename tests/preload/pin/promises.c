@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <malloc.h>
+#include <numa.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -143,8 +144,8 @@ static char mask_text[2 * sizeof(cpu_set_t) + 1];
 static char *child_argv[] = {"/proc/self/exe", "child_says", mask_text, NULL};
 static char command[sizeof mask_text + 64];
 
-static void write_mask(char *text) {
-  for (size_t i = 0; i < sizeof initial; i++) sprintf(text + 2 * i, "%02x", ((unsigned char *)&initial)[i]);
+static void write_mask(char *text, const cpu_set_t *mask) {
+  for (size_t i = 0; i < sizeof *mask; i++) sprintf(text + 2 * i, "%02x", ((const unsigned char *)mask)[i]);
 }
 
 static int status_of(pid_t child) {
@@ -413,18 +414,78 @@ static void set_later(void) {
   free(workers);
 }
 
+/* Another CPU than ours, and the very one that we chose. */
 static void set_by_system_call(void) {
+  for (int same = 0; same < 2; same++) {
+    struct worker *workers = calloc((size_t)nr_cpus + 1, sizeof *workers);
+    begin(&workers[0]);
+    const int ours = cpu_of(workers[0].tid);
+    const cpu_set_t wanted = only(same && ours >= 0 ? ours : ours == nth_cpu(0) ? nth_cpu(1) : nth_cpu(0));
+    EXPECT(syscall(SYS_sched_setaffinity, workers[0].tid, sizeof wanted, &wanted) == 0);
+    cpu_set_t shown;
+    EXPECT(sched_getaffinity(workers[0].tid, sizeof shown, &shown) == 0 && CPU_EQUAL(&shown, &wanted));
+    for (int i = 1; i <= nr_cpus; i++) begin(&workers[i]);
+    const cpu_set_t mask = true_mask(workers[0].tid);
+    EXPECT(CPU_EQUAL(&mask, &wanted));
+    for (int i = 0; i <= nr_cpus; i++) end(&workers[i]);
+    free(workers);
+  }
+}
+
+static int set_by_libc(const cpu_set_t *mask) { return sched_setaffinity(0, sizeof *mask, mask); }
+static int set_by_pthread(const cpu_set_t *mask) { return pthread_setaffinity_np(pthread_self(), sizeof *mask, mask); }
+static int set_by_syscall(const cpu_set_t *mask) { return (int)syscall(SYS_sched_setaffinity, 0, sizeof *mask, mask); }
+/* As numa_run_on_node() does it. */
+static int set_by_libnuma(const cpu_set_t *mask) {
+  struct bitmask *bits = numa_allocate_cpumask();
+  for (unsigned cpu = 0; cpu < CPU_SETSIZE && cpu < bits->size; cpu++) {
+    if (CPU_ISSET(cpu, mask)) numa_bitmask_setbit(bits, cpu);
+  }
+  const int result = numa_sched_setaffinity(0, bits);
+  numa_bitmask_free(bits);
+  return result;
+}
+
+static int (*set_own_mask)(const cpu_set_t *);
+static cpu_set_t own_mask;
+static char own_mask_text[sizeof mask_text];
+static char *own_mask_argv[] = {"/proc/self/exe", "child_says", own_mask_text, NULL};
+
+/* What the thread sets for itself is the very mask that we chose: it is the program's all the same. It is shown, and whoever the thread
+   makes has it. */
+static void set_own(struct worker *worker) {
+  (void)worker;
+  own_mask = true_mask(0);
+  EXPECT(set_own_mask(&own_mask) == 0);
+  cpu_set_t mask;
+  EXPECT(sched_getaffinity(0, sizeof mask, &mask) == 0 && CPU_EQUAL(&mask, &own_mask));
+  CPU_ZERO(&mask);
+  EXPECT(syscall(SYS_sched_getaffinity, 0, sizeof mask, &mask) > 0 && CPU_EQUAL(&mask, &own_mask));
+  write_mask(own_mask_text, &own_mask);
+  pid_t child = fork();
+  if (child == 0) {
+    execv(own_mask_argv[0], own_mask_argv);
+    _exit(126);
+  }
+  EXPECT(status_of(child) == 0);
+  EXPECT(posix_spawn(&child, own_mask_argv[0], NULL, NULL, own_mask_argv, environ) == 0);
+  EXPECT(status_of(child) == 0);
+  begin(&inner);
+  EXPECT(CPU_EQUAL(&inner.at_start, &own_mask));
+  end(&inner);
+}
+
+static void set_the_same(void) {
+  static int (*const kWays[])(const cpu_set_t *) = {set_by_libc, set_by_pthread, set_by_syscall, set_by_libnuma};
   struct worker *workers = calloc((size_t)nr_cpus + 1, sizeof *workers);
-  begin(&workers[0]);
-  const int ours = cpu_of(workers[0].tid);
-  const cpu_set_t wanted = only(ours == nth_cpu(0) ? nth_cpu(1) : nth_cpu(0));
-  EXPECT(syscall(SYS_sched_setaffinity, workers[0].tid, sizeof wanted, &wanted) == 0);
-  cpu_set_t shown;
-  EXPECT(sched_getaffinity(workers[0].tid, sizeof shown, &shown) == 0 && CPU_EQUAL(&shown, &wanted));
-  for (int i = 1; i <= nr_cpus; i++) begin(&workers[i]);
-  const cpu_set_t mask = true_mask(workers[0].tid);
-  EXPECT(CPU_EQUAL(&mask, &wanted));
-  for (int i = 0; i <= nr_cpus; i++) end(&workers[i]);
+  for (size_t way = 0; way < sizeof kWays / sizeof kWays[0]; way++) {
+    set_own_mask = kWays[way];
+    workers[0].first = set_own;
+    for (int i = 0; i <= nr_cpus; i++) begin(&workers[i]); /* with `auto` all others are free again */
+    const cpu_set_t mask = true_mask(workers[0].tid);
+    EXPECT(CPU_EQUAL(&mask, &own_mask));
+    for (int i = 0; i <= nr_cpus; i++) end(&workers[i]);
+  }
   free(workers);
 }
 
@@ -604,6 +665,41 @@ static void exec_in_bare_child(void) {
   pthread_t asker;
   EXPECT(pthread_create(&asker, NULL, ask_always, &stop) == 0);
   struct worker worker = {.first = fork_bare_and_exec};
+  begin(&worker);
+  end(&worker);
+  __atomic_store_n(&stop, 1, __ATOMIC_RELAXED);
+  pthread_join(asker, NULL);
+}
+
+/* What such a child sets for itself stays: the very mask that its parent has of us too. A child of vfork() does so on its parent's
+   memory, whose place stays. */
+static void set_in_children(struct worker *worker) {
+  (void)worker;
+  const cpu_set_t ours = true_mask(0);
+  write_mask(own_mask_text, &ours);
+  for (int i = 0; i < 200; i++) {
+    pid_t child = i % 2 == 0 ? _Fork() : vfork();
+    if (child == 0) {
+      if (i % 2 == 0) alarm(600);
+      if ((i / 2 % 2 == 0 ? set_by_libc : set_by_syscall)(&ours) != 0) _exit(97);
+      execve(own_mask_argv[0], own_mask_argv, environ);
+      _exit(98);
+    }
+    EXPECT(status_of(child) == 0);
+  }
+  cpu_set_t shown;
+  EXPECT(sched_getaffinity(0, sizeof shown, &shown) == 0 && CPU_EQUAL(&shown, &initial));
+  const cpu_set_t after = true_mask(0);
+  EXPECT(CPU_EQUAL(&after, &ours) || (waited(gettid()) && CPU_EQUAL(&after, &initial)));
+  expect_all_children_free();
+}
+
+static void set_in_child(void) {
+  stays = 1;
+  int stop = 0;
+  pthread_t asker;
+  EXPECT(pthread_create(&asker, NULL, ask_always, &stop) == 0);
+  struct worker worker = {.first = set_in_children};
   begin(&worker);
   end(&worker);
   __atomic_store_n(&stop, 1, __ATOMIC_RELAXED);
@@ -1060,6 +1156,8 @@ static const struct {
     {"set_at_once", set_at_once},
     {"set_later", set_later},
     {"set_by_system_call", set_by_system_call},
+    {"set_the_same", set_the_same},
+    {"set_in_child", set_in_child},
     {"set_by_creator", set_by_creator},
     {"failure", failure},
     {"ends", ends},
@@ -1125,7 +1223,7 @@ static int run_preloaded(const char *name) {
 int main(int argc, char **argv) {
   initial = true_mask(0);
   nr_cpus = CPU_COUNT(&initial);
-  write_mask(mask_text);
+  write_mask(mask_text, &initial);
   if (argc > 1 && strcmp(argv[1], "first_cpu") == 0) return first_cpu();
   if (argc == 3 && strcmp(argv[1], "child_says") == 0) return strcmp(argv[2], mask_text) == 0 ? 0 : 1;
   EXPECT(argc == 2);
@@ -1134,7 +1232,7 @@ int main(int argc, char **argv) {
   if (getenv("PIN_TEST_INSIDE") == NULL) return run_preloaded(argv[1]);
   char path[256] = {0};
   EXPECT(readlink("/proc/self/exe", path, sizeof path - 1) > 0);
-  child_argv[0] = path;
+  child_argv[0] = own_mask_argv[0] = path;
   EXPECT(snprintf(command, sizeof command, "exec \"$PIN_TEST_SELF\" child_says %s", mask_text) < (int)sizeof command);
   setenv("PIN_TEST_SELF", path, 1);
   for (size_t i = 0; i < sizeof kPromises / sizeof kPromises[0]; i++) {
