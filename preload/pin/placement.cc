@@ -397,7 +397,7 @@ void Placement::fork_child() PERCPU_NO_THREAD_SAFETY_ANALYSIS {
 void Placement::look_at(ThreadRecord* record, uint64_t now) {
   char path[64];
   char text[96];
-  if (!record->name_read) {
+  if (!record->name_read || name_is_due(record->number, nr_looks_, live_)) {
     record->name_read = true;
     Text name_path(path);
     name_path.format("/proc/self/task/%d/comm", static_cast<int>(record->tid));
@@ -431,6 +431,7 @@ void Placement::look_at(ThreadRecord* record, uint64_t now) {
 void Placement::look(uint64_t now) {
   if (now - looked_ns_ < kLookEveryNs) return;
   looked_ns_ = now;
+  nr_looks_++;
   for (ThreadRecord* record = records_.first(); record != nullptr;) {
     ThreadRecord* next = record->next;
     // One that left without a word (a raw exit) is no longer there.

@@ -169,6 +169,7 @@ class __attribute__((visibility("hidden"))) Placement {
   uint32_t nr_claims_ PERCPU_GUARDED_BY(lock_) = 0;
   bool claims_lost_ PERCPU_GUARDED_BY(lock_) = false;  // there were more: all that have not begun are left alone
   uint64_t looked_ns_ PERCPU_GUARDED_BY(lock_) = 0;
+  uint32_t nr_looks_ PERCPU_GUARDED_BY(lock_) = 0;
   bool placed_since_tick_ PERCPU_GUARDED_BY(lock_) = false;
   bool ticked_ PERCPU_GUARDED_BY(lock_) = false;  // the last tick said that it wants another, or somebody was woken for it
 };

@@ -17,6 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <threads.h>
@@ -910,6 +911,41 @@ static void balance_rests(void) {
   end(&worker);
 }
 
+/* A thread may name itself where nobody is asked, and long after its name was first read. It is found out in the background; where there
+ * is none, when threads are created. */
+static atomic_int to_be_named;
+
+static void name_itself(struct worker *worker) {
+  worker->tid = (pid_t)syscall(SYS_gettid);
+  while (!to_be_named) nap();
+  EXPECT(prctl(PR_SET_NAME, "late-worker") == 0);
+}
+
+static void wait_for_look(int creates) {
+  nanosleep(&(struct timespec){0, 100000000}, NULL);
+  struct worker other = {0};
+  if (!creates) return;
+  begin(&other);
+  end(&other);
+}
+
+static void name_late(int creates) {
+  struct worker worker = {.first = name_itself};
+  struct worker same = {0};
+  begin(&worker);
+  begin(&same);
+  for (int i = 0; i < 25; i++) wait_for_look(creates);
+  EXPECT(cpu_of(worker.tid) >= 0);
+  to_be_named = 1;
+  for (int i = 0; i < kMostLooks && !is_free(worker.tid); i++) wait_for_look(creates);
+  EXPECT(is_free(worker.tid) && cpu_of(same.tid) >= 0);
+  end(&worker);
+  end(&same);
+}
+
+static void named_late(void) { name_late(0); }
+static void named_late_sync(void) { name_late(1); }
+
 /* Every second block stays, so that no pages become free, which would have the balance thread look again too. */
 static void fill_caches(struct worker *worker) {
   (void)worker;
@@ -1173,6 +1209,8 @@ static const struct {
     {"late_destructor", late_destructor},
     {"shared_cpu", shared_cpu},
     {"balance_rests", balance_rests},
+    {"named_late", named_late},
+    {"named_late_sync", named_late_sync},
     {"caches_emptied", caches_emptied},
     {"storm", storm},
     {"list", list},
