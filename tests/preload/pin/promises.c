@@ -2,6 +2,7 @@
  *
  * One promise of thread placement a run, named by the argument. The program executes itself under PIN_TEST_PRELOAD; what
  * is true is asked by the system call instruction, what is shown by libc's functions. It needs two CPUs; with fewer it is skipped (77).
+ * Of a machine that has more than kMostCpus it takes as many.
  */
 #include <dirent.h>
 #include <errno.h>
@@ -32,7 +33,7 @@
     }                                                                                    \
   } while (0)
 
-enum { kManyThreads = 64 };
+enum { kRuns = 8, kRunCpus = 8, kMostCpus = kRuns * kRunCpus };
 
 static cpu_set_t initial;
 static int nr_cpus;
@@ -1086,6 +1087,29 @@ static void look_at_machine(void) {
   }
 }
 
+/* Physical cores come before their siblings: as many threads as there are cores share none. */
+static void cores_first(void) {
+  look_at_machine();
+  int nr_cores = 0;
+  for (int i = 0; i < nr_cpus; i++) nr_cores += rank_of[nth_cpu(i)] == 0;
+  if (nr_cores == nr_cpus) {
+    EXPECT(getenv("PIN_TEST_SIBLINGS") == NULL); /* who knows that there are some */
+    _exit(77);
+  }
+  struct worker workers[kMostCpus] = {{0}};
+  int cpus[kMostCpus];
+  int nr_placed = 0;
+  for (int i = 0; i < nr_cpus; i++) begin(&workers[i]);
+  for (int i = 0; i < nr_cpus; i++) {
+    cpus[i] = cpu_of(workers[i].tid);
+    EXPECT(cpus[i] >= 0 || waited(workers[i].tid));
+    nr_placed += cpus[i] >= 0;
+  }
+  /* (The CPU of one that was set free is not given out for a while, and the others come earlier.) */
+  for (int i = 0; i < nr_cpus && nr_placed == nr_cpus; i++) EXPECT((rank_of[cpus[i]] == 0) == (i < nr_cores));
+  for (int i = 0; i < nr_cpus; i++) end(&workers[i]);
+}
+
 /* Twice as many threads as CPUs: each CPU has two, and the second time they come in the same order. Fills in that order. */
 static void read_order(int *order) {
   look_at_machine();
@@ -1107,7 +1131,7 @@ static void read_order(int *order) {
 
 /* Node by node; in a node its cores before their siblings. */
 static void compact(void) {
-  int order[kManyThreads];
+  int order[kMostCpus];
   read_order(order);
   for (int i = 1; i < nr_cpus; i++) {
     const int before = order[i - 1], cpu = order[i];
@@ -1117,8 +1141,8 @@ static void compact(void) {
 
 /* A CPU of each node in turn, the nodes by number; each node's cores before their siblings. */
 static void scatter(void) {
-  int order[kManyThreads];
-  int turn_of[kManyThreads] = {0}; /* how many of its node had come before */
+  int order[kMostCpus];
+  int turn_of[kMostCpus] = {0}; /* how many of its node had come before */
   read_order(order);
   for (int i = 1; i < nr_cpus; i++) {
     for (int k = 0; k < i; k++) {
@@ -1143,13 +1167,13 @@ static cpu_set_t cpus_of(int wanted) {
 /* Each thread has all of our CPUs of one node, and no others; the nodes come in turn, by number. */
 static void node(void) {
   look_at_machine();
-  cpu_set_t expected[kManyThreads];
+  cpu_set_t expected[kMostCpus];
   int nr_nodes = 0;
   for (int number = 0; number < CPU_SETSIZE; number++) {
     const cpu_set_t mask = cpus_of(number);
     if (CPU_COUNT(&mask) != 0) expected[nr_nodes++] = mask;
   }
-  struct worker workers[2 * kManyThreads + 1] = {{0}};
+  struct worker workers[2 * kMostCpus + 1] = {{0}};
   const int count = 2 * nr_nodes + 1;
   for (int i = 0; i < count; i++) begin(&workers[i]);
   for (int i = 0; i < count; i++) {
@@ -1214,6 +1238,7 @@ static const struct {
     {"caches_emptied", caches_emptied},
     {"storm", storm},
     {"list", list},
+    {"cores_first", cores_first},
     {"compact", compact},
     {"scatter", scatter},
     {"node", node},
@@ -1258,6 +1283,16 @@ static int run_preloaded(const char *name) {
   return status;
 }
 
+/* The process's own from now on: runs of neighbouring CPUs, from all over the machine, so that there are siblings and nodes among them. */
+static void take_some_cpus(void) {
+  cpu_set_t some;
+  CPU_ZERO(&some);
+  for (int i = 0; i < kMostCpus; i++) CPU_SET(nth_cpu(i / kRunCpus * nr_cpus / kRuns + i % kRunCpus), &some);
+  EXPECT(CPU_COUNT(&some) == kMostCpus && sched_setaffinity(0, sizeof some, &some) == 0);
+  initial = some;
+  nr_cpus = kMostCpus;
+}
+
 int main(int argc, char **argv) {
   initial = true_mask(0);
   nr_cpus = CPU_COUNT(&initial);
@@ -1265,7 +1300,8 @@ int main(int argc, char **argv) {
   if (argc > 1 && strcmp(argv[1], "first_cpu") == 0) return first_cpu();
   if (argc == 3 && strcmp(argv[1], "child_says") == 0) return strcmp(argv[2], mask_text) == 0 ? 0 : 1;
   EXPECT(argc == 2);
-  if (nr_cpus < 2 || nr_cpus > kManyThreads) return 77;
+  if (nr_cpus < 2) return 77;
+  if (nr_cpus > kMostCpus) take_some_cpus();
   if (strcmp(argv[1], "list") == 0 && !(CPU_ISSET(0, &initial) && CPU_ISSET(1, &initial))) return 77;
   if (getenv("PIN_TEST_INSIDE") == NULL) return run_preloaded(argv[1]);
   char path[256] = {0};
