@@ -202,7 +202,7 @@ TEST_CASE("threads are skipped by name, by the beginning of a name, and by numbe
 
 TEST_CASE("names are read at each look while threads are few, else in turn, so that a look costs as little") {
   for (uint32_t look = 0; look < 20; ++look) CHECK(name_is_due(7, look, 63));
-  for (const uint32_t threads : {64U, 1000U, 100000U}) {
+  for (const uint32_t threads : {64U, 1000U, 5000U}) {
     CAPTURE(threads);
     std::vector<uint32_t> times(threads);
     const uint32_t turns = threads / 64 + 1;
