@@ -166,7 +166,8 @@ TEST_CASE("where nothing is known each CPU is a core, and all are on one node") 
 }
 
 TEST_CASE("a list of siblings that makes no sense makes the CPU a core of its own, and says nothing of the others") {
-  for (const std::string text : {"", "\n", "x", "0-", "1,0\n", "0,,1\n", "0 1\n", "0-8192\n", "99999999999999999999\n", "-1\n", "0-1x\n", "2\n"}) {
+  for (const std::string text : {"", "\n", "x", "0-", "1,0\n", "0,,1\n", "0 1\n", "0-8192\n", "99999999999999999999\n", "-1\n",
+                                 "0-1x\n", "2\n"}) {
     CAPTURE(text);
     Neighbours files;
     files.core(0, text);
