@@ -142,6 +142,11 @@ bool skips_number(const char* skip, uint32_t number) {
   return any_item(skip, [&text](const char* item, size_t len) { return equal(text.c_str(), item, len); });
 }
 
+bool name_is_due(uint32_t number, uint32_t nr_looks, uint32_t nr_threads) {
+  constexpr uint32_t kNamesALook = 64;
+  return (number + nr_looks) % (nr_threads / kNamesALook + 1) == 0;
+}
+
 bool is_exempt_name(const char* name) { return skips_name("percpu-*+jemalloc_bg*", name); }
 
 }  // namespace percpu::heap

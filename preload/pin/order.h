@@ -63,6 +63,10 @@ void order_slots(PinPolicy policy, const CpuMask& allowed, CpuPlace* places, con
 [[nodiscard]] bool skips_name(const char* skip, const char* name);
 [[nodiscard]] bool skips_number(const char* skip, uint32_t number);
 
+// Whether a look reads a thread's name again: a thread may name itself late, and where nobody is asked. Of few threads at each look; of
+// many in turn, by their numbers, some 64 a look.
+[[nodiscard]] bool name_is_due(uint32_t number, uint32_t nr_looks, uint32_t nr_threads);
+
 // Whether the thread is the runtime's own, or one of jemalloc's, by its name.
 [[nodiscard]] bool is_exempt_name(const char* name);
 

@@ -41,6 +41,12 @@ bool has_mask(const pthread_attr_t* attr) {
 extern "C" {
 using NextSyscall = long (*)(long, ...);
 __attribute__((visibility("hidden"))) constinit NextSyscall pin_next_syscall = nullptr;  // until it is found
+__attribute__((visibility("hidden"))) long pin_kernel_syscall(long number, ...);  // by the instruction
+__attribute__((visibility("hidden"))) long pin_syscall_sched_setaffinity(long number, long tid, long size_bytes, void* mask) {
+  const NextSyscall next = __atomic_load_n(&pin_next_syscall, __ATOMIC_RELAXED);
+  const auto call = [=] { return (next != nullptr ? next : pin_kernel_syscall)(number, tid, size_bytes, mask); };
+  return placement.active() ? placement.set_mask(static_cast<pid_t>(tid), {}, call) : (placement.note_initial(), call());
+}
 __attribute__((visibility("hidden"))) long pin_syscall_sched_getaffinity(long number, long tid, long size_bytes, void* mask) {
   const auto call = [=] { return __atomic_load_n(&pin_next_syscall, __ATOMIC_RELAXED)(number, tid, size_bytes, mask); };
   return placement.active() && placement.any_placed() ? placement.ask_kernel(static_cast<pid_t>(tid), mask, call) : call();

@@ -45,6 +45,7 @@ uint64_t PlacementGuard::set_signals(uint64_t blocked) {
 }
 // ---- masks and places ----------------------------------------------------------------------------------------------------
 
+// One that the program set, and that is the very same, is told from ours by who set it: set_mask() sees that.
 bool Placement::is_mask_of(const CpuMask& mask, int32_t place) const {
   if (place == kNoPlace) return false;
   if (policy_ != PinPolicy::kNode) return mask.first().value == place && !mask.after({place}).valid();
@@ -78,13 +79,20 @@ int Placement::go_to(pid_t tid, int32_t place) {
 
 int Placement::go_free(pid_t tid) const { return os().sched_setaffinity(tid, sizeof initial_.words, initial_.words); }
 
-int32_t Placement::own_place() const { return t_place.record != nullptr ? t_place.record->place : t_place.last; }
+bool Placement::has_own_mask() { return t_place.own_mask != 0 && t_place.own_mask == this_tid(); }
+
+int32_t Placement::own_place() {
+  if (has_own_mask()) return kNoPlace;
+  return t_place.record != nullptr ? t_place.record->place : t_place.last;
+}
 
 // ---- the machine ---------------------------------------------------------------------------------------------------------
 
+// By the instruction: a resolver that sets its mask may come by before this object is relocated (syscall.S).
 bool Placement::note_initial() {
-  if (initial_.count() == 0) (void)os().sched_getaffinity(this_process(), sizeof initial_.words, initial_.words);
-  return initial_.count() != 0;
+  if (initial_.empty())
+    (void)raw_syscall(SYS_sched_getaffinity, this_process(), sizeof initial_.words, reinterpret_cast<long>(initial_.words));
+  return !initial_.empty();
 }
 
 void Placement::start(const Config& config) {
@@ -302,13 +310,32 @@ void Placement::end(void* value) {
   placement.drop(record);
 }
 
+// The program set the thread's mask: what stands from now on is the program's.
+void Placement::note_mask(pid_t tid, pthread_t thread) {
+  ThreadRecord* record = find(tid, thread);
+  if (record != nullptr) {
+    release_slot(record);
+    record->place = record->left = kNoPlace;
+    return;
+  }
+  if (this_process() != process_) return note_own_mask(tid, thread);  // a child of vfork, and no thread of ours
+  if (tid != 0) return add_claim(tid, thread, false);
+  t_place.last = kNoPlace;
+}
+
+// The same in a child: its parent's record, on whose thread-local words it may run, stays as it is.
+void Placement::note_own_mask(pid_t tid, pthread_t thread) {
+  const bool self = tid == kByThread ? pthread_equal(thread, pthread_self()) != 0 : tid == 0 || tid == this_tid();
+  if (self) t_place.own_mask = this_tid();
+}
+
 void Placement::hide(pid_t tid, pthread_t thread, size_t size_bytes, void* mask) {
   const size_t bytes = size_bytes < sizeof scratch_.words ? size_bytes : sizeof scratch_.words;
   scratch_ = {};
   memcpy(scratch_.words, mask, bytes);
   const bool self = tid == 0 || (tid == kByThread && pthread_equal(thread, pthread_self()) != 0);
   const ThreadRecord* record = self ? t_place.record : find(tid, thread);
-  const int32_t place = record != nullptr ? record->place : self ? t_place.last : kNoPlace;
+  const int32_t place = self ? own_place() : record != nullptr ? record->place : kNoPlace;
   bool ours = is_mask_of(scratch_, place);
   if (record == nullptr && (self ? this_tid() : tid) != this_process()) {
     // Perhaps a thread that has not begun, and still has what it inherited; its signal handlers may ask already.
@@ -327,6 +354,7 @@ bool Placement::is_bare_child() const { return in_vfork_word == 0 && this_proces
 // A child, of vfork too, has the mask that its parent had when the fork began. If another thread set the parent free since then, the
 // memory, which is copied later or never, says nothing of that place any more.
 bool Placement::leave_place() {
+  if (has_own_mask()) return false;
   const bool child = this_process() != process_;
   const int32_t left = child && t_place.record != nullptr ? t_place.record->left : kNoPlace;
   return (stands_at(0, own_place()) || stands_at(0, left)) && go_free(0) == 0;
@@ -369,7 +397,7 @@ void Placement::fork_child() PERCPU_NO_THREAD_SAFETY_ANALYSIS {
 void Placement::look_at(ThreadRecord* record, uint64_t now) {
   char path[64];
   char text[96];
-  if (!record->name_read) {
+  if (!record->name_read || name_is_due(record->number, nr_looks_, live_)) {
     record->name_read = true;
     Text name_path(path);
     name_path.format("/proc/self/task/%d/comm", static_cast<int>(record->tid));
@@ -403,6 +431,7 @@ void Placement::look_at(ThreadRecord* record, uint64_t now) {
 void Placement::look(uint64_t now) {
   if (now - looked_ns_ < kLookEveryNs) return;
   looked_ns_ = now;
+  nr_looks_++;
   for (ThreadRecord* record = records_.first(); record != nullptr;) {
     ThreadRecord* next = record->next;
     // One that left without a word (a raw exit) is no longer there.

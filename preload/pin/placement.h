@@ -32,6 +32,7 @@ namespace percpu::heap {
 struct ThreadPlace {
   ThreadRecord* record = nullptr;
   int32_t last = kNoPlace;  // the place that it keeps while it ends, when its record is gone already
+  pid_t own_mask = 0;       // the child, of vfork or _Fork on these words, for which the program set a mask
   uint32_t off = 0;         // how many OffPlace it is in
   bool passing = false;     // in the function behind ours, with the lock
 };
@@ -65,7 +66,8 @@ class PERCPU_SCOPED_CAPABILITY PlacementGuard {
   uint64_t signals_;
 };
 
-class Placement {
+// (Hidden where it is used too: code that runs before this object is relocated reaches it.)
+class __attribute__((visibility("hidden"))) Placement {
  public:
   constexpr Placement() = default;
 
@@ -83,10 +85,10 @@ class Placement {
   void begin(ThreadRecord* record) PERCPU_EXCLUDES(lock_);
   static void end(void* record);
 
-  // What the program does to a thread; `call` is libc's function, made under the lock so that a beginning thread sees all
-  // of it or nothing. A tid of 0 is the caller; kByThread: `thread` counts.
+  // What the program does to a thread; `call` is libc's function, or the system call, made under the lock so that a beginning thread
+  // sees all of it or nothing. A tid of 0 is the caller; kByThread: `thread` counts.
   template <class Call>
-  int set_mask(pid_t tid, pthread_t thread, Call call) PERCPU_EXCLUDES(lock_);
+  auto set_mask(pid_t tid, pthread_t thread, Call call) PERCPU_EXCLUDES(lock_);
   template <class Call>
   int set_name(pthread_t thread, const char* name, Call call) PERCPU_EXCLUDES(lock_);
   // Puts the initial mask where that of the thread's place is.
@@ -124,11 +126,14 @@ class Placement {
   void set_free(ThreadRecord* record, const char* why) PERCPU_REQUIRES(lock_);
   void set_all_free() PERCPU_REQUIRES(lock_);
   void look(uint64_t now) PERCPU_REQUIRES(lock_);
+  void note_mask(pid_t tid, pthread_t thread) PERCPU_REQUIRES(lock_);
+  static void note_own_mask(pid_t tid, pthread_t thread);
   void hide(pid_t tid, pthread_t thread, size_t size_bytes, void* mask) PERCPU_REQUIRES(lock_);
   void look_at(ThreadRecord* record, uint64_t now) PERCPU_REQUIRES(lock_);
   void placed() PERCPU_REQUIRES(lock_);
 
-  int32_t own_place() const;
+  static bool has_own_mask();
+  static int32_t own_place();
   bool is_mask_of(const CpuMask& mask, int32_t place) const;
   bool stands_at(pid_t tid, int32_t place) PERCPU_REQUIRES(lock_);
   int go_to(pid_t tid, int32_t place) PERCPU_REQUIRES(lock_);
@@ -164,11 +169,12 @@ class Placement {
   uint32_t nr_claims_ PERCPU_GUARDED_BY(lock_) = 0;
   bool claims_lost_ PERCPU_GUARDED_BY(lock_) = false;  // there were more: all that have not begun are left alone
   uint64_t looked_ns_ PERCPU_GUARDED_BY(lock_) = 0;
+  uint32_t nr_looks_ PERCPU_GUARDED_BY(lock_) = 0;
   bool placed_since_tick_ PERCPU_GUARDED_BY(lock_) = false;
   bool ticked_ PERCPU_GUARDED_BY(lock_) = false;  // the last tick said that it wants another, or somebody was woken for it
 };
 
-extern Placement placement;
+extern Placement placement __attribute__((visibility("hidden")));
 
 // ---- what the program sets and asks -----------------------------------------------------------------------------------------
 
@@ -181,28 +187,25 @@ auto pass_on(Call call) {
   return result;
 }
 
+// (A child of _Fork() or of the system call cannot have the lock; it has no threads of ours, but perhaps its parent's place.)
 template <class Call>
-int Placement::set_mask(pid_t tid, pthread_t thread, Call call) {
+auto Placement::set_mask(pid_t tid, pthread_t thread, Call call) {
   if (t_place.passing) return call();
-  PlacementGuard guard(lock_);
-  const int result = pass_on(call);
-  if (result != 0) return result;
-  ThreadRecord* record = find(tid, thread);
-  if (record != nullptr) {
-    release_slot(record);
-    record->place = record->left = kNoPlace;  // what stands from now on is the program's
-  } else if (tid != 0) {
-    add_claim(tid, thread, false);
-  } else if (t_place.record == nullptr) {
-    t_place.last = kNoPlace;
+  if (is_bare_child()) {
+    const auto result = call();
+    if (result == 0) note_own_mask(tid, thread);
+    return result;
   }
+  PlacementGuard guard(lock_);
+  const auto result = pass_on(call);
+  if (result == 0) note_mask(tid, thread);
   return result;
 }
 
 template <class Call>
 int Placement::set_name(pthread_t thread, const char* name, Call call) {
   const int result = call();
-  if (result != 0 || !(is_exempt_name(name) || skips_name(skip_.text, name))) return result;
+  if (result != 0 || is_bare_child() || !(is_exempt_name(name) || skips_name(skip_.text, name))) return result;
   PlacementGuard guard(lock_);
   ThreadRecord* record = find(kByThread, thread);
   if (record == nullptr) {

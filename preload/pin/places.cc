@@ -7,14 +7,15 @@
 
 namespace percpu::heap {
 
+namespace {
+
+// -1: there is none, or one that makes no sense.
 int read_number(const System& system, const char* path) {
   char text[16];
   (void)read_beginning(system, path, text, sizeof text);
   const uint64_t number = leading_number(text).value_or(UINT64_MAX);
   return number <= kMaxCpus ? static_cast<int>(number) : -1;
 }
-
-namespace {
 
 void read_core(const System& system, const CpuMask& allowed, CpuId cpu, CpuPlace* places) {
   char path[96];

@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: MIT
  *
- * syscall(), of which sched_getaffinity alone is ours: LLVM's and Intel's OpenMP, and libnuma, ask for their mask by it.
+ * syscall(), of which sched_getaffinity and sched_setaffinity are ours: LLVM's and Intel's OpenMP, and libnuma, ask for their mask, and
+ * set it, by this.
  *
  * All else jumps on to the next function of this name, with the stack and all arguments as they came: a child may return on another stack,
  * so there must be no frame of ours on the way. What the kernel is asked by the instruction itself does not come by here.
  *
- * Until our constructor has found that function the call is made here: resolvers of other libraries' IFUNCs may come by before this
- * object is relocated, when no function of another one can be called.
+ * Until our constructor has found that function the call is made here (pin_kernel_syscall): resolvers of other libraries' IFUNCs may
+ * come by before this object is relocated, when no function of another one can be called.
  */
 #include <sys/syscall.h>
 #if defined(__x86_64__)
@@ -17,13 +18,25 @@
 syscall:
 	.cfi_startproc
 	endbr64
+	cmpq	$SYS_sched_setaffinity, %rdi
+	je	pin_syscall_sched_setaffinity
 	movq	pin_next_syscall(%rip), %rax
 	testq	%rax, %rax
-	je	1f
+	je	pin_kernel_syscall
 	cmpq	$SYS_sched_getaffinity, %rdi
 	je	pin_syscall_sched_getaffinity
 	jmp	*%rax
-1:	movq	%rdi, %rax	/* as libc does it */
+	.cfi_endproc
+	.size	syscall, .-syscall
+
+	.globl	pin_kernel_syscall
+	.hidden	pin_kernel_syscall
+	.type	pin_kernel_syscall, @function
+	.p2align 4
+pin_kernel_syscall:
+	.cfi_startproc
+	endbr64
+	movq	%rdi, %rax	/* as libc does it */
 	movq	%rsi, %rdi
 	movq	%rdx, %rsi
 	movq	%rcx, %rdx
@@ -42,7 +55,7 @@ syscall:
 3:	movq	$-1, %rax
 	ret
 	.cfi_endproc
-	.size	syscall, .-syscall
+	.size	pin_kernel_syscall, .-pin_kernel_syscall
 #elif defined(__aarch64__)
 	.text
 	.globl	syscall
@@ -51,14 +64,27 @@ syscall:
 syscall:
 	.cfi_startproc
 	hint	#34		/* bti c */
-	adrp	x16, pin_next_syscall
+	cmp	x0, #SYS_sched_setaffinity
+	b.ne	1f
+	b	pin_syscall_sched_setaffinity
+1:	adrp	x16, pin_next_syscall
 	ldr	x16, [x16, :lo12:pin_next_syscall]
-	cbz	x16, 1f
+	cbz	x16, pin_kernel_syscall
 	cmp	x0, #SYS_sched_getaffinity
-	b.ne	4f
+	b.ne	2f
 	b	pin_syscall_sched_getaffinity
-4:	br	x16		/* by this register to a "bti c", as by a call */
-1:	mov	w8, w0		/* as libc does it */
+2:	br	x16		/* by this register to a "bti c", as by a call */
+	.cfi_endproc
+	.size	syscall, .-syscall
+
+	.globl	pin_kernel_syscall
+	.hidden	pin_kernel_syscall
+	.type	pin_kernel_syscall, %function
+	.p2align 4
+pin_kernel_syscall:
+	.cfi_startproc
+	hint	#34
+	mov	w8, w0		/* as libc does it */
 	mov	x0, x1
 	mov	x1, x2
 	mov	x2, x3
@@ -79,6 +105,6 @@ syscall:
 3:	mov	x0, #-1
 	ret
 	.cfi_endproc
-	.size	syscall, .-syscall
+	.size	pin_kernel_syscall, .-pin_kernel_syscall
 #endif
 #include "preload/arch/asm_end.h"

@@ -45,6 +45,8 @@ class Image:
         self.add_bytes(path, self._stripped(source), 0o755)
         for library in self._needed(source):
             self._add_library(library)
+            if library.startswith("libc.so"):
+                self._add_library("libgcc_s.so.1")  # libc loads it by its name when a thread is cancelled
 
     def _stripped(self, source):
         with tempfile.TemporaryDirectory() as directory:

@@ -47,7 +47,7 @@ def steps_for(machine, build, form, only):
         if machine.arch == "aarch64":
             steps = plan.preload_suite(build, sum(node.mib for node in machine.nodes)) + plan.programs(build) + plan.faults(build) + steps
         else:
-            steps += plan.pins(build)
+            steps += plan.pins(build, machine.threads)
         steps = plan.unit_suite(build, form) + steps
     if machine.then_online or machine.offline:
         # The CPUs that are offline come online while the programs of "late" run, and all of it runs again.

@@ -42,6 +42,7 @@ class Machine:
     distances: dict = dataclasses.field(default_factory=dict)  # (from, to) -> distance
     offline: str = ""
     boot_cpus: int = 0  # 0: all
+    threads: int = 1  # CPUs a core
     then_online: bool = False
 
     @property
@@ -104,6 +105,8 @@ def parse(line):
             machine.offline = match[1]
         elif match := re.fullmatch(r"boot=(\d+)", word):
             machine.boot_cpus = int(match[1])
+        elif match := re.fullmatch(r"threads=([1-9])", word):
+            machine.threads = int(match[1])
         elif word == "then=online":
             machine.then_online = True
         else:
@@ -118,6 +121,8 @@ def check(machine):
         raise BadMachine(f"machine {machine.name}: expected the CPUs 0..n-1, each on one node, found {told}")
     if not any(node.mib for node in machine.nodes):
         raise BadMachine(f"machine {machine.name}: expected a node with memory, found none")
+    if any(len(node.cpus) % machine.threads for node in machine.nodes):
+        raise BadMachine(f"machine {machine.name}: expected cores of {machine.threads} CPUs on each node, found a part of one")
     for pair in machine.distances:
         if max(pair) >= len(machine.nodes):
             raise BadMachine(f"machine {machine.name}: expected nodes 0..{len(machine.nodes) - 1}, found a distance of {pair}")
@@ -151,14 +156,18 @@ def numa_arguments(machine):
 def qemu_command(machine, kernel, initramfs, append, log):
     cpus = machine.nr_cpus
     command = [f"qemu-system-{machine.arch}", "-accel", "tcg,thread=single", "-nodefaults", "-display", "none", "-no-reboot",
-               "-smp", f"{cpus},sockets={cpus},cores=1,threads=1", "-m", f"{sum(n.mib for n in machine.nodes)}M"]
+               "-smp", f"{cpus},sockets={cpus // machine.threads},cores=1,threads={machine.threads}",
+               "-m", f"{sum(n.mib for n in machine.nodes)}M"]
     command += numa_arguments(machine)
     words = ["panic=-1", "rdinit=/init", "mitigations=off", "nokaslr", "audit=0"]
     if machine.boot_cpus:
         words.append(f"maxcpus={machine.boot_cpus}")
     if machine.arch == "x86_64":
         # The kernel's log has a line of its own, so that it does not mix with what the tests say.
-        command += ["-machine", "q35", "-cpu", "max,la57=off,mtrr=off", "-serial", "stdio", "-serial", f"file:{log}"]
+        cpu = "max,la57=off,mtrr=off"
+        if machine.threads > 1:
+            cpu += ",vendor=GenuineIntel"  # AMD's way to tell of siblings (topoext) is not emulated
+        command += ["-machine", "q35", "-cpu", cpu, "-serial", "stdio", "-serial", f"file:{log}"]
         words += ["console=ttyS1", "loglevel=5", "lab.tty=ttyS0", "tsc=reliable", "no_timer_check", "lpj=5000000",
                   "clearcpuid=141"]  # cx16: see above
     else:

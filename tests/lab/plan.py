@@ -109,10 +109,12 @@ def preload_suite(build, mib):
     return [build.step("preload", test, UNIT_SECONDS) for test in build.programs("preload") if test["name"] not in left_out]
 
 
-def pins(build):
+def pins(build, threads):
     """Of that suite, what is about the placement of threads, which a machine of one node and two CPUs tells little about."""
-    return [build.step("pin", test, UNIT_SECONDS) for test in build.programs("preload")
-            if test["name"].startswith("pin_") and test["name"] not in LEFT_OUT]
+    more = {"PIN_TEST_SIBLINGS": str(threads)} if threads > 1 else {}
+    steps = [build.step("pin", test, UNIT_SECONDS) for test in build.programs("preload")
+             if test["name"].startswith("pin_") and test["name"] not in LEFT_OUT]
+    return [dataclasses.replace(step, env=step.env | more) for step in steps]
 
 
 def faults(build):

@@ -35,7 +35,8 @@ static int refused(void) { return 2; }
 
 __attribute__((used)) static int (*resolve(void))(void) {
   unsigned long mask[16];
-  const int good = syscall(SYS_getpid) > 0 && syscall(SYS_sched_getaffinity, 0L, sizeof mask, mask) > 0 && syscall(-1L) == -1;
+  const long bytes = syscall(SYS_sched_getaffinity, 0L, sizeof mask, mask);
+  const int good = syscall(SYS_getpid) > 0 && bytes > 0 && syscall(SYS_sched_setaffinity, 0L, bytes, mask) == 0 && syscall(-1L) == -1;
   return good ? answered : refused;
 }
 int preload_resolved_function(void) __attribute__((ifunc("resolve")));

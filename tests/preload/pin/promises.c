@@ -2,11 +2,13 @@
  *
  * One promise of thread placement a run, named by the argument. The program executes itself under PIN_TEST_PRELOAD; what
  * is true is asked by the system call instruction, what is shown by libc's functions. It needs two CPUs; with fewer it is skipped (77).
+ * Of a machine that has more than kMostCpus it takes as many.
  */
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <malloc.h>
+#include <numa.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -16,6 +18,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <threads.h>
@@ -30,7 +33,7 @@
     }                                                                                    \
   } while (0)
 
-enum { kManyThreads = 64 };
+enum { kRuns = 8, kRunCpus = 8, kMostCpus = kRuns * kRunCpus };
 
 static cpu_set_t initial;
 static int nr_cpus;
@@ -143,8 +146,8 @@ static char mask_text[2 * sizeof(cpu_set_t) + 1];
 static char *child_argv[] = {"/proc/self/exe", "child_says", mask_text, NULL};
 static char command[sizeof mask_text + 64];
 
-static void write_mask(char *text) {
-  for (size_t i = 0; i < sizeof initial; i++) sprintf(text + 2 * i, "%02x", ((unsigned char *)&initial)[i]);
+static void write_mask(char *text, const cpu_set_t *mask) {
+  for (size_t i = 0; i < sizeof *mask; i++) sprintf(text + 2 * i, "%02x", ((const unsigned char *)mask)[i]);
 }
 
 static int status_of(pid_t child) {
@@ -413,18 +416,79 @@ static void set_later(void) {
   free(workers);
 }
 
+/* Another CPU than ours, and the very one that we chose. */
 static void set_by_system_call(void) {
+  for (int same = 0; same < 2; same++) {
+    struct worker *workers = calloc((size_t)nr_cpus + 1, sizeof *workers);
+    begin(&workers[0]);
+    const int ours = cpu_of(workers[0].tid);
+    const cpu_set_t wanted = only(same && ours >= 0 ? ours : ours == nth_cpu(0) ? nth_cpu(1) : nth_cpu(0));
+    EXPECT(syscall(SYS_sched_setaffinity, workers[0].tid, sizeof wanted, &wanted) == 0);
+    cpu_set_t shown;
+    EXPECT(sched_getaffinity(workers[0].tid, sizeof shown, &shown) == 0 && CPU_EQUAL(&shown, &wanted));
+    for (int i = 1; i <= nr_cpus; i++) begin(&workers[i]);
+    const cpu_set_t mask = true_mask(workers[0].tid);
+    EXPECT(CPU_EQUAL(&mask, &wanted));
+    for (int i = 0; i <= nr_cpus; i++) end(&workers[i]);
+    free(workers);
+  }
+}
+
+static int set_by_libc(const cpu_set_t *mask) { return sched_setaffinity(0, sizeof *mask, mask); }
+static int set_by_pthread(const cpu_set_t *mask) { return pthread_setaffinity_np(pthread_self(), sizeof *mask, mask); }
+static int set_by_syscall(const cpu_set_t *mask) { return (int)syscall(SYS_sched_setaffinity, 0, sizeof *mask, mask); }
+/* As numa_run_on_node() does it. */
+static int set_by_libnuma(const cpu_set_t *mask) {
+  struct bitmask *bits = numa_allocate_cpumask();
+  for (unsigned cpu = 0; cpu < CPU_SETSIZE && cpu < bits->size; cpu++) {
+    if (CPU_ISSET(cpu, mask)) numa_bitmask_setbit(bits, cpu);
+  }
+  const int result = numa_sched_setaffinity(0, bits);
+  numa_bitmask_free(bits);
+  return result;
+}
+
+static int (*set_own_mask)(const cpu_set_t *);
+static cpu_set_t own_mask;
+static char own_mask_text[sizeof mask_text];
+static char *own_mask_argv[] = {"/proc/self/exe", "child_says", own_mask_text, NULL};
+
+/* What the thread sets for itself is the very mask that we chose: it is the program's all the same. It is shown, and whoever the thread
+   makes has it. */
+static void set_own(struct worker *worker) {
+  (void)worker;
+  own_mask = true_mask(0);
+  EXPECT(set_own_mask(&own_mask) == 0);
+  cpu_set_t mask;
+  EXPECT(sched_getaffinity(0, sizeof mask, &mask) == 0 && CPU_EQUAL(&mask, &own_mask));
+  CPU_ZERO(&mask);
+  EXPECT(syscall(SYS_sched_getaffinity, 0, sizeof mask, &mask) > 0 && CPU_EQUAL(&mask, &own_mask));
+  write_mask(own_mask_text, &own_mask);
+  pid_t child = fork();
+  if (child == 0) {
+    execv(own_mask_argv[0], own_mask_argv);
+    _exit(126);
+  }
+  EXPECT(status_of(child) == 0);
+  EXPECT(posix_spawn(&child, own_mask_argv[0], NULL, NULL, own_mask_argv, environ) == 0);
+  EXPECT(status_of(child) == 0);
+  if (CPU_EQUAL(&own_mask, &initial)) return; /* it had been set free already */
+  begin(&inner);
+  EXPECT(CPU_EQUAL(&inner.at_start, &own_mask));
+  end(&inner);
+}
+
+static void set_the_same(void) {
+  static int (*const kWays[])(const cpu_set_t *) = {set_by_libc, set_by_pthread, set_by_syscall, set_by_libnuma};
   struct worker *workers = calloc((size_t)nr_cpus + 1, sizeof *workers);
-  begin(&workers[0]);
-  const int ours = cpu_of(workers[0].tid);
-  const cpu_set_t wanted = only(ours == nth_cpu(0) ? nth_cpu(1) : nth_cpu(0));
-  EXPECT(syscall(SYS_sched_setaffinity, workers[0].tid, sizeof wanted, &wanted) == 0);
-  cpu_set_t shown;
-  EXPECT(sched_getaffinity(workers[0].tid, sizeof shown, &shown) == 0 && CPU_EQUAL(&shown, &wanted));
-  for (int i = 1; i <= nr_cpus; i++) begin(&workers[i]);
-  const cpu_set_t mask = true_mask(workers[0].tid);
-  EXPECT(CPU_EQUAL(&mask, &wanted));
-  for (int i = 0; i <= nr_cpus; i++) end(&workers[i]);
+  for (size_t way = 0; way < sizeof kWays / sizeof kWays[0]; way++) {
+    set_own_mask = kWays[way];
+    workers[0].first = set_own;
+    for (int i = 0; i <= nr_cpus; i++) begin(&workers[i]); /* with `auto` all others are free again */
+    const cpu_set_t mask = true_mask(workers[0].tid);
+    EXPECT(CPU_EQUAL(&mask, &own_mask));
+    for (int i = 0; i <= nr_cpus; i++) end(&workers[i]);
+  }
   free(workers);
 }
 
@@ -604,6 +668,41 @@ static void exec_in_bare_child(void) {
   pthread_t asker;
   EXPECT(pthread_create(&asker, NULL, ask_always, &stop) == 0);
   struct worker worker = {.first = fork_bare_and_exec};
+  begin(&worker);
+  end(&worker);
+  __atomic_store_n(&stop, 1, __ATOMIC_RELAXED);
+  pthread_join(asker, NULL);
+}
+
+/* What such a child sets for itself stays: the very mask that its parent has of us too. A child of vfork() does so on its parent's
+   memory, whose place stays. */
+static void set_in_children(struct worker *worker) {
+  (void)worker;
+  const cpu_set_t ours = true_mask(0);
+  write_mask(own_mask_text, &ours);
+  for (int i = 0; i < 200; i++) {
+    pid_t child = i % 2 == 0 ? _Fork() : vfork();
+    if (child == 0) {
+      if (i % 2 == 0) alarm(600);
+      if ((i / 2 % 2 == 0 ? set_by_libc : set_by_syscall)(&ours) != 0) _exit(97);
+      execve(own_mask_argv[0], own_mask_argv, environ);
+      _exit(98);
+    }
+    EXPECT(status_of(child) == 0);
+  }
+  cpu_set_t shown;
+  EXPECT(sched_getaffinity(0, sizeof shown, &shown) == 0 && CPU_EQUAL(&shown, &initial));
+  const cpu_set_t after = true_mask(0);
+  EXPECT(CPU_EQUAL(&after, &ours) || (waited(gettid()) && CPU_EQUAL(&after, &initial)));
+  expect_all_children_free();
+}
+
+static void set_in_child(void) {
+  stays = 1;
+  int stop = 0;
+  pthread_t asker;
+  EXPECT(pthread_create(&asker, NULL, ask_always, &stop) == 0);
+  struct worker worker = {.first = set_in_children};
   begin(&worker);
   end(&worker);
   __atomic_store_n(&stop, 1, __ATOMIC_RELAXED);
@@ -814,6 +913,41 @@ static void balance_rests(void) {
   end(&worker);
 }
 
+/* A thread may name itself where nobody is asked, and long after its name was first read. It is found out in the background; where there
+ * is none, when threads are created. */
+static atomic_int to_be_named;
+
+static void name_itself(struct worker *worker) {
+  worker->tid = (pid_t)syscall(SYS_gettid);
+  while (!to_be_named) nap();
+  EXPECT(prctl(PR_SET_NAME, "late-worker") == 0);
+}
+
+static void wait_for_look(int creates) {
+  nanosleep(&(struct timespec){0, 100000000}, NULL);
+  struct worker other = {0};
+  if (!creates) return;
+  begin(&other);
+  end(&other);
+}
+
+static void name_late(int creates) {
+  struct worker worker = {.first = name_itself};
+  struct worker same = {0};
+  begin(&worker);
+  begin(&same);
+  for (int i = 0; i < 25; i++) wait_for_look(creates);
+  EXPECT(cpu_of(worker.tid) >= 0);
+  to_be_named = 1;
+  for (int i = 0; i < kMostLooks && !is_free(worker.tid); i++) wait_for_look(creates);
+  EXPECT(is_free(worker.tid) && cpu_of(same.tid) >= 0);
+  end(&worker);
+  end(&same);
+}
+
+static void named_late(void) { name_late(0); }
+static void named_late_sync(void) { name_late(1); }
+
 /* Every second block stays, so that no pages become free, which would have the balance thread look again too. */
 static void fill_caches(struct worker *worker) {
   (void)worker;
@@ -954,6 +1088,29 @@ static void look_at_machine(void) {
   }
 }
 
+/* Physical cores come before their siblings: as many threads as there are cores share none. */
+static void cores_first(void) {
+  look_at_machine();
+  int nr_cores = 0;
+  for (int i = 0; i < nr_cpus; i++) nr_cores += rank_of[nth_cpu(i)] == 0;
+  if (nr_cores == nr_cpus) {
+    EXPECT(getenv("PIN_TEST_SIBLINGS") == NULL); /* who knows that there are some */
+    _exit(77);
+  }
+  struct worker workers[kMostCpus] = {{0}};
+  int cpus[kMostCpus];
+  int nr_placed = 0;
+  for (int i = 0; i < nr_cpus; i++) begin(&workers[i]);
+  for (int i = 0; i < nr_cpus; i++) {
+    cpus[i] = cpu_of(workers[i].tid);
+    EXPECT(cpus[i] >= 0 || waited(workers[i].tid));
+    nr_placed += cpus[i] >= 0;
+  }
+  /* (The CPU of one that was set free is not given out for a while, and the others come earlier.) */
+  for (int i = 0; i < nr_cpus && nr_placed == nr_cpus; i++) EXPECT((rank_of[cpus[i]] == 0) == (i < nr_cores));
+  for (int i = 0; i < nr_cpus; i++) end(&workers[i]);
+}
+
 /* Twice as many threads as CPUs: each CPU has two, and the second time they come in the same order. Fills in that order. */
 static void read_order(int *order) {
   look_at_machine();
@@ -975,7 +1132,7 @@ static void read_order(int *order) {
 
 /* Node by node; in a node its cores before their siblings. */
 static void compact(void) {
-  int order[kManyThreads];
+  int order[kMostCpus];
   read_order(order);
   for (int i = 1; i < nr_cpus; i++) {
     const int before = order[i - 1], cpu = order[i];
@@ -985,8 +1142,8 @@ static void compact(void) {
 
 /* A CPU of each node in turn, the nodes by number; each node's cores before their siblings. */
 static void scatter(void) {
-  int order[kManyThreads];
-  int turn_of[kManyThreads] = {0}; /* how many of its node had come before */
+  int order[kMostCpus];
+  int turn_of[kMostCpus] = {0}; /* how many of its node had come before */
   read_order(order);
   for (int i = 1; i < nr_cpus; i++) {
     for (int k = 0; k < i; k++) {
@@ -1011,13 +1168,13 @@ static cpu_set_t cpus_of(int wanted) {
 /* Each thread has all of our CPUs of one node, and no others; the nodes come in turn, by number. */
 static void node(void) {
   look_at_machine();
-  cpu_set_t expected[kManyThreads];
+  cpu_set_t expected[kMostCpus];
   int nr_nodes = 0;
   for (int number = 0; number < CPU_SETSIZE; number++) {
     const cpu_set_t mask = cpus_of(number);
     if (CPU_COUNT(&mask) != 0) expected[nr_nodes++] = mask;
   }
-  struct worker workers[2 * kManyThreads + 1] = {{0}};
+  struct worker workers[2 * kMostCpus + 1] = {{0}};
   const int count = 2 * nr_nodes + 1;
   for (int i = 0; i < count; i++) begin(&workers[i]);
   for (int i = 0; i < count; i++) {
@@ -1060,6 +1217,8 @@ static const struct {
     {"set_at_once", set_at_once},
     {"set_later", set_later},
     {"set_by_system_call", set_by_system_call},
+    {"set_the_same", set_the_same},
+    {"set_in_child", set_in_child},
     {"set_by_creator", set_by_creator},
     {"failure", failure},
     {"ends", ends},
@@ -1075,9 +1234,12 @@ static const struct {
     {"late_destructor", late_destructor},
     {"shared_cpu", shared_cpu},
     {"balance_rests", balance_rests},
+    {"named_late", named_late},
+    {"named_late_sync", named_late_sync},
     {"caches_emptied", caches_emptied},
     {"storm", storm},
     {"list", list},
+    {"cores_first", cores_first},
     {"compact", compact},
     {"scatter", scatter},
     {"node", node},
@@ -1122,19 +1284,30 @@ static int run_preloaded(const char *name) {
   return status;
 }
 
+/* The process's own from now on: runs of neighbouring CPUs, from all over the machine, so that there are siblings and nodes among them. */
+static void take_some_cpus(void) {
+  cpu_set_t some;
+  CPU_ZERO(&some);
+  for (int i = 0; i < kMostCpus; i++) CPU_SET(nth_cpu(i / kRunCpus * nr_cpus / kRuns + i % kRunCpus), &some);
+  EXPECT(CPU_COUNT(&some) == kMostCpus && sched_setaffinity(0, sizeof some, &some) == 0);
+  initial = some;
+  nr_cpus = kMostCpus;
+}
+
 int main(int argc, char **argv) {
   initial = true_mask(0);
   nr_cpus = CPU_COUNT(&initial);
-  write_mask(mask_text);
+  write_mask(mask_text, &initial);
   if (argc > 1 && strcmp(argv[1], "first_cpu") == 0) return first_cpu();
   if (argc == 3 && strcmp(argv[1], "child_says") == 0) return strcmp(argv[2], mask_text) == 0 ? 0 : 1;
   EXPECT(argc == 2);
-  if (nr_cpus < 2 || nr_cpus > kManyThreads) return 77;
+  if (nr_cpus < 2) return 77;
+  if (nr_cpus > kMostCpus) take_some_cpus();
   if (strcmp(argv[1], "list") == 0 && !(CPU_ISSET(0, &initial) && CPU_ISSET(1, &initial))) return 77;
   if (getenv("PIN_TEST_INSIDE") == NULL) return run_preloaded(argv[1]);
   char path[256] = {0};
   EXPECT(readlink("/proc/self/exe", path, sizeof path - 1) > 0);
-  child_argv[0] = path;
+  child_argv[0] = own_mask_argv[0] = path;
   EXPECT(snprintf(command, sizeof command, "exec \"$PIN_TEST_SELF\" child_says %s", mask_text) < (int)sizeof command);
   setenv("PIN_TEST_SELF", path, 1);
   for (size_t i = 0; i < sizeof kPromises / sizeof kPromises[0]; i++) {

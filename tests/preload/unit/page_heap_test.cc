@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "../../unit/seed.h"
+#include "core/config.h"
 #include "preload/heap/decay.h"
 #include "small_system.h"
 
@@ -160,6 +161,32 @@ TEST_CASE("of what was idle since the last tick half goes back in a half-life; w
   at.pages.decay(0);
   CHECK(at.pages.stats().dirty_pages == 0);
   static_cast<void>(fence);
+}
+
+// How many ticks pass until half of what is idle has gone back (a run more may be left), by what PERCPU_CONF says of `decay`.
+int ticks_to_half(const char* conf, uint64_t tick_ms) {
+  constexpr uint64_t kRuns = 256;
+  constexpr uint64_t kRunPages = 16;
+  const uint64_t kept = kept_share(tick_ms, parse_config(conf, 4096, nullptr, nullptr).decay_ms);
+  Fixture at;
+  std::vector<uint32_t> runs;
+  for (uint64_t i = 0; i < 2 * kRuns; ++i) runs.push_back(at.take(kRunPages));
+  for (size_t i = 0; i < runs.size(); i += 2) at.pages.release(runs[i]);
+  at.pages.decay(kept);  // they were not free a tick ago
+  CHECK(at.pages.stats().dirty_pages == kRuns * kRunPages);
+  int ticks = 0;
+  for (; at.pages.stats().dirty_pages > (kRuns / 2 + 1) * kRunPages && ticks < 1000; ++ticks) at.pages.decay(kept);
+  return ticks;
+}
+
+TEST_CASE("half of what is idle goes back in a second by default, and in so many milliseconds as are asked for") {
+  CHECK(ticks_to_half("", 200) == 5);
+  CHECK(ticks_to_half("", 100) == 10);
+  CHECK(ticks_to_half("", 1000) == 1);
+  CHECK(ticks_to_half("decay:200", 200) == 1);
+  CHECK(ticks_to_half("decay:200", 100) == 2);
+  CHECK(ticks_to_half("decay:500", 100) == 5);
+  CHECK(ticks_to_half("decay:0", 200) == 1);
 }
 
 TEST_CASE("of one long run twice what is due goes back at most, the end first, and what is less than a page is not forgotten") {

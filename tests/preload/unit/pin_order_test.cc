@@ -200,6 +200,25 @@ TEST_CASE("threads are skipped by name, by the beginning of a name, and by numbe
   CHECK_FALSE(skips_name("+", ""));
 }
 
+TEST_CASE("names are read at each look while threads are few, else in turn, so that a look costs as little") {
+  for (uint32_t look = 0; look < 20; ++look) CHECK(name_is_due(7, look, 63));
+  for (const uint32_t threads : {64U, 1000U, 5000U}) {
+    CAPTURE(threads);
+    std::vector<uint32_t> times(threads);
+    const uint32_t turns = threads / 64 + 1;
+    for (uint32_t look = 100; look < 100 + turns; ++look) {
+      uint32_t read = 0;
+      for (uint32_t i = 0; i < threads; ++i) {
+        if (!name_is_due(i + 1, look, threads)) continue;
+        ++times[i];
+        ++read;
+      }
+      CHECK(read <= 64);
+    }
+    CHECK(std::count(times.begin(), times.end(), 1U) == threads);
+  }
+}
+
 TEST_CASE("the runtime's own threads and jemalloc's are exempt") {
   CHECK(is_exempt_name("percpu-balance"));
   CHECK(is_exempt_name("jemalloc_bg_thd"));
