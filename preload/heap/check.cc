@@ -14,7 +14,11 @@ namespace percpu::heap {
 int Checker::open(const System& system) {
   PageRange range{};
   const size_t bytes = round_up(kMostBlocks * sizeof(Left), page_size_bytes());
-  if (reserve(system, bytes, page_size_bytes(), &range) != 0 || open_range(system, range) != 0) return -ENOMEM;
+  if (reserve(system, bytes, page_size_bytes(), &range) != 0) return -ENOMEM;
+  if (open_range(system, range) != 0) {
+    (void)unreserve(system, range);
+    return -ENOMEM;
+  }
   __atomic_store_n(&quarantine_, reinterpret_cast<Left*>(range.start), __ATOMIC_RELEASE);  // zero is a valid Left
   return 0;
 }

@@ -28,12 +28,32 @@ constexpr int32_t kIdleDemands = 128;
 
 uint32_t size_of_lane(uint32_t lane) { return kClasses.info[class_of_lane(lane)].size_bytes; }
 
-// An open range of whole pages; 0 where there is no memory.
-uintptr_t pages_for(const System& system, size_t bytes) {
-  PageRange range{};
-  const size_t size = round_up(bytes, page_size_bytes());
-  if (reserve(system, size, page_size_bytes(), &range) != 0 || open_range(system, range) != 0) return 0;
-  return range.start;
+// An open range of whole pages. False: no memory, and there is no range.
+bool open_pages(const System& system, size_t bytes, PageRange* range) {
+  if (reserve(system, round_up(bytes, page_size_bytes()), page_size_bytes(), range) != 0) return false;
+  if (open_range(system, *range) == 0) return true;
+  (void)unreserve(system, *range);
+  *range = {};
+  return false;
+}
+
+// A pool of one area, which stays. Null: no memory, and there is no pool.
+percpu_pool_t* pool_with_area(size_t area_bytes, void** handle) {
+  percpu_pool_attr attr{};
+  attr.struct_bytes = sizeof attr;
+  attr.name = "malloc";
+  attr.unit_size = 2 * area_bytes;
+  attr.dynamic_size = area_bytes;
+  attr.max_alloc = area_bytes;
+  attr.max_bytes = attr.unit_size;
+  attr.first_chunk = PERCPU_FIRST_PAGE;
+  attr.balance = PERCPU_BALANCE_OFF;
+  percpu_pool_t* pool = percpu_pool_create(&attr);
+  if (pool == nullptr) return nullptr;
+  *handle = percpu_pool_alloc(pool, area_bytes, page_size_bytes(), 0);
+  if (*handle != nullptr) return pool;
+  (void)percpu_pool_destroy(pool);
+  return nullptr;
 }
 
 }  // namespace
@@ -88,26 +108,26 @@ int CpuCache::open(const Window& window, size_t budget_bytes, bool unchecked) {
   if (nr_cpus == 0) return -ENOMEM;  // the library could not look at the machine
   const size_t area = lay_out(window.nr_nodes(), nr_cpus);
 
-  percpu_pool_attr attr{};
-  attr.struct_bytes = sizeof attr;
-  attr.name = "malloc";
-  attr.unit_size = 2 * area;
-  attr.dynamic_size = area;
-  attr.max_alloc = area;
-  attr.max_bytes = attr.unit_size;
-  attr.first_chunk = PERCPU_FIRST_PAGE;
-  attr.balance = PERCPU_BALANCE_OFF;  // one area, which stays
-  percpu_pool_t* pool = percpu_pool_create(&attr);
-  if (pool == nullptr) return -errno;
-  void* handle = percpu_pool_alloc(pool, area, page_size_bytes(), 0);
-  const uintptr_t cpus = pages_for(system, nr_cpus * sizeof(Cpu));
-  const uintptr_t lanes = pages_for(system, nr_cpus * sizeof(Lanes));
+  // The pool comes last: its area takes more memory than all else, and would have to be given back.
+  PageRange cpus{};
+  PageRange lanes{};
+  PageRange closed{};
   const PageRange table = window.before_map();
-  closed_copy_ = pages_for(system, heads_bytes() + kZeroSlots * sizeof(uint64_t));
-  if (handle == nullptr || cpus == 0 || lanes == 0 || closed_copy_ == 0 || open_range(system, table) != 0) return -ENOMEM;
+  void* handle = nullptr;
+  percpu_pool_t* pool = nullptr;
+  if (open_pages(system, nr_cpus * sizeof(Cpu), &cpus) && open_pages(system, nr_cpus * sizeof(Lanes), &lanes) &&
+      open_pages(system, heads_bytes() + kZeroSlots * sizeof(uint64_t), &closed) && open_range(system, table) == 0)
+    pool = pool_with_area(area, &handle);
+  if (pool == nullptr) {
+    for (const PageRange& range : {cpus, lanes, closed}) {
+      if (range.size_bytes != 0) (void)unreserve(system, range);
+    }
+    return -ENOMEM;
+  }
   view_ = *reinterpret_cast<const percpu_view*>(pool);
-  cpus_ = reinterpret_cast<Cpu*>(cpus);  // zero is a valid Cpu
-  lanes_ = reinterpret_cast<Lanes*>(lanes);
+  cpus_ = reinterpret_cast<Cpu*>(cpus.start);  // zero is a valid Cpu
+  lanes_ = reinterpret_cast<Lanes*>(lanes.start);
+  closed_copy_ = closed.start;
   nr_cpus_ = nr_cpus;
   area_bytes_ = area;
   system_ = &system;
