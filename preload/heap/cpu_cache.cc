@@ -37,6 +37,25 @@ bool fence(int cpu) {
   return done;
 }
 
+// A pool of one area, which stays. Null: no memory, and there is no pool.
+percpu_pool_t* pool_with_area(size_t area_bytes, void** handle) {
+  percpu_pool_attr attr{};
+  attr.struct_bytes = sizeof attr;
+  attr.name = "malloc";
+  attr.unit_size = 2 * area_bytes;
+  attr.dynamic_size = area_bytes;
+  attr.max_alloc = area_bytes;
+  attr.max_bytes = attr.unit_size;
+  attr.first_chunk = PERCPU_FIRST_PAGE;
+  attr.balance = PERCPU_BALANCE_OFF;
+  percpu_pool_t* pool = percpu_pool_create(&attr);
+  if (pool == nullptr) return nullptr;
+  *handle = percpu_pool_alloc(pool, area_bytes, page_size_bytes(), 0);
+  if (*handle != nullptr) return pool;
+  (void)percpu_pool_destroy(pool);
+  return nullptr;
+}
+
 }  // namespace
 
 Pushed push_lane(uint32_t lane, uint64_t block) {
@@ -91,27 +110,17 @@ int CpuCache::open(const Window& window, size_t budget_bytes, bool unchecked) {
   if (nr_cpus == 0) return -ENOMEM;  // the library could not look at the machine
   const size_t area = lay_out(window.nr_nodes(), nr_cpus);
 
-  percpu_pool_attr attr{};
-  attr.struct_bytes = sizeof attr;
-  attr.name = "malloc";
-  attr.unit_size = 2 * area;
-  attr.dynamic_size = area;
-  attr.max_alloc = area;
-  attr.max_bytes = attr.unit_size;
-  attr.first_chunk = PERCPU_FIRST_PAGE;
-  attr.balance = PERCPU_BALANCE_OFF;  // one area, which stays
-  // Each CPU's records, and the closed copy: one range.
+  // Each CPU's records, and the closed copy: one range. The pool comes last: its area takes more memory than all else, and would have
+  // to be given back.
   const size_t lanes_at = round_up(nr_cpus * sizeof(Cpu), page_size_bytes());
   const size_t closed_at = lanes_at + round_up(nr_cpus * sizeof(Lanes), page_size_bytes());
   const size_t bytes = closed_at + round_up(heads_bytes() + kZeroSlots * sizeof(uint64_t), page_size_bytes());
   PageRange own{};
   if (reserve_open(system, bytes, &own) != 0) return -ENOMEM;
-  percpu_pool_t* pool = percpu_pool_create(&attr);
-  void* handle = pool != nullptr ? percpu_pool_alloc(pool, area, page_size_bytes(), 0) : nullptr;
   const PageRange table = window.before_map();
-  if (handle == nullptr || open_range(system, table) != 0) {
-    if (handle != nullptr) percpu_pool_free(pool, handle);
-    if (pool != nullptr) (void)percpu_pool_destroy(pool);
+  void* handle = nullptr;
+  percpu_pool_t* pool = open_range(system, table) == 0 ? pool_with_area(area, &handle) : nullptr;
+  if (pool == nullptr) {
     (void)unreserve(system, own);
     return -ENOMEM;
   }

@@ -2,7 +2,8 @@
 /*
  * A program's life with libpercpu, twice: the first time some system call may fail (tests/faults/syscall_faults.cc), so that an
  * allocation, a pool, a thread or a child that is refused is fine, but nothing else is. The second time, behind getppid(),
- * everything must work. Counts are exact both times.
+ * everything must work. Counts are exact both times. After each, what is in use is compared with a run without faults
+ * (scenario.h); after the second, so are chunks, pages, open files, address space and memory.
  */
 #include <percpu.h>
 
@@ -108,15 +109,54 @@ static void life(void) {
   percpu_pool_check(percpu_pool_default());
 }
 
-int main(void) {
+/* What percpu_free_rcu() was given goes back behind a grace period, by the balance thread where there is one. */
+static struct percpu_stats stats_at_rest(void) {
+  struct percpu_stats stats;
+  for (int tries = 0; tries < 1000; ++tries) {
+    EXPECT(percpu_balance() == 0 && percpu_stats_read(&stats, sizeof stats) == 0);
+    if (stats.nr_live != 1 || stats.live_bytes == percpu_alloc_size(events)) break;
+    usleep(10000);
+  }
+  return stats;
+}
+
+/* Counts are the same in each run. */
+static struct percpu_stats hold_areas(const char *areas, const char *bytes, const char *cached) {
+  const struct percpu_stats stats = stats_at_rest();
+  hold((struct held){.name = areas, .found = (long)stats.nr_live});
+  hold((struct held){.name = bytes, .found = (long)stats.live_bytes});
+  hold((struct held){.name = cached, .found = (long)stats.nr_cached});
+  return stats;
+}
+
+/*
+ * Of the chunks without an area one stays, and up to a quarter of its pages with it; which of them the balance thread gave back or
+ * made anew is a matter of time.
+ */
+static void hold_chunks(const struct percpu_stats *stats) {
+  const long quarter = (long)(stats->unit_bytes / stats->page_bytes / 4);
+  hold((struct held){.name = "chunks", .found = (long)stats->nr_chunks, .less = ANY_LESS});
+  hold((struct held){"populated pages", (long)stats->populated_pages, ANY_LESS, quarter, 1});
+}
+
+/* argv[1]: what is left behind on purpose (scenario.h), or "area". */
+int main(int argc, char **argv) {
+  const char *left = argc > 1 ? argv[1] : NULL;
   for (int tries = 0; events == NULL && tries < 3; ++tries) events = taken(percpu_alloc_flags(sizeof *events, 8, PERCPU_NOWARN));
   EXPECT(events != NULL);
   life();
   (void)getppid();
   may_refuse = 0;
+  nr_cpus_seen = (long)percpu_nr_cpu_ids();
+  if (leaks(left, "area")) EXPECT(percpu_alloc(4, 4) != NULL);
+  leak_the_usual(left);
   const long begun_before = percpu_sum(percpu_static(begun));
+  (void)hold_areas("areas after the first life", "bytes of areas after the first life", "cached areas after the first life");
   life();
   EXPECT(percpu_sum(percpu_static(begun)) == begun_before + 2);
+  const struct percpu_stats stats = hold_areas("areas", "bytes of areas", "cached areas");
+  hold_chunks(&stats);
+  hold_the_usual();
   percpu_free(events);
   expect_nothing_left();
   return 0;
