@@ -98,12 +98,11 @@ static inline void *percpu_static_handle_(void **cell) {
                  "a static per-CPU variable is not const")
 #endif
 
-/* The images are copied before constructors have run: an initialiser that is none of the compiler's is refused (C refuses it anyway). */
-#if !defined(__cplusplus)
-#define PERCPU_CONSTANT_
-#elif defined(__clang__)
-#define PERCPU_CONSTANT_ __attribute__((require_constant_initialization))
-#elif __GNUC__ >= 10
+/*
+ * The images may be copied before constructors have run: an initialiser that the compiler cannot compute is refused, in C anyway, in C++ by
+ * g++ from 10 on. (clang++, asked the same, refuses structures without an initialiser, too.)
+ */
+#if defined(__cplusplus) && !defined(__clang__) && __GNUC__ >= 10
 #define PERCPU_CONSTANT_ __constinit
 #else
 #define PERCPU_CONSTANT_

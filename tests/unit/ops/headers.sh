@@ -151,8 +151,10 @@ for pair in gcc:g++ clang:clang++; do
   refusals "$cxx" c++
   plain_face "$cxx"
   with_c_linkage "$cxx"
-  refused_static "$cxx" 'PERCPU_DEFINE(int, other) = f();'
-  refused_static "$cxx" 'PERCPU_DEFINE_STATIC(int, other) = f();'
+  if [ "$cxx" = g++ ]; then
+    refused_static "$cxx" 'PERCPU_DEFINE(int, other) = f();'
+    refused_static "$cxx" 'PERCPU_DEFINE_STATIC(int, other) = f();'
+  fi
   turn=c++
 done
 
