@@ -131,6 +131,9 @@ static void warn_of(const char *program) {
       if (pread(fd, &part, sizeof part, (off_t)(head.e_phoff + i * sizeof part)) != (ssize_t)sizeof part) break;
       if (part.p_type == PT_INTERP) dynamic = 1;
     }
+    /* The dynamic linker, run as a program, loads another one and the preload. */
+    const char *name = strrchr(path, '/') != NULL ? strrchr(path, '/') + 1 : path;
+    if (strncmp(name, "ld-", 3) == 0 || strncmp(name, "ld.so", 5) == 0) dynamic = 1;
     if (!dynamic) fprintf(stderr, "percpu-run: %s is linked statically: it ignores the preload\n", path);
   }
   close(fd);

@@ -80,4 +80,9 @@ with tempfile.TemporaryDirectory() as directory:
     program = os.path.join(directory, "static")
     if subprocess.run(["cc", "-static", "-o", program, source], capture_output=True).returncode == 0:
         expect(run(program), 3, "", "is linked statically: it ignores the preload")
+# The dynamic linker as a program is told from one: what it loads is preloaded.
+linker = subprocess.run(["readelf", "-lW", python], capture_output=True, text=True).stdout.partition("program interpreter: ")[2].partition("]")[0]
+if linker and os.access(linker, os.X_OK):
+    done = run(linker, python, "-c", "print(open('/proc/self/maps').read())")
+    assert done.returncode == 0 and os.path.realpath(library) in done.stdout and done.stderr == "", done
 print("percpu-run: all as promised")
