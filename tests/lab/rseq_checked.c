@@ -15,14 +15,15 @@ static void leave_the_rules(void) {
 #if defined __x86_64__
   long number = SYS_sched_yield;
   __asm__ volatile(
-      ".pushsection .rodata.rseq_checked, \"a\"\n\t"
+      ".pushsection .data.rel.ro.rseq_checked, \"aw\"\n\t"
       ".balign 32\n"
       "1: .long 0, 0\n\t"
       ".quad 2f, 3f - 2f, 4f\n\t"
       ".popsection\n\t"
       "leaq 1b(%%rip), %%rcx\n\t"
       "movq %%rcx, %[cs]\n"
-      "2: syscall\n"
+      "2: syscall\n\t"
+      "nop\n" /* so that it returns into the sequence */
       "3: jmp 5f\n\t"
       ".byte 0x0f, 0xb9, 0x3d\n\t"
       ".long 0x53053053\n"
@@ -35,7 +36,7 @@ static void leave_the_rules(void) {
   register long number __asm__("x8") = SYS_sched_yield;
   register long result __asm__("x0");
   __asm__ volatile(
-      ".pushsection .rodata.rseq_checked, \"a\"\n\t"
+      ".pushsection .data.rel.ro.rseq_checked, \"aw\"\n\t"
       ".balign 32\n"
       "1: .word 0, 0\n\t"
       ".quad 2f, 3f - 2f, 4f\n\t"
@@ -43,7 +44,8 @@ static void leave_the_rules(void) {
       "adrp x9, 1b\n\t"
       "add x9, x9, :lo12:1b\n\t"
       "str x9, %[cs]\n"
-      "2: svc 0\n"
+      "2: svc 0\n\t"
+      "nop\n"
       "3: b 5f\n\t"
       ".inst 0xd428bc00\n"
       "4: nop\n"
