@@ -245,20 +245,20 @@ int Library::refuse_without_pool(size_t size_bytes, size_t align_bytes, unsigned
 
 // ---- threads and copies ----------------------------------------------------------------------------------------------
 
-// What the kernel says of a thread holds for its life (os/rseq.h): that it has none is remembered.
 bool Library::thread_has_rseq() {
-  if (thread_without_rseq) return false;
   const int saved_errno = errno;
-  thread_without_rseq = !process_has_rseq() || !thread_registered(system());
+  const bool registered = process_has_rseq() && thread_registered(system());
   errno = saved_errno;
-  return !thread_without_rseq;
+  return registered;
 }
 
+// What the kernel says of a thread holds for its life (os/rseq.h), so it is asked once.
 int Library::attach_thread() {
   if (percpu_thread_.offset != nullptr) return 1;
   if (thread_without_rseq) return 0;
   const bool registered = thread_has_rseq();
   if (registered) percpu_thread_.offset = default_offsets;
+  thread_without_rseq = !registered;
   if (main_key < kKeysWithoutMalloc) watch_main_thread();
   return registered ? 1 : 0;
 }

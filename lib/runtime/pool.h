@@ -123,8 +123,8 @@ class Pool {
 
   // ---- balance --------------------------------------------------------------------------------------------------
 
-  // As percpu_pool_balance(): one round, and what else could not be done by those who may not block. Context: may block,
-  // holds no lock of ours.
+  // As percpu_pool_balance(): empties the front caches, makes one round, and does what those could not do who may not block.
+  // Context: may block, holds no lock of ours.
   void balance() PERCPU_EXCLUDES(grow_lock_, map_lock_);
   // Gives what lies in the front caches back to the maps.
   void drain_front_caches() PERCPU_EXCLUDES(grow_lock_, map_lock_);

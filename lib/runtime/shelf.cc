@@ -1,16 +1,14 @@
 // SPDX-License-Identifier: MIT
 #include "runtime/shelf.h"
 
-#include <sys/mman.h>
-
 #include "base/bits.h"
 
 namespace percpu {
 
 void Shelves::open(const System& system) {
-  const intptr_t memory = system.mmap(0, round_up(size_bytes(), page_size_bytes()), PROT_READ | PROT_WRITE, MAP_NORESERVE);
-  if (memory < 0) return;
-  auto* slots = reinterpret_cast<uintptr_t*>(memory);
+  PageRange memory{};
+  if (reserve_open(system, round_up(size_bytes(), page_size_bytes()), &memory) != 0) return;
+  auto* slots = reinterpret_cast<uintptr_t*>(memory.start);
   for (uint32_t c = 0; c < kNrClasses; c++) {
     shelves_[c].slots = slots;
     slots += limit_of(c);
@@ -19,7 +17,7 @@ void Shelves::open(const System& system) {
 }
 
 void Shelves::close(const System& system) {
-  if (is_open()) (void)system.munmap(range().start, range().size_bytes);
+  if (is_open()) (void)unreserve(system, range());
   *this = {};
 }
 

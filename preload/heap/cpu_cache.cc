@@ -2,11 +2,12 @@
 #include "preload/heap/cpu_cache.h"
 
 #include <errno.h>
-#include <sched.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 
 #include "base/bits.h"
 #include "base/check.h"
+#include "base/raw_syscall.h"
 #include "os/pages.h"
 #include "os/rseq.h"
 #include "preload/heap/cache_limits.h"
@@ -19,6 +20,9 @@ CachePlaces cache_places __attribute__((visibility("hidden"))) = {};
 }
 
 namespace {
+
+// The kernel said that it does not know this thread: that holds for its life. (The child of a vfork, which shares this word, does not ask.)
+__thread bool not_registered __attribute__((tls_model("initial-exec"))) = false;
 
 // A CPU that may hold no more than this is emptied after so many looks that found it unused, not after one.
 constexpr size_t kLittleBytes = 64 * 1024;
@@ -121,6 +125,7 @@ int CpuCache::open(const Window& window, size_t budget_bytes, bool unchecked) {
   void* handle = nullptr;
   percpu_pool_t* pool = open_range(system, table) == 0 ? pool_with_area(area, &handle) : nullptr;
   if (pool == nullptr) {
+    (void)system.mprotect(table.start, table.size_bytes, PROT_READ);  // as it was, and in no books of the kernel's
     (void)unreserve(system, own);
     return -ENOMEM;
   }
@@ -152,7 +157,9 @@ void CpuCache::set_home(uint32_t cpu, uint32_t node) {
 }
 
 bool CpuCache::attach() {
-  if (!is_open() || percpu_thread_registered_() == 0) return false;
+  if (!is_open() || not_registered) return false;
+  not_registered = percpu_thread_registered_() == 0;
+  if (not_registered) return false;
   thread_caches.rseq = reinterpret_cast<uintptr_t>(rseq_area());
   __atomic_signal_fence(__ATOMIC_RELEASE);  // a handler that finds a limit finds the area
   (unchecked_ ? thread_caches.unchecked_limit : thread_caches.free_limit) = window_bytes_;
@@ -166,8 +173,9 @@ uint32_t CpuCache::this_cpu() const {
 }
 
 uint32_t CpuCache::asked_cpu() const {
-  const int cpu = sched_getcpu();
-  return cpu >= 0 && static_cast<uint32_t>(cpu) < nr_cpus_ ? static_cast<uint32_t>(cpu) : 0;
+  unsigned cpu = 0;  // by the instruction: tools put functions of their own in front of libc's
+  (void)raw_syscall(SYS_getcpu, reinterpret_cast<long>(&cpu), 0, 0);
+  return cpu < nr_cpus_ ? cpu : 0;
 }
 
 // ---- closing and opening ---------------------------------------------------------------------------------------------

@@ -213,7 +213,7 @@ class Heap {
   uint64_t last_tick_ms_ = 0;
   uint32_t nr_ticks_ = 0;
   bool kept_longer_ = false;    // realloc could not shrink a block, for want of memory or of a record: some are larger than was asked for
-  bool threads_begun_ = false;  // the balance thread was asked to tick, in this process
+  bool threads_begun_ = false;  // the balance thread was asked to tick, in this process, and will
   bool thread_ticks_ = false;   // and does
   bool rests_ = false;          // it found nothing to do, and sleeps until it is woken
   uint64_t decay_ms_ = 1000;  // until start() reads what the user wants; kDecayOff

@@ -140,6 +140,7 @@ class PageHeap {
     uint32_t bin = kNrBins;
     uint32_t nr_unseen = 0;
     bool ended = false;
+    bool spared = false;  // something was left for a huge page's sake
   };
   static constexpr int kPurgeLooks = 256;  // with the lock held
 

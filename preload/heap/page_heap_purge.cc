@@ -41,7 +41,9 @@ uint32_t PageHeap::take_to_purge(PurgeWalk* walk, uint64_t most_pages, bool fres
     if (!break_huge && window_->is_huge((end - 1) / kRegionPages)) end &= ~(kRegionPages - 1);
     start = up_to_system(start);
     end = down_to_system(end);
-    if (start >= end || (!fresh_too && span.freed_tick == tick_)) {
+    const bool fresh = !fresh_too && span.freed_tick == tick_;
+    walk->spared = walk->spared || (!fresh && end - start != span.nr_pages);
+    if (start >= end || fresh) {
       take_off(dirty, walk->bin, number);
       push_front(dirty, walk->bin, number);
       continue;
@@ -110,7 +112,9 @@ bool PageHeap::give_back(uint32_t number, bool empty) {
 uint64_t PageHeap::purge(uint64_t nr_pages, uint64_t most_pages, bool fresh_too) {
   uint64_t purged = 0;
   if (load_relaxed(&strict_)) look_at_mappings(window_->system(), true);
+  bool spared = true;
   for (const bool break_huge : {false, true}) {
+    if (!spared) break;
     PurgeWalk walk;
     while (purged < nr_pages && !walk.ended) {
       uint32_t number = 0;
@@ -124,6 +128,7 @@ uint64_t PageHeap::purge(uint64_t nr_pages, uint64_t most_pages, bool fresh_too)
       if (!give_back(number, false)) return purged;
       purged += pages;
     }
+    spared = walk.spared;
   }
   return purged;
 }

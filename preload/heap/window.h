@@ -127,7 +127,7 @@ class Window {
   HeapLock& spans_lock() PERCPU_RETURNS_LOCK(spans_lock_) { return spans_lock_; }
 
  private:
-  // Records of spans: one a page in a small window; in a large one one for eight pages, which is more than half of the window in spans of
+  // Records of spans: one a page in a small window; in a large one one for eight pages, which is half of the window in spans of
   // four, the shortest of most classes. They cost address space only.
   static constexpr uint64_t kSpansAtLeast = 1u << 24;
   static constexpr uint64_t kPagesOfSpan = 8;

@@ -39,4 +39,13 @@ done
 rm -f "$libdir"/libpercpu.so*
 $compiler -std=c11 $extra -DCPU_THREE=0 $flags -o "$root/static" "$source/tests/abi/face.c" $static
 "$root/static"
+preload=$(find "$root" -name libpercpu_preload.so)
+# It exports what the preload uses, so that there is one library under it.
+if [ -n "$preload" ]; then
+  nm -D --defined-only "$root/static" | awk '{ print $NF }' | sort >"$root/exported"
+  nm -D --undefined-only "$preload" | awk '{ print $NF }' | sed -n 's/@.*//; /^percpu_/p' | sort >"$root/wanted"
+  [ -s "$root/wanted" ] || { echo "FAILED: the preload uses nothing of the library"; exit 1; }
+  missing=$(comm -13 "$root/exported" "$root/wanted")
+  [ -z "$missing" ] || { echo "FAILED: programs with the archive do not export" $missing; exit 1; }
+fi
 echo "installed, found, linked and run"

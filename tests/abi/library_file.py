@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
 #
-# What the shared library shows to the dynamic linker: exactly the symbols of the checked-in list, which are exactly those
-# that the headers declare, in one version node, and what the preload of the same release uses in another; its name; no libstdc++; that it is never unloaded; and its trace points.
+# What the shared library shows to the dynamic linker: in one version node exactly the symbols of the checked-in list, which are exactly
+# those that the headers declare; in another those that lib/api/for_preload.h declares; its name; no libstdc++; that it is never unloaded;
+# and its trace points.
 #
 #   library_file.py <source dir> <libpercpu.so> <a C compiler that is gcc, or "none"> <"usdt" or "none">
 import os

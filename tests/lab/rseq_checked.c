@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <sys/rseq.h>
 #include <sys/syscall.h>
+#include <sys/utsname.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -63,6 +64,13 @@ int main(void) {
     const int first = fgetc(file);
     checks = first == '1' || first == 'Y';
     fclose(file);
+  }
+  struct utsname kernel;
+  unsigned major = 0, minor = 0;
+  if (uname(&kernel) != 0 || sscanf(kernel.release, "%u.%u", &major, &minor) < 1) return 1;
+  if (!checks && (major > 6 || (major == 6 && minor >= 19))) {
+    printf("expected Linux %s to check, found that it does not (/sys/kernel/debug/rseq/debug)\n", kernel.release);
+    return 1;
   }
   if (__rseq_size == 0) {
     printf("expected a thread with rseq, found none\n");

@@ -5,6 +5,7 @@
  */
 #define _GNU_SOURCE
 #include <dirent.h>
+#include <dlfcn.h>
 #include <percpu.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -42,6 +43,7 @@ static void *work(void *argument) {
 }
 
 int main(void) {
+  if (dlsym(RTLD_DEFAULT, "mallctl") == NULL) return fail("expected to run under the preload, and its mallctl", 0);
   long *hits = percpu_alloc(sizeof *hits, sizeof *hits);
   if (hits == NULL) return fail("expected a counter", 0);
   pthread_t threads[4];

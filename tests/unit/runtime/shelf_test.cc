@@ -2,6 +2,7 @@
 #include "runtime/shelf.h"
 
 #include <doctest/doctest.h>
+#include <sys/mman.h>
 
 #include <algorithm>
 #include <atomic>
@@ -105,6 +106,18 @@ TEST_CASE("a shelf takes areas of 512 KiB of each copy, and its memory goes back
   CHECK(shelves.take(1, &other, 1) == 1);
   CHECK(other == 16);
   shelves.close(real_system());
+}
+
+TEST_CASE("mlockall(MCL_FUTURE) does not back what is not used of a shelf") {
+  if (mlockall(MCL_FUTURE) != 0) return;  // not allowed here
+  Shelves shelves;
+  shelves.open(real_system());
+  const bool opened = shelves.is_open();
+  const size_t resident = shelves.resident_bytes(real_system());
+  shelves.close(real_system());
+  munlockall();
+  CHECK(opened);
+  CHECK(resident == 0);
 }
 
 TEST_CASE("without memory for it nothing is shelved") {
