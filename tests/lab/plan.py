@@ -196,11 +196,11 @@ def torture(build):
     modules = [str(build.directory / word) for word in modules]
     everything = [str(build.program("stress_torture")), str(TORTURE_SECONDS), *modules]
     forks = [str(build.program("stress_forks")), "10000"]
-    steps = [("torture/library", everything, {}), ("torture/library, no rseq", everything, NO_RSEQ),
-             ("torture/forks", forks, {}), ("torture/forks, no rseq", forks, NO_RSEQ)]
+    steps = [("torture/library", everything, {}), ("torture/library without rseq", everything, NO_RSEQ),
+             ("torture/forks", forks, {}), ("torture/forks without rseq", forks, NO_RSEQ)]
     if build.preload:
         storm = [str(build.program("preload_storm")), "3000", "10000"]
-        steps += [("torture/preload", everything, preloaded(build)), ("torture/forks, preload", storm, preloaded(build))]
+        steps += [("torture/under the preload", everything, preloaded(build)), ("torture/forks under the preload", storm, preloaded(build))]
     return [Step(name, command, env, 4 * TORTURE_SECONDS) for name, command, env in steps]
 
 
