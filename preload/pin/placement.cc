@@ -412,20 +412,17 @@ void Placement::look_at(ThreadRecord* record, uint64_t now) {
   Text stat_path(path);
   stat_path.format("/proc/self/task/%d/schedstat", static_cast<int>(record->tid));
   if (read_beginning(os(), path, text, sizeof text) <= 0) return;
-  uint64_t numbers[2] = {};  // ran and waited, in nanoseconds
-  const char* c = text;
-  for (uint64_t& number : numbers) {
-    for (; *c >= '0' && *c <= '9'; ++c) number = number * 10 + static_cast<uint64_t>(*c - '0');
-    if (*c == ' ') ++c;
-  }
+  const char* behind = strchr(text, ' ');
+  const uint64_t ran_ns = leading_number(text).value_or(0);
+  const uint64_t waited_ns = behind != nullptr ? leading_number(behind + 1).value_or(0) : 0;
   const int32_t slot = record->slot;
-  if (cpu_is_shared(now - record->looked_ns, numbers[0] - record->ran_ns, numbers[1] - record->waited_ns)) {
+  if (cpu_is_shared(now - record->looked_ns, ran_ns - record->ran_ns, waited_ns - record->waited_ns)) {
     if (slot != kNoSlot) shared_until_ns_[slot] = now + kSharedForNs;
     set_free(record, "its CPU is shared with others");
   }
   record->looked_ns = now;
-  record->ran_ns = numbers[0];
-  record->waited_ns = numbers[1];
+  record->ran_ns = ran_ns;
+  record->waited_ns = waited_ns;
 }
 
 void Placement::look(uint64_t now) {

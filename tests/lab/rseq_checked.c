@@ -12,7 +12,7 @@
 #include <unistd.h>
 
 static void leave_the_rules(void) {
-  struct rseq *area = (struct rseq *)((char *)__builtin_thread_pointer() + __rseq_offset);
+  struct rseq *area = (void *)((char *)__builtin_thread_pointer() + __rseq_offset);
 #if defined __x86_64__
   long number = SYS_sched_yield;
   __asm__ volatile(
