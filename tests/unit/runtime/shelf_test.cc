@@ -139,6 +139,7 @@ TEST_CASE("a thousand areas that are freed wait to be allocated again, and are t
   if (!front_caches_work()) return;
   World world("balance:thread");
   HeldThread held(world);
+  const OnOneCpu here;
   TestPool pool(world, kNarrow);
   warm_up(pool, 8);
   std::vector<void*> handles = allocate(pool, 1000, 8);
@@ -162,6 +163,7 @@ TEST_CASE("what a burst left goes back to the maps, also while the pool is used;
   if (!front_caches_work()) return;
   World world("balance:thread");
   HeldThread held(world);
+  const OnOneCpu here;
   TestPool pool(world, kNarrow);
   warm_up(pool, 8);
   std::vector<void*> handles = allocate(pool, 1000, 8);

@@ -39,6 +39,24 @@ inline void move(const World& world, std::mt19937_64& random) {
   (void)sched_setaffinity(0, sizeof where, &where);
 }
 
+// Keeps the calling thread on the CPU that it is on: what it frees it finds again, however busy the machine is.
+class OnOneCpu {
+ public:
+  OnOneCpu() {
+    cpu_set_t here;
+    CPU_ZERO(&here);
+    CPU_SET(static_cast<size_t>(sched_getcpu()), &here);
+    REQUIRE(sched_getaffinity(0, sizeof before_, &before_) == 0);
+    REQUIRE(sched_setaffinity(0, sizeof here, &here) == 0);
+  }
+  ~OnOneCpu() { (void)sched_setaffinity(0, sizeof before_, &before_); }
+  OnOneCpu(const OnOneCpu&) = delete;
+  OnOneCpu& operator=(const OnOneCpu&) = delete;
+
+ private:
+  cpu_set_t before_;
+};
+
 inline void hold(TestPool& pool) PERCPU_NO_THREAD_SAFETY_ANALYSIS {
   pool->fork_stop();
   pool->fork_prepare();
