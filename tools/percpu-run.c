@@ -132,7 +132,8 @@ static void warn_of(const char *program) {
       if (part.p_type == PT_INTERP) dynamic = 1;
     }
     /* The dynamic linker, run as a program, loads another one and the preload. */
-    const char *name = strrchr(path, '/') != NULL ? strrchr(path, '/') + 1 : path;
+    const char *slash = strrchr(path, '/');
+    const char *name = slash != NULL ? slash + 1 : path;
     if (strncmp(name, "ld-", 3) == 0 || strncmp(name, "ld.so", 5) == 0) dynamic = 1;
     if (!dynamic) fprintf(stderr, "percpu-run: %s is linked statically: it ignores the preload\n", path);
   }

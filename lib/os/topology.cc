@@ -65,10 +65,7 @@ void find_possible_cpus(const System& system, const CpuMask& allowed, size_t ker
     // A container's own /sys may show fewer than the kernel has: then it is not to be believed.
     if (possible.has_all(allowed)) return;
     possible |= allowed;
-    add_range(&possible, kernel_bits);
-    return;
-  }
-  if (read_cpu_list(system, kOnline, &possible) == 0) {
+  } else if (read_cpu_list(system, kOnline, &possible) == 0) {
     topology->source = CpuSource::kOnline;
     possible |= allowed;
   } else {

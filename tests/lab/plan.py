@@ -157,6 +157,15 @@ def placements(build, *arguments):
     return steps
 
 
+def counting_and_malloc(build, events, rseq):
+    """What must hold in places where the kernel, or a sandbox, has less than usual: (name, command, environment)."""
+    programs = [("count", [str(build.program("stress_count")), str(events)], rseq)]
+    if build.preload:
+        programs.append(("malloc", [str(build.program("preload_corners"))], preloaded(build)))
+        programs.append(("storm", [str(build.program("preload_storm")), "300", "5"], preloaded(build)))
+    return programs
+
+
 def without_rseq(build, events):
     """Everything counts and allocates exactly where there is no rseq: by glibc's tunable, under valgrind, under qemu's user mode."""
     unit = [test for test in build.programs("unit") if "GLIBC_TUNABLES" not in test["env"]]
@@ -164,11 +173,7 @@ def without_rseq(build, events):
     for test in unit:
         step = build.step("no rseq", test, UNIT_SECONDS)
         steps.append(dataclasses.replace(step, name=step.name + ", tunable", env=step.env | NO_RSEQ))
-    programs = [("count", [str(build.program("stress_count")), str(events)], WITHOUT_RSEQ)]
-    if build.preload:
-        programs.append(("malloc", [str(build.program("preload_corners"))], preloaded(build)))
-        programs.append(("storm", [str(build.program("preload_storm")), "300", "5"], preloaded(build)))
-    for name, command, env in programs:
+    for name, command, env in counting_and_malloc(build, events, WITHOUT_RSEQ):
         steps.append(Step(f"no rseq/{name}, tunable", command, env | NO_RSEQ, 600))
         steps.append(Step(f"no rseq/{name}, valgrind", ["valgrind", "--tool=none", "-q", "--max-threads=1200", *command], env, 600))
         # (A test of malloc has a thousand threads, twice as many as valgrind allows by itself.)
@@ -239,12 +244,7 @@ def refusals(build, nr_nodes, events):
     refuse = str(build.program("lab_refuse"))
     for calls, error, says in REFUSALS:
         words = [word for word in says.split(",") if word != "NUMA" or nr_nodes > 1]  # one node: there is nothing to bind
-        rseq = WITHOUT_RSEQ if calls == "rseq" else WITH_RSEQ
-        programs = [("count", [str(build.program("stress_count")), str(events)], rseq)]
-        if build.preload:
-            programs.append(("malloc", [str(build.program("preload_corners"))], preloaded(build)))
-            programs.append(("storm", [str(build.program("preload_storm")), "300", "5"], preloaded(build)))
-        for name, command, env in programs:
+        for name, command, env in counting_and_malloc(build, events, WITHOUT_RSEQ if calls == "rseq" else WITH_RSEQ):
             # The count test waits for no other CPU, so it does not find out about membarrier.
             expected = ",".join(word for word in words if word != "membarrier" or name != "count")
             told = ["sh", here, expected, "env"] + [f"{key}={value}" for key, value in env.items()] + [refuse, calls, error]

@@ -663,16 +663,19 @@ static void fork_bare_and_exec(struct worker *worker) {
   }
 }
 
-static void exec_in_bare_child(void) {
+/* A placed thread does it while another one asks all the time. */
+static void beside_asker(void (*first)(struct worker *)) {
   int stop = 0;
   pthread_t asker;
   EXPECT(pthread_create(&asker, NULL, ask_always, &stop) == 0);
-  struct worker worker = {.first = fork_bare_and_exec};
+  struct worker worker = {.first = first};
   begin(&worker);
   end(&worker);
   __atomic_store_n(&stop, 1, __ATOMIC_RELAXED);
   pthread_join(asker, NULL);
 }
+
+static void exec_in_bare_child(void) { beside_asker(fork_bare_and_exec); }
 
 /* What such a child sets for itself stays: the very mask that its parent has of us too. A child of vfork() does so on its parent's
    memory, whose place stays. */
@@ -699,14 +702,7 @@ static void set_in_children(struct worker *worker) {
 
 static void set_in_child(void) {
   stays = 1;
-  int stop = 0;
-  pthread_t asker;
-  EXPECT(pthread_create(&asker, NULL, ask_always, &stop) == 0);
-  struct worker worker = {.first = set_in_children};
-  begin(&worker);
-  end(&worker);
-  __atomic_store_n(&stop, 1, __ATOMIC_RELAXED);
-  pthread_join(asker, NULL);
+  beside_asker(set_in_children);
 }
 
 /* A child has the mask that its parent had when the fork began. Before it execs another thread may set the parent free, so that the memory,

@@ -120,26 +120,39 @@ struct Neighbours : Files {
   }
 };
 
+struct Expected {
+  Ints cores, packages, nodes, automatic, compact, scatter;
+};
+
+// Of a machine of eight CPUs, all of them allowed.
+void check_machine(const Expected& expected) {
+  const std::vector<CpuPlace> places = Files::read(cpus(0, 7));
+  CHECK(members(places, &CpuPlace::core) == expected.cores);
+  CHECK(members(places, &CpuPlace::package) == expected.packages);
+  CHECK(members(places, &CpuPlace::node) == expected.nodes);
+  CHECK(order(PinPolicy::kAuto, cpus(0, 7)) == expected.automatic);
+  CHECK(order(PinPolicy::kCompact, cpus(0, 7)) == expected.compact);
+  CHECK(order(PinPolicy::kScatter, cpus(0, 7)) == expected.scatter);
+}
+
 TEST_CASE("siblings, packages and nodes are read, whichever way CPUs are numbered") {
   {
     Server files;
-    const std::vector<CpuPlace> places = Files::read(cpus(0, 7));
-    CHECK(members(places, &CpuPlace::core) == Ints{0, 1, 2, 3, 0, 1, 2, 3});
-    CHECK(members(places, &CpuPlace::package) == Ints{0, 0, 1, 1, 0, 0, 1, 1});
-    CHECK(members(places, &CpuPlace::node) == Ints{0, 0, 1, 1, 0, 0, 1, 1});
-    CHECK(order(PinPolicy::kAuto, cpus(0, 7)) == Ints{0, 1, 2, 3, 4, 5, 6, 7});
-    CHECK(order(PinPolicy::kCompact, cpus(0, 7)) == Ints{0, 1, 4, 5, 2, 3, 6, 7});
-    CHECK(order(PinPolicy::kScatter, cpus(0, 7)) == Ints{0, 2, 1, 3, 4, 6, 5, 7});
+    check_machine({.cores = {0, 1, 2, 3, 0, 1, 2, 3},
+                   .packages = {0, 0, 1, 1, 0, 0, 1, 1},
+                   .nodes = {0, 0, 1, 1, 0, 0, 1, 1},
+                   .automatic = {0, 1, 2, 3, 4, 5, 6, 7},
+                   .compact = {0, 1, 4, 5, 2, 3, 6, 7},
+                   .scatter = {0, 2, 1, 3, 4, 6, 5, 7}});
   }
   {
     Neighbours files;
-    const std::vector<CpuPlace> places = Files::read(cpus(0, 7));
-    CHECK(members(places, &CpuPlace::core) == Ints{0, 0, 2, 2, 4, 4, 6, 6});
-    CHECK(members(places, &CpuPlace::package) == Ints{0, 0, 0, 0, 1, 1, 1, 1});
-    CHECK(members(places, &CpuPlace::node) == Ints{0, 0, 0, 0, 1, 1, 1, 1});
-    CHECK(order(PinPolicy::kAuto, cpus(0, 7)) == Ints{0, 2, 4, 6, 1, 3, 5, 7});
-    CHECK(order(PinPolicy::kCompact, cpus(0, 7)) == Ints{0, 2, 1, 3, 4, 6, 5, 7});
-    CHECK(order(PinPolicy::kScatter, cpus(0, 7)) == Ints{0, 4, 2, 6, 1, 5, 3, 7});
+    check_machine({.cores = {0, 0, 2, 2, 4, 4, 6, 6},
+                   .packages = {0, 0, 0, 0, 1, 1, 1, 1},
+                   .nodes = {0, 0, 0, 0, 1, 1, 1, 1},
+                   .automatic = {0, 2, 4, 6, 1, 3, 5, 7},
+                   .compact = {0, 2, 1, 3, 4, 6, 5, 7},
+                   .scatter = {0, 4, 2, 6, 1, 5, 3, 7}});
   }
 }
 

@@ -79,24 +79,30 @@ refused_static() {
   fi
 }
 
-# Takes it as programs include headers of C.
-with_c_linkage() {
+# taken COMPILER WHAT CODE [FLAGS...]: takes CODE, of C++.
+taken() {
+  compiler=$1 what=$2 code=$3
+  shift 3
   tried=$((tried + 1))
-  printf 'extern "C" {\n#include <percpu.h>\n}\nPERCPU_DEFINE(int, one) = 1;\nlong f() { percpu_inc(percpu_static(one)); return percpu_sum(percpu_static(one)); }\n' \
-    >"$work/linkage.cc"
-  "$1" -std=c++17 $warnings -I"$root/include" -fsyntax-only "$work/linkage.cc" >"$work/log" 2>&1 && return
-  fail "$1 does not take percpu.h inside of extern \"C\""
+  printf '%s\n' "$code" >"$work/taken.cc"
+  "$compiler" -std=c++17 $warnings "$@" -I"$root/include" -fsyntax-only "$work/taken.cc" >"$work/log" 2>&1 && return
+  fail "$compiler does not take $what"
   head -20 "$work/log"
 }
 
-# Takes the C++ face where there are no exceptions.
+# As programs include headers of C.
+with_c_linkage() {
+  taken "$1" 'percpu.h inside of extern "C"' 'extern "C" {
+#include <percpu.h>
+}
+PERCPU_DEFINE(int, one) = 1;
+long f() { percpu_inc(percpu_static(one)); return percpu_sum(percpu_static(one)); }'
+}
+
+# The C++ face where there are no exceptions.
 plain_face() {
-  tried=$((tried + 1))
-  printf '#include <percpu.hpp>\nlong f() { percpu::counter c; auto p = percpu::make<int>(); ++c; return c.value() + p->sum(); }\n' \
-    >"$work/face.cc"
-  "$1" -std=c++17 $warnings -fno-exceptions -fno-rtti -I"$root/include" -fsyntax-only "$work/face.cc" >"$work/log" 2>&1 && return
-  fail "$1 -fno-exceptions does not take percpu.hpp"
-  head -20 "$work/log"
+  taken "$1" 'percpu.hpp with -fno-exceptions' '#include <percpu.hpp>
+long f() { percpu::counter c; auto p = percpu::make<int>(); ++c; return c.value() + p->sum(); }' -fno-exceptions -fno-rtti
 }
 
 refusals() {
