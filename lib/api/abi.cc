@@ -225,6 +225,12 @@ PERCPU_EXPORT percpu_pool_t* percpu_pool_create(const percpu_pool_attr* attr) {
   Pool* pool = nullptr;
   return result_of(library.create_pool(attr != nullptr ? *attr : kDefaults, &pool)) == 0 ? outside(pool) : nullptr;
 }
+PERCPU_EXPORT percpu_pool_t* percpu_pool_create_bare_(const char* name, size_t size_bytes, void** area) {
+  Pool* pool = nullptr;
+  if (result_of(library.create_bare_pool(name, size_bytes, &pool)) != 0) return nullptr;
+  *area = reinterpret_cast<void*>(pool->first_handle());
+  return outside(pool);
+}
 PERCPU_EXPORT int percpu_pool_destroy(percpu_pool_t* pool) { return result_of(library.destroy_pool(inside(pool))); }
 PERCPU_EXPORT percpu_pool_t* percpu_pool_default(void) { return outside(library.default_pool()); }
 

@@ -5,6 +5,8 @@
 #ifndef PERCPU_API_FOR_PRELOAD_H
 #define PERCPU_API_FOR_PRELOAD_H
 
+#include <percpu.h>
+
 extern "C" {
 
 // The NUMA node that the memory of this CPU's copies comes from, whether the CPU is there yet or not: its own,
@@ -14,6 +16,11 @@ int percpu_memory_node_(unsigned cpu);
 // The highest possible CPU number + 1, as percpu_nr_cpu_ids() says, but without making the default pool: a
 // program that nobody rebuilt will not use it. 0 with errno where the machine cannot be looked at.
 unsigned percpu_machine_cpus_();
+
+// A pool of one area of size_bytes on every CPU, whole pages, that lives as long as the pool: its handle is *area. It is zero, and
+// nothing backs it: a page of a copy is memory, on the CPU's own node, once somebody writes there. NULL with errno, as
+// percpu_pool_create(); percpu_pool_destroy() ends it.
+percpu_pool_t* percpu_pool_create_bare_(const char* name, size_t size_bytes, void** area);
 
 // Whether the kernel knows the calling thread's rseq area, as percpu_thread_attach_() says, but without making
 // the default pool. Async-signal-safe. Preserves errno.

@@ -217,6 +217,22 @@ int Library::create_pool(const percpu_pool_attr& given, Pool** pool) {
   return result;
 }
 
+// All of it is the static part: what the pool has from its birth, and never gives to anybody.
+int Library::create_bare_pool(const char* name, size_t size_bytes, Pool** pool) {
+  watch_main_thread();
+  int result = prepare();
+  if (result != 0) return result;
+  PoolSetup setup{};
+  setup.name = name;
+  setup.unit_size_bytes = setup.static_bytes = setup.max_bytes = size_bytes;
+  setup.balance = BalanceMode::kOff;
+  setup.first_chunk = FirstChunk::kPage;
+  setup.bare = true;
+  result = Pool::create(environment_, setup, pool);
+  if (result == 0) balancer_.add(**pool);
+  return result;
+}
+
 int Library::destroy_pool(Pool* pool) {
   if (pool == nullptr) return -EINVAL;
   if (pool == default_pool_if_made()) return -EBUSY;

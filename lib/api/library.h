@@ -55,6 +55,8 @@ class Library {
   // As percpu_pool_create() and percpu_pool_destroy(); -errno.
   [[nodiscard]] int create_pool(const percpu_pool_attr& attr, Pool** pool);
   [[nodiscard]] int destroy_pool(Pool* pool);
+  // As percpu_pool_create_bare_(); -errno.
+  [[nodiscard]] int create_bare_pool(const char* name, size_t size_bytes, Pool** pool);
 
   // What an allocation in atomic context is told while there is no default pool: EAGAIN, or EINVAL where no pool would take
   // it. Context: any.

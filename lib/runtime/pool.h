@@ -68,6 +68,7 @@ struct PoolSetup {
   uint32_t nr_cpus;        // at least so many CPUs, whatever the machine has
   BalanceMode balance;
   FirstChunk first_chunk;
+  bool bare;  // a page of a copy is memory once it is written to, not before
 };
 
 inline constexpr size_t kPoolNameBytes = 32;

@@ -151,7 +151,7 @@ int Pool::make_memory(const PoolSetup& setup, void* tables) {
       report("pool '%s': %s", name_, refusal);
       return -EINVAL;
     }
-    const UnitMemory::Plan plan{layout_, &topology_, shape.max_chunks, PoolCore::storage_bytes(shape)};
+    const UnitMemory::Plan plan{layout_, &topology_, shape.max_chunks, PoolCore::storage_bytes(shape), setup.bare};
     result = memory_.create(*environment_.system, plan, tables);
     if (result != 0) {
       scarce = true;

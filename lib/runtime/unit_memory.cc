@@ -72,19 +72,20 @@ void UnitMemory::destroy() {
 
 void UnitMemory::fill_tables(const Plan& plan) {
   const uint32_t nr_cpu_ids = layout_->nr_cpu_ids();
+  const auto is_hot = [&plan](CpuId cpu) { return !plan.bare && plan.topology->allowed.has(cpu); };
   hot_ = offset_ + nr_copies_;
   nr_hot_ = 0;
   for (uint32_t cpu = 0; cpu < nr_cpu_ids; cpu++) {
     const CpuId id{static_cast<int32_t>(cpu)};
     const UnitId unit = layout_->unit_of_cpu(id);
     offset_[cpu] = unit.valid() ? layout_->unit_offset_bytes(unit, placement_.window_bytes) : 0;
-    if (unit.valid() && plan.topology->allowed.has(id)) hot_[nr_hot_++] = offset_[cpu];
+    if (unit.valid() && is_hot(id)) hot_[nr_hot_++] = offset_[cpu];
   }
   cold_ = hot_ + nr_hot_;
   nr_cold_ = 0;
   for (uint32_t cpu = 0; cpu < nr_cpu_ids; cpu++) {
     const CpuId id{static_cast<int32_t>(cpu)};
-    if (offset_[cpu] != 0 && !plan.topology->allowed.has(id)) cold_[nr_cold_++] = offset_[cpu];
+    if (offset_[cpu] != 0 && !is_hot(id)) cold_[nr_cold_++] = offset_[cpu];
   }
   extra_ = cold_ + nr_cold_;
   nr_real_copies_ = nr_hot_ + nr_cold_ + nr_groups_;

@@ -10,7 +10,8 @@
 //
 // Copies come in three kinds:
 //   hot     of CPUs that this process may run on: populated with the page
-//   cold    of other possible CPUs: address space only, until a thread runs there; zeroing reads first
+//   cold    of other possible CPUs, and of all CPUs where the pool is bare: address space only, until a thread runs there;
+//           zeroing reads first
 //   extra   one a group, for threads without rseq: zeroed like cold ones, since a walk over all copies may write to them
 //
 // Zeroing a small area reads first in hot copies, too: what is zero already, as most copies of a small area are, stays in the
@@ -59,6 +60,7 @@ class UnitMemory {
     const Topology* topology;
     uint32_t max_chunks;
     uint64_t core_bytes;  // of the core state
+    bool bare;            // no copy is hot
   };
 
   // What create() wants of its caller's memory, for the tables of any layout with so many CPU numbers.

@@ -41,25 +41,6 @@ bool fence(int cpu) {
   return done;
 }
 
-// A pool of one area, which stays. Null: no memory, and there is no pool.
-percpu_pool_t* pool_with_area(size_t area_bytes, void** handle) {
-  percpu_pool_attr attr{};
-  attr.struct_bytes = sizeof attr;
-  attr.name = "malloc";
-  attr.unit_size = 2 * area_bytes;
-  attr.dynamic_size = area_bytes;
-  attr.max_alloc = area_bytes;
-  attr.max_bytes = attr.unit_size;
-  attr.first_chunk = PERCPU_FIRST_PAGE;
-  attr.balance = PERCPU_BALANCE_OFF;
-  percpu_pool_t* pool = percpu_pool_create(&attr);
-  if (pool == nullptr) return nullptr;
-  *handle = percpu_pool_alloc(pool, area_bytes, page_size_bytes(), 0);
-  if (*handle != nullptr) return pool;
-  (void)percpu_pool_destroy(pool);
-  return nullptr;
-}
-
 }  // namespace
 
 Pushed push_lane(uint32_t lane, uint64_t block) {
@@ -114,8 +95,7 @@ int CpuCache::open(const Window& window, size_t budget_bytes, bool unchecked) {
   if (nr_cpus == 0) return -ENOMEM;  // the library could not look at the machine
   const size_t area = lay_out(window.nr_nodes(), nr_cpus);
 
-  // Each CPU's records, and the closed copy: one range. The pool comes last: its area takes more memory than all else, and would have
-  // to be given back.
+  // Each CPU's records, and the closed copy: one range.
   const size_t lanes_at = round_up(nr_cpus * sizeof(Cpu), page_size_bytes());
   const size_t closed_at = lanes_at + round_up(nr_cpus * sizeof(Lanes), page_size_bytes());
   const size_t bytes = closed_at + round_up(heads_bytes() + kZeroSlots * sizeof(uint64_t), page_size_bytes());
@@ -123,7 +103,8 @@ int CpuCache::open(const Window& window, size_t budget_bytes, bool unchecked) {
   if (reserve_open(system, bytes, &own) != 0) return -ENOMEM;
   const PageRange table = window.before_map();
   void* handle = nullptr;
-  percpu_pool_t* pool = open_range(system, table) == 0 ? pool_with_area(area, &handle) : nullptr;
+  // Bare: most stacks never hold much, and many CPUs never run us.
+  percpu_pool_t* pool = open_range(system, table) == 0 ? percpu_pool_create_bare_("malloc", area, &handle) : nullptr;
   if (pool == nullptr) {
     (void)system.mprotect(table.start, table.size_bytes, PROT_READ);  // as it was, and in no books of the kernel's
     (void)unreserve(system, own);
@@ -136,11 +117,6 @@ int CpuCache::open(const Window& window, size_t budget_bytes, bool unchecked) {
   nr_cpus_ = nr_cpus;
   area_bytes_ = area;
   system_ = &system;
-  // Most stacks never hold much, and many CPUs never run us: what the pool backed when it gave the area comes back page by page
-  // when a stack first gets there, on the CPU's own node, since that is the policy of the range.
-  for (uint32_t cpu = 0; cpu < nr_cpus; ++cpu) {
-    if (exists(cpu)) (void)depopulate(system, {reinterpret_cast<uintptr_t>(handle) + view_.offset[cpu], area});
-  }
   chosen_bytes_ = budget_bytes_ = budget_of_cpu(budget_bytes, nr_cpus);
   fill_table(reinterpret_cast<CacheTable*>(table.start));
   cache_places = {window.base(), table_};

@@ -23,6 +23,7 @@
 
 #include <percpu.h>
 
+#include "api/for_preload.h"
 #include "../runtime/world.h"
 #include "fresh.h"
 
@@ -562,6 +563,33 @@ TEST_CASE("pools that come and go leave no address space and no memory behind") 
     for (int i = 0; i < 200; i++) make_one();
     EXPECT(status_kib("VmSize") < size_before + 1024);
     if (!kSanitized) EXPECT(status_kib("VmRSS") < resident_before + 4096);  // they keep memory of their own
+  }));
+}
+
+TEST_CASE("the pool of the preload's caches: whole pages on every CPU that cost nothing until they are written to, and is full") {
+  CHECK_FINE(fresh(nullptr, [] {
+    const size_t page = page_size_bytes();
+    const size_t bytes = 4096 * page;
+    void* area = nullptr;
+    percpu_pool_t* pool = percpu_pool_create_bare_("bare", bytes, &area);
+    EXPECT(pool != nullptr);
+    EXPECT(reinterpret_cast<uintptr_t>(area) % page == 0);
+    EXPECT(library.default_pool_if_made() == nullptr);
+    percpu_stats stats;
+    EXPECT_EQ(percpu_pool_stats_read(pool, &stats, sizeof stats), 0);
+    EXPECT_EQ(stats.populated_bytes, 0u);
+    for (unsigned cpu = 0; cpu < percpu_machine_cpus_(); cpu++) {
+      auto* copy = static_cast<char*>(percpu_pool_ptr(pool, area, static_cast<int>(cpu)));
+      if (copy == nullptr) continue;
+      EXPECT_EQ(pages_of_own(copy, bytes), 0u);
+      copy[bytes - 1] = 1;
+      EXPECT_EQ(pages_of_own(copy, bytes), 1u);
+      EXPECT_EQ(copy[0], 0);
+    }
+    // Nothing is left for others.
+    EXPECT(percpu_pool_alloc(pool, 4, 4, PERCPU_NOWARN) == nullptr);
+    EXPECT_EQ(errno, ENOMEM);
+    EXPECT_EQ(percpu_pool_destroy(pool), 0);
   }));
 }
 
