@@ -13,10 +13,12 @@
 //   acquire takes it over. A read-modify-write reads the last value. That is weaker than x86-64, where each load is an
 //   acquire and each store a release; and as weak as arm64 but for loads that see stores of the future.
 //   A fence aborts the CPU's sequence that is under way, if any, and CPU and outsider know afterwards what either knew.
+//   fork() is an outsider's: the kernel copies a page at a time, and in each page finds what was stored last.
 //
 // What is proved: blocks. Each is in one place: in a thread's hand, in an outsider's, or in the structure. A commit that
 // pushes puts the hand's block into the structure, one that pops takes one from there, and so does the outsider. Taking what
-// is not there is an error at once; in the end the structure must hold just the blocks that are said to be there.
+// is not there is an error at once; in the end the structure must hold just the blocks that are said to be there. What a fork's
+// child finds in its copies of the structure and of the threads' hands must be each block once.
 #ifndef PERCPU_TESTS_MODEL_PROTOCOLS_H
 #define PERCPU_TESTS_MODEL_PROTOCOLS_H
 
@@ -25,6 +27,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <iterator>
 #include <string>
 #include <unordered_set>
 #include <utility>
@@ -52,6 +55,8 @@ struct Instruction {
     kJumpIf,    // r[a] == value: to the instruction `target`
     kJump,
     kTake,      // the block r[a] is the outsider's
+    kCopy,      // the child's location = location
+    kCopyHands, // the child's hands = the threads'
     kPush,      // location = r[a]: the commit; the hand's block is in the structure
     kPop,       // location = r[a]: the commit; the block r[b] is in the hand
   };
@@ -70,6 +75,7 @@ struct Scenario {
   std::vector<int> hands;                              // the block in each thread's hand, 0: none
   std::vector<std::vector<const Program *>> threads;   // what each thread of the CPU does, one operation after another
   std::vector<const Program *> outsider;
+  bool forks = false;  // the outsider copies all that the structure is of, and the hands
   // The blocks that the structure holds, by the last values.
   std::function<std::vector<int>(const std::vector<int> &)> content;
 };
@@ -117,6 +123,7 @@ class Explorer {
     uint8_t nr_aborts;
     uint8_t hand[kThreads];
     uint8_t where[kBlocks + 1];
+    uint8_t child_memory[kLocations], child_hand[kThreads];
   };
 
   static void join(View *into, const View &other) {
@@ -229,6 +236,8 @@ class Explorer {
       case Instruction::kTake:
         if (!take(&state, a, "the outsider")) return;
         break;
+      case Instruction::kCopy: state.child_memory[at] = state.memory[at].value[state.memory[at].count - 1].value; break;
+      case Instruction::kCopyHands: std::copy(std::begin(state.hand), std::end(state.hand), state.child_hand); break;
       case Instruction::kPush:
         state.where[state.hand[number]] = kInside;
         state.hand[number] = 0;
@@ -275,16 +284,31 @@ class Explorer {
   }
 
   void check_end(const State &state) {
-    std::vector<int> last;
-    for (const Location &location : state.memory)
-      if (last.size() < scenario_.memory.size()) last.push_back(location.value[location.count - 1].value);
-    std::vector<int> found = scenario_.content(last), said;
+    std::vector<int> last, said;
+    for (size_t i = 0; i < scenario_.memory.size(); ++i) last.push_back(state.memory[i].value[state.memory[i].count - 1].value);
     for (int block = 1; block <= kBlocks; ++block)
       if (state.where[block] == kInside) said.push_back(block);
+    compare("in the end the structure holds", scenario_.content(last), said);
+    if (!scenario_.forks) return;
+    std::vector<int> all = scenario_.content(scenario_.memory);
+    std::copy_if(scenario_.hands.begin(), scenario_.hands.end(), std::back_inserter(all), [](int block) { return block != 0; });
+    std::vector<int> copied(state.child_memory, state.child_memory + scenario_.memory.size());
+    copied = scenario_.content(copied);
+    std::copy_if(std::begin(state.child_hand), std::end(state.child_hand), std::back_inserter(copied),
+                 [](int block) { return block != 0; });
+    compare("the child has", std::move(copied), std::move(all));
+  }
+
+  void compare(const char *who, std::vector<int> found, std::vector<int> said) {
     std::sort(found.begin(), found.end());
+    std::sort(said.begin(), said.end());
     if (found == said) return;
-    problem_ = "in the end the structure holds " + std::to_string(found.size()) + " blocks that are not the " +
-               std::to_string(said.size()) + " that were put there and not taken";
+    problem_ = std::string(who) + text(found) + ", and there are" + text(said);
+  }
+  static std::string text(const std::vector<int> &blocks) {
+    std::string text = blocks.empty() ? " no blocks" : " blocks";
+    for (const int block : blocks) text += ' ' + std::to_string(block);
+    return text;
   }
 
   const Scenario &scenario_;

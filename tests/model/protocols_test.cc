@@ -6,6 +6,7 @@
 //   list          include/percpu/list.h: push, pop, drain
 //   stack         include/percpu/stack.h and lib/runtime/front_cache.cc: push, pop, stop, drain, start
 //   closed copy   preload/heap/cache_table.h and preload/heap/cpu_cache.cc: push, pop, close, empty, reopen
+//   fork          the last two; Library::fork_prepare() and CpuCache::fork_prepare(), fork(), fork_parent()
 #include "protocols.h"
 
 #include <doctest/doctest.h>
@@ -26,6 +27,7 @@ struct Protocol {
   Program push, pop, outsider;
   std::vector<int> memory;
   std::function<std::vector<int>(const std::vector<int> &)> content;
+  bool forks = false;
 };
 
 std::string explore(const Protocol &protocol, size_t *nr_states) {
@@ -35,6 +37,7 @@ std::string explore(const Protocol &protocol, size_t *nr_states) {
   scenario.threads = {{&protocol.push, &protocol.pop}, {&protocol.pop, &protocol.push}};
   scenario.outsider = {&protocol.outsider};
   scenario.content = protocol.content;
+  scenario.forks = protocol.forks;
   model::Explorer explorer(scenario);
   std::string problem = explorer.run();
   *nr_states = explorer.nr_states();
@@ -240,6 +243,40 @@ Protocol closed_copy() {
   return protocol;
 }
 
+// ---- fork ------------------------------------------------------------------------------------------------------------
+
+// Nothing is taken: all is copied, page by page, where another outsider would take. What a program has in hand lies in pages of its
+// own, which are copied before those of the structure, or behind them.
+enum class HandsGo { kFirst, kLast };
+
+// A protocol whose outsider stops or closes the CPU by its first two instructions, and fences it by the third; by `begin_again` it
+// undoes that.
+Protocol forked(Protocol protocol, const char *name, HandsGo hands, const Program &begin_again) {
+  protocol.name = name;
+  protocol.forks = true;
+  Program &fork = protocol.outsider;
+  fork.resize(3);
+  if (hands == HandsGo::kFirst) fork.push_back({.kind = kCopyHands});
+  for (size_t location = protocol.memory.size(); location-- > 0;) {
+    fork.push_back({.kind = kCopy, .location = static_cast<int>(location)});
+  }
+  if (hands == HandsGo::kLast) fork.push_back({.kind = kCopyHands});
+  fork.insert(fork.end(), begin_again.begin(), begin_again.end());
+  return protocol;
+}
+
+// Both structures, both ways.
+std::vector<Protocol> forks() {
+  const Program start = {{.kind = kSet, .a = 2, .value = kMost},
+                         {.kind = kStore, .a = 2, .location = kLimit, .order = model::kRelease}};
+  const Program reopen = {{.kind = kSet, .a = 2, .value = kOpen},
+                          {.kind = kStore, .a = 2, .location = kEntry, .order = model::kRelease}};
+  return {forked(stack(), "fork with a stack, hands first", HandsGo::kFirst, start),
+          forked(stack(), "fork with a stack, hands last", HandsGo::kLast, start),
+          forked(closed_copy(), "fork with a closed copy, hands first", HandsGo::kFirst, reopen),
+          forked(closed_copy(), "fork with a closed copy, hands last", HandsGo::kLast, reopen)};
+}
+
 }  // namespace
 
 TEST_CASE("a list is drained while its CPU pushes and pops") {
@@ -334,4 +371,25 @@ TEST_CASE("a CPU that is closed with a fault loses or doubles blocks") {
   mutant = closed_copy();
   mutant.pop = without(mutant.pop, 1);
   is_caught("a pop that does not mind the closed copy", mutant);
+}
+
+TEST_CASE("a child has each block once, in the copy of the structure or in that of a hand") {
+  for (const Protocol &protocol : forks()) holds(protocol);
+}
+
+TEST_CASE("a fork that does not hold the CPU's sequences up gives its child a block twice, or not at all") {
+  for (const Protocol &right : forks()) {
+    Protocol mutant = right;
+    mutant.outsider = without(right.outsider, 2);
+    is_caught("no fence", mutant);
+    mutant.outsider = with_value(right.outsider, 2, 1);
+    is_caught("a fence that aborts nothing", mutant);
+    mutant.outsider = moved(right.outsider, 2, 1);
+    is_caught("the fence before stop word or entry", mutant);
+    mutant.outsider = without(right.outsider, 1);
+    is_caught("a CPU that is not stopped", mutant);
+    const size_t last = right.outsider.size() - 1;
+    mutant.outsider = moved(moved(right.outsider, last, 3), last, 3);
+    is_caught("begun again before the copy", mutant);
+  }
 }
