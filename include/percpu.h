@@ -121,6 +121,8 @@ void percpu_free(void *handle);
  * Fork-safe: areas that wait when a process forks are freed in both, but for one case. A fork waits until nobody is inside a grace
  * period, five seconds at most; where one is still in progress then, or the forking thread itself is inside rcu_read_lock(), the
  * child's copy of liburcu may hold a lock for ever, so the child stays out of it and keeps what waits, and all that is passed here.
+ * A program whose other threads may be inside rcu_read_lock() when it forks, and whose child goes on, brackets the fork by
+ * urcu_bp_before_fork() and its twins, as liburcu asks: else the child's grace periods wait for readers that it does not have.
  */
 void percpu_free_rcu(void *handle);
 

@@ -18,6 +18,7 @@
 #include <urcu-bp.h>
 
 #include "../abi/check.h"
+#include "../balance_thread.h"
 
 static int reads, forks;
 static int opens;
@@ -94,7 +95,7 @@ int main(int argc, char **argv) {
     CHECK(pthread_create(&thread, NULL, reader, NULL) == 0);
     wait_for(&reads);
     percpu_free_rcu(percpu_alloc(8, 8));
-    nap(100); /* the balance thread waits for the reader now */
+    await_grace_period(); /* without one the fork would not wait */
   }
   fork_beside(thread);
   return 0;

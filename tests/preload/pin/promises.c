@@ -25,6 +25,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "../../balance_thread.h"
+
 #define EXPECT(condition)                                                                \
   do {                                                                                   \
     if (!(condition)) {                                                                  \
@@ -844,36 +846,15 @@ static void shared_cpu(void) {
   end(&worker);
 }
 
-static pid_t balance_thread(void) {
-  pid_t found = 0;
-  DIR *tasks = opendir("/proc/self/task");
-  EXPECT(tasks != NULL);
-  for (struct dirent *task; (task = readdir(tasks)) != NULL && found == 0;) {
-    char path[300], name[32] = "";
-    snprintf(path, sizeof path, "/proc/self/task/%s/comm", task->d_name);
-    FILE *file = fopen(path, "r");
-    if (file == NULL) continue;
-    if (fscanf(file, "%31s", name) == 1 && strcmp(name, "percpu-balance") == 0) found = atoi(task->d_name);
-    fclose(file);
-  }
-  closedir(tasks);
-  return found;
-}
-
 enum { kMostLooks = 60000 }; /* 10 ms apart: as long as a hang is waited for elsewhere */
 
 /* Whether a thread is in a futex call without a timeout: 1 or 0; -1 where the kernel does not say. Without stdio: whoever allocates all
  * the time gives the balance thread work. */
 static int waits_for_ever(pid_t tid) {
-  char path[64], line[256] = "";
-  unsigned long number = 0, timeout = 1;
-  snprintf(path, sizeof path, "/proc/self/task/%d/syscall", (int)tid);
-  const int file = open(path, O_RDONLY | O_CLOEXEC);
-  if (file < 0) return -1;
-  const ssize_t told = read(file, line, sizeof line - 1);
-  close(file);
-  if (told <= 0) return -1;
-  return sscanf(line, "%lu %*x %*x %*x %lx", &number, &timeout) == 2 && number == SYS_futex && timeout == 0;
+  long number = 0;
+  unsigned long timeout = 1;
+  const int told = system_call_of(tid, &number, &timeout);
+  return told <= 0 ? told : number == SYS_futex && timeout == 0;
 }
 
 static int eventually_waits(pid_t tid) {

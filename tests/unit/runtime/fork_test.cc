@@ -12,6 +12,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "../../balance_thread.h"
 #include "../api/fresh.h"
 #include "api/library.h"
 #include "os/fork_depth.h"
@@ -154,7 +155,7 @@ TEST_CASE("a child that may not wait for grace periods keeps what it frees after
     urcu_bp_read_lock();
     percpu_free_rcu(percpu_alloc(8, 8));
     (void)allocate_and_free();  // starts the thread, which waits for us
-    usleep(200 * 1000);
+    await_grace_period();
     const pid_t child = fork();
     if (child == 0) {
       alarm(kHangSeconds);
@@ -213,7 +214,7 @@ TEST_CASE("a child that may not wait for grace periods keeps the memory of a poo
     urcu_bp_read_lock();
     percpu_free_rcu(percpu_alloc(8, 8));
     (void)allocate_and_free();  // starts the thread, which waits for us
-    usleep(200 * 1000);
+    await_grace_period();
     const pid_t child = fork();
     if (child == 0) {
       alarm(kHangSeconds);
