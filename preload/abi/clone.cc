@@ -11,6 +11,7 @@
 
 #include "preload/heap/cache_table.h"
 #include "preload/heap/heap.h"
+#include "preload/pin/placement.h"
 
 extern "C" int __clone(int (*run)(void*), void* stack, int flags, void* argument, ...);
 
@@ -25,6 +26,7 @@ extern "C" __attribute__((visibility("default"))) int clone(int (*run)(void*), v
     return __clone(run, stack, flags, argument, parent_tid, tls, child_tid);
   const uintptr_t* const offset = percpu_thread_.offset;
   const uint32_t in_vfork = percpu::heap::in_vfork_word;
+  const pid_t own_mask = percpu::heap::own_mask_word;
   percpu::heap::in_vfork_word = 1;  // first: a signal handler that allocates here attaches nothing
   percpu_thread_.offset = nullptr;
   // Not the address of the rseq area: what a handler interrupted here may have passed the limits already.
@@ -34,6 +36,7 @@ extern "C" __attribute__((visibility("default"))) int clone(int (*run)(void*), v
   if (child < 0 || (flags & CLONE_VFORK) != 0) {
     percpu::heap::in_vfork_word = in_vfork;  // the caches come back with the next call
     percpu_thread_.offset = offset;
+    percpu::heap::own_mask_word = own_mask;
   }
   return child;
 }

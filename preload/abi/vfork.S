@@ -8,7 +8,7 @@
  * cleared for it, which sends it to the slow path, and in_vfork_word tells that one why. The parent, which goes on when the
  * child has left the memory, takes percpu_thread_.offset back, and is attached to the caches anew by its next call; it is in
  * no other call in between. in_vfork_word becomes what it was: who calls vfork() may be such a child itself, or stay away from
- * the caches for ever (clone.cc).
+ * the caches for ever (clone.cc). So does own_mask_word, which the child may have set (pin/placement.h).
  *
  * On x86-64 the return address is kept in a register across the system call, since the child's return overwrites the stack's. On arm64
  * it is in one, and the kernel gives each of the two the registers as they were.
@@ -31,6 +31,8 @@ vfork:
 	movq	$0, %fs:(%rdx)		/* malloc_limit */
 	movq	$0, %fs:8(%rdx)		/* free_limit */
 	movq	$0, %fs:16(%rdx)	/* unchecked_limit */
+	movq	own_mask_word@gottpoff(%rip), %rcx
+	movl	%fs:(%rcx), %edx
 	popq	%rdi
 	.cfi_adjust_cfa_offset -8
 	.cfi_register %rip, %rdi
@@ -40,6 +42,8 @@ vfork:
 	.cfi_adjust_cfa_offset 8
 	testq	%rax, %rax
 	je	1f
+	movq	own_mask_word@gottpoff(%rip), %rcx	/* the system call has overwritten it */
+	movl	%edx, %fs:(%rcx)
 	movl	%r10d, %fs:(%r9)
 	movq	%r8, %fs:(%rsi)
 	js	2f
@@ -70,8 +74,12 @@ vfork:
 	adrp	x12, :gottprel:thread_caches
 	ldr	x12, [x12, :gottprel_lo12:thread_caches]
 	add	x12, x9, x12
+	adrp	x15, :gottprel:own_mask_word
+	ldr	x15, [x15, :gottprel_lo12:own_mask_word]
+	add	x15, x9, x15
 	ldr	x13, [x10]
 	ldr	w14, [x11]
+	ldr	w16, [x15]
 	mov	w0, #1
 	str	w0, [x11]		/* first: a signal handler that allocates here attaches nothing */
 	str	xzr, [x10]
@@ -85,6 +93,7 @@ vfork:
 	mov	x8, #SYS_clone
 	svc	#0
 	cbz	x0, 1f
+	str	w16, [x15]
 	str	w14, [x11]
 	str	x13, [x10]
 	cmn	x0, #4095

@@ -57,6 +57,7 @@ void Heap::wake_resting() {
 void Heap::ring() {
   if (percpu_balance_wake_() != 0) return;
   store_relaxed(&thread_ticks_, false);
+  store_relaxed(&threads_begun_, false);  // nor did it when somebody else's attempt to start it came to nothing
   store_relaxed(&most_purgeable_pages_, uint64_t{0});  // to be found anew
 }
 

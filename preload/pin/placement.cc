@@ -21,6 +21,9 @@
 namespace percpu::heap {
 
 __thread ThreadPlace t_place __attribute__((tls_model("initial-exec"), visibility("hidden"))) = {};
+extern "C" {
+__thread pid_t own_mask_word __attribute__((tls_model("initial-exec"), visibility("hidden"))) = 0;
+}
 constinit Placement placement;
 
 namespace {
@@ -79,7 +82,7 @@ int Placement::go_to(pid_t tid, int32_t place) {
 
 int Placement::go_free(pid_t tid) const { return os().sched_setaffinity(tid, sizeof initial_.words, initial_.words); }
 
-bool Placement::has_own_mask() { return t_place.own_mask != 0 && t_place.own_mask == this_tid(); }
+bool Placement::has_own_mask() { return own_mask_word != 0 && own_mask_word == this_tid(); }
 
 int32_t Placement::own_place() {
   if (has_own_mask()) return kNoPlace;
@@ -197,6 +200,9 @@ void Placement::uncount(ThreadRecord* record) {
   record->counted = false;
 }
 
+// In a child's copy of the record, made while this happens, one of the two says what was the thread's place.
+void Placement::vacate(ThreadRecord* record) { __atomic_store_n(&record->place, kNoPlace, __ATOMIC_RELEASE); }
+
 void Placement::set_free(ThreadRecord* record, const char* why) {
   release_slot(record);
   if (record->place == kNoPlace) return;
@@ -205,7 +211,7 @@ void Placement::set_free(ThreadRecord* record, const char* why) {
     (void)go_free(record->tid);
     if (verbose_) report("pin: thread %d is free: %s", static_cast<int>(record->tid), why);
   }
-  record->place = kNoPlace;
+  vacate(record);
 }
 
 void Placement::set_all_free() {
@@ -315,7 +321,9 @@ void Placement::note_mask(pid_t tid, pthread_t thread) {
   ThreadRecord* record = find(tid, thread);
   if (record != nullptr) {
     release_slot(record);
-    record->place = record->left = kNoPlace;
+    const int32_t ours = record->place != kNoPlace ? record->place : record->left;
+    record->left = stands_at(record->tid, ours) ? kNoPlace : ours;  // where the program wants it to be just there, so it is for children
+    vacate(record);
     return;
   }
   if (this_process() != process_) return note_own_mask(tid, thread);  // a child of vfork, and no thread of ours
@@ -326,7 +334,7 @@ void Placement::note_mask(pid_t tid, pthread_t thread) {
 // The same in a child: its parent's record, on whose thread-local words it may run, stays as it is.
 void Placement::note_own_mask(pid_t tid, pthread_t thread) {
   const bool self = tid == kByThread ? pthread_equal(thread, pthread_self()) != 0 : tid == 0 || tid == this_tid();
-  if (self) t_place.own_mask = this_tid();
+  if (self) own_mask_word = this_tid();
 }
 
 void Placement::hide(pid_t tid, pthread_t thread, size_t size_bytes, void* mask) {
@@ -351,8 +359,8 @@ void Placement::hide(pid_t tid, pthread_t thread, size_t size_bytes, void* mask)
 // (A child of vfork shares the lock with the threads of its parent, which are.)
 bool Placement::is_bare_child() const { return in_vfork_word == 0 && this_process() != process_; }
 
-// A child, of vfork too, has the mask that its parent had when the fork began. If another thread set the parent free since then, the
-// memory, which is copied later or never, says nothing of that place any more.
+// A child, of vfork too, has the mask that its parent had when the fork began. If another thread set the parent free since then, or the
+// program gave it a mask, the memory, which is copied later or never, says of that place only that it was left.
 bool Placement::leave_place() {
   if (has_own_mask()) return false;
   const bool child = this_process() != process_;
@@ -376,9 +384,10 @@ void Placement::come_back() PERCPU_NO_THREAD_SAFETY_ANALYSIS {
 // The process has this thread only; the lock may be a thread's that is gone, and what it guards half changed.
 void Placement::fork_child() PERCPU_NO_THREAD_SAFETY_ANALYSIS {
   lock_.reset_after_fork_in_child();
+  (void)leave_place();
   process_ = this_process();
-  if (stands_at(0, own_place())) (void)go_free(0);
   t_place = {};
+  own_mask_word = 0;
   records_.reset_after_fork_in_child();
   live_ = 0;
   beginning_ = 0;

@@ -32,11 +32,14 @@ namespace percpu::heap {
 struct ThreadPlace {
   ThreadRecord* record = nullptr;
   int32_t last = kNoPlace;  // the place that it keeps while it ends, when its record is gone already
-  pid_t own_mask = 0;       // the child, of vfork or _Fork on these words, for which the program set a mask
   uint32_t off = 0;         // how many OffPlace it is in
   bool passing = false;     // in the function behind ours, with the lock
 };
 extern __thread ThreadPlace t_place __attribute__((tls_model("initial-exec"), visibility("hidden")));
+
+// The child, of vfork or _Fork on this thread's words, for which the program set a mask. A vfork child is gone when its parent goes on,
+// which then has its own again (preload/abi/vfork.S, clone.cc).
+extern "C" __thread pid_t own_mask_word __attribute__((tls_model("initial-exec"), visibility("hidden")));
 
 // What the program asked of a thread that had not begun yet.
 struct Claim {
@@ -122,6 +125,7 @@ class __attribute__((visibility("hidden"))) Placement {
   int32_t pick_slot(uint64_t now) PERCPU_REQUIRES(lock_);
   void release_slot(ThreadRecord* record) PERCPU_REQUIRES(lock_);
   void uncount(ThreadRecord* record) PERCPU_REQUIRES(lock_);
+  static void vacate(ThreadRecord* record);
   void settle(ThreadRecord* record) PERCPU_REQUIRES(lock_);
   void set_free(ThreadRecord* record, const char* why) PERCPU_REQUIRES(lock_);
   void set_all_free() PERCPU_REQUIRES(lock_);

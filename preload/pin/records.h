@@ -36,7 +36,7 @@ struct ThreadRecord {
   int32_t slot = kNoSlot;
   int32_t place = kNoPlace;
   int32_t inherited = kNoPlace;  // its creator's place
-  int32_t left = kNoPlace;       // the place that it was set free from
+  int32_t left = kNoPlace;       // the place that it had, when it has none; but for one where the program wants it to be
   bool counted = false;
   bool mask_in_attr = false;
   bool name_read = false;

@@ -707,8 +707,14 @@ static void set_in_child(void) {
   beside_asker(set_in_children);
 }
 
-/* A child has the mask that its parent had when the fork began. Before it execs another thread may set the parent free, so that the memory,
-   which is copied later, or never, says nothing of that place any more. */
+/* A child has the mask that its parent had when the fork began. Before it execs, or has copied all memory, another thread may set the
+   parent free, or give it a mask, so that the memory, which is copied later, or never, says nothing of that place any more. */
+static pid_t forked_child(void) {
+  pid_t child = fork();
+  if (child != 0) return child;
+  _exit(is_free(0) ? 0 : 1);
+}
+
 static pid_t bare_child(void) {
   pid_t child = _Fork();
   if (child != 0) return child;
@@ -738,16 +744,38 @@ static void *fork_until_free(void *argument) {
   return NULL;
 }
 
-static void freed_in_fork(void) {
-  for (int i = 0; i < 200; i++) {
-    struct forks forks = {.child = i % 2 == 0 ? bare_child : vforked_child};
+/* Mapped before the threads' records, and so copied before them: a fork takes a while. */
+static void map_much(void) {
+  const size_t bytes = 64 << 20;
+  char *much = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  EXPECT(much != MAP_FAILED && madvise(much, bytes, MADV_NOHUGEPAGE) == 0);
+  memset(much, 1, bytes);
+}
+
+static void fork_while(void (*done_to)(pthread_t)) {
+  pid_t (*const children[])(void) = {forked_child, bare_child, vforked_child};
+  map_much();
+  for (int i = 0; i < 300; i++) {
+    struct forks forks = {.child = children[i % 3]};
     pthread_t thread;
     EXPECT(pthread_create(&thread, NULL, fork_until_free, &forks) == 0);
     while (!forks.begun) nap();
-    too_many();
+    const struct timespec pause = {0, i * 5000}; /* up to 1.5 ms, as a fork takes */
+    nanosleep(&pause, NULL);
+    done_to(thread);
     EXPECT(pthread_join(thread, NULL) == 0);
   }
 }
+
+static void set_free(pthread_t thread) {
+  (void)thread;
+  too_many();
+}
+
+static void give_all(pthread_t thread) { EXPECT(pthread_setaffinity_np(thread, sizeof initial, &initial) == 0); }
+
+static void freed_in_fork(void) { fork_while(set_free); }
+static void set_in_fork(void) { fork_while(give_all); }
 
 /* A child of fork begins anew: all CPUs for its own threads, whoever forked. */
 static void fork_and_place(struct worker *worker) {
@@ -1207,6 +1235,7 @@ static const struct {
     {"exec_fails", exec_fails},
     {"exec_in_bare_child", exec_in_bare_child},
     {"freed_in_fork", freed_in_fork},
+    {"set_in_fork", set_in_fork},
     {"forked_threads", forked_threads},
     {"late_destructor", late_destructor},
     {"shared_cpu", shared_cpu},
