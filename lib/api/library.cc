@@ -18,6 +18,7 @@
 #include "os/env.h"
 #include "os/file.h"
 #include "os/fork_depth.h"
+#include "os/load.h"
 #include "runtime/trace.h"
 
 namespace percpu {
@@ -124,7 +125,7 @@ void Library::read_configuration() {
 
 int Library::read_machine() {
   const NumaSource& numa = config_.nodes == NodesMode::kOne ? kOneNode : libnuma_source();
-  const TopologySize size = measure_topology(system(), numa, &topology_);
+  const TopologySize size = measure_topology(system(), numa, &topology_, allowed_at_load());
   const size_t bytes = topology_storage_bytes(size);
   const intptr_t storage = system().mmap(0, bytes, PROT_READ | PROT_WRITE, 0);
   if (storage < 0) return -ENOMEM;

@@ -286,16 +286,17 @@ int read_allowed_cpus(const System& system, CpuMask* allowed, size_t* kernel_bit
   return caller_bytes < 0 ? caller_bytes : -EINVAL;
 }
 
-TopologySize measure_topology(const System& system, const NumaSource& numa, Topology* topology) {
+TopologySize measure_topology(const System& system, const NumaSource& numa, Topology* topology, const CpuMask& at_load) {
   *topology = {};
   CpuMask allowed;
   size_t kernel_bits = 0;
   int error = read_allowed_cpus(system, &allowed, &kernel_bits);
+  allowed |= at_load;
   find_possible_cpus(system, allowed, kernel_bits, topology);
   topology->allowed = allowed;
   topology->allowed &= topology->possible;
   // Nothing is known of what is allowed, or nothing that makes sense: then all may be.
-  if (error != 0 || topology->allowed.empty()) topology->allowed = topology->possible;
+  if ((error != 0 && at_load.empty()) || topology->allowed.empty()) topology->allowed = topology->possible;
   topology->nr_cpu_ids = static_cast<uint32_t>(topology->possible.last().index()) + 1;
 
   const bool available = numa.available();

@@ -110,8 +110,8 @@ struct TopologySize {
   uint32_t nr_node_ids = 0;
 };
 // Fills in what system calls tell (source, nodes_error, possible, allowed), and the size. Always finds at least one CPU and
-// one node; more than kMaxCpus or kMaxNodes is a list that cannot be read.
-TopologySize measure_topology(const System& system, const NumaSource& numa, Topology* topology);
+// one node; more than kMaxCpus or kMaxNodes is a list that cannot be read. at_load: what was allowed before the program bound threads.
+TopologySize measure_topology(const System& system, const NumaSource& numa, Topology* topology, const CpuMask& at_load = {});
 
 // Bytes for node_ids and distances, to be aligned to 8.
 size_t topology_storage_bytes(TopologySize size);

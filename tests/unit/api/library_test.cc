@@ -73,6 +73,19 @@ TEST_CASE("loading the library makes nothing; the first use makes the default po
   }));
 }
 
+TEST_CASE("threads that are bound before the first use leave the other CPUs' copies as they are") {
+  CHECK_FINE(fresh("first_chunk:page", [] {
+    CpuMask whole;
+    EXPECT(real_system().sched_getaffinity(0, sizeof whole.words, whole.words) > 0);
+    CpuMask one;
+    one.add(whole.first());
+    EXPECT_EQ(real_system().sched_setaffinity(0, sizeof one.words, one.words), 0);
+    percpu_stats stats;
+    EXPECT_EQ(percpu_stats_read(&stats, sizeof stats), 0);
+    EXPECT_EQ(stats.populated_bytes, stats.populated_pages * stats.page_bytes * whole.count());
+  }));
+}
+
 TEST_CASE("operations on the handle of a pool of one's own make no default pool, and go on when there is one") {
   CHECK_FINE(fresh(nullptr, [] {
     percpu_pool_t* pool = percpu_pool_create(nullptr);
