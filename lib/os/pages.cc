@@ -116,6 +116,18 @@ int reserve(const System& system, size_t size_bytes, size_t align_bytes, PageRan
   return 0;
 }
 
+// The address is a hint, which every kernel follows where it can; and nobody's mapping is ever replaced.
+int reserve_at(const System& system, PageRange range) {
+  const intptr_t address = system.mmap(range.start, range.size_bytes, kNoAccess, kReserveFlags);
+  if (address < 0) return static_cast<int>(address);
+  if (static_cast<uintptr_t>(address) != range.start) {
+    static_cast<void>(system.munmap(static_cast<uintptr_t>(address), range.size_bytes));
+    return -EEXIST;
+  }
+  static_cast<void>(set_reservation_properties(system, range));
+  return 0;
+}
+
 int unreserve(const System& system, PageRange range) { return system.munmap(range.start, range.size_bytes); }
 
 namespace {

@@ -48,6 +48,8 @@ inline constexpr NodeId kNoNode{};
 // Requires: size_bytes > 0; align_bytes is a power of two, at least a page.
 // Returns: 0 and the range. Errors: -ENOMEM (address space, RLIMIT_AS, VMAs), -EAGAIN (memory locks).
 [[nodiscard]] int reserve(const System& system, size_t size_bytes, size_t align_bytes, PageRange* range);
+// The same for these very addresses, where nobody has them. -EEXIST: somebody has.
+[[nodiscard]] int reserve_at(const System& system, PageRange range);
 
 // Gives the addresses back, with whatever backs them. It can fail where it cuts a mapping in two (-ENOMEM: VMAs).
 [[nodiscard]] int unreserve(const System& system, PageRange range);

@@ -82,7 +82,7 @@ void Heap::choose_huge_use() {
 
 void Heap::ask_for_books() {
   if (config_.limit != HeapLimit::kAuto || !strict_overcommit(window_.system())) return;
-  for (uint32_t node = 0; node < window_.nr_nodes(); ++node) pages_[node].set_strict();
+  for (uint32_t node = 0; node < window_.nr_nodes(); ++node) pages_[node].begin_closing();
 }
 
 void Heap::look_now() {

@@ -14,6 +14,7 @@ void PageHeap::init(Window& window, uint32_t node) {
   begin_ = window.node_pages() * node;
   end_ = begin_ + window.node_pages();
   frontier_ = begin_;
+  closes_ = window.by_pieces();
 }
 
 void PageHeap::bind_to(NodeId node) {
@@ -169,11 +170,11 @@ uint32_t PageHeap::cut_front(uint32_t number, uint64_t start) {
 }
 
 int PageHeap::take_of_window(uint64_t nr_pages) {
-  return strict_ ? window_->open_tables(frontier_, nr_pages) : window_->open_pages(frontier_, nr_pages);
+  return closes_ ? window_->open_tables(frontier_, nr_pages) : window_->open_pages(frontier_, nr_pages);
 }
 
 // Takes at least nr_pages more of the window. Opens ahead by an eighth of what is open, so that a growing heap makes few system
-// calls; where the kernel's books are strict, nothing.
+// calls; where free runs are closed, nothing.
 bool PageHeap::grow(uint64_t nr_pages) {
   const uint64_t left = end_ - frontier_;
   if (nr_pages > left) return false;
@@ -194,14 +195,13 @@ bool PageHeap::grow(uint64_t nr_pages) {
   Span& span = window_->span(number);
   span.first_page = frontier_;
   span.nr_pages = step;
-  span.pages = strict_ ? Pages::kClosed : Pages::kClean;
+  span.pages = closes_ ? Pages::kClosed : Pages::kClean;
   frontier_ += step;
   join_and_insert(number);
   return true;
 }
 
 uint32_t PageHeap::open_closed(uint32_t number, uint64_t start, uint64_t nr_pages, uint64_t wanted) {
-  const System& system = window_->system();
   const uint64_t run_first = window_->span(number).first_page;
   const uint64_t run_end = run_first + window_->span(number).nr_pages;
   // What stays closed in front is between two mappings then: not for the sake of little, nor without limit.
@@ -220,13 +220,12 @@ uint32_t PageHeap::open_closed(uint32_t number, uint64_t start, uint64_t nr_page
       return 0;
     }
     number = part;
-    const PageRange range = window_->range(first, end - first);
-    if (open_dumped(system, range) == 0) {
+    const Window::Opened opened = window_->open_closed(first, end - first, node_);
+    if (opened == Window::Opened::kLost) return 0;
+    if (opened == Window::Opened::kYes) {
       window_->span(number).pages = Pages::kClean;
       return number;
     }
-    // Where it was several mappings some may be open now.
-    if (retire(system, range, node_) == -ENOMEM) return 0;  // the addresses are the kernel's
   }
   join_and_insert(number);
   return 0;
@@ -282,7 +281,7 @@ uint32_t PageHeap::take_run(uint64_t nr_pages, uint64_t align_pages, Purpose pur
   if (number == 0) number = find(Pages::kClosed, nr_pages, align_pages);
   if (number == 0) {
     if (nr_pages + align_pages - 1 < nr_pages || !grow(nr_pages + align_pages - 1)) return 0;
-    number = find(strict_ ? Pages::kClosed : Pages::kClean, nr_pages, align_pages);
+    number = find(closes_ ? Pages::kClosed : Pages::kClean, nr_pages, align_pages);
     if (number == 0) return 0;
   }
   unlink(number);
@@ -324,7 +323,7 @@ void PageHeap::release(uint32_t number, bool clean) {
     span.freed_tick = tick_;
     if (!clean) return join_and_insert(number);
     (void)set_huge(span.first_page, span.nr_pages, false);
-    if (!strict_) {
+    if (!closes_) {
       span.pages = Pages::kClean;
       purged_pages_ += span.nr_pages;
       return join_and_insert(number);

@@ -21,7 +21,7 @@
 // Strict books. Where the kernel counts every page that can be written to, backed or not (vm.overcommit_memory=2), what goes back is
 // *closed* where it makes a long run with the clean pages beside it, or lies beside a closed one: a fresh mapping without access takes
 // its place, which is not counted. So is what is new of the window. An allocation takes of it what neither dirty nor clean runs
-// have, and some more, which is clean then.
+// have, and some more, which is clean then. The same under a limit of the address space, where what is closed is no mapping at all.
 //
 // The system's pages. Where they are larger than ours (window.h), clean and closed runs, and what is new of the window, are whole ones of
 // the system's. Dirty runs need not be: of these go the whole ones. What has no whole one is *stuck*: such runs have bins of their own,
@@ -87,8 +87,8 @@ class PageHeap {
   // From now on; what is huge stays so. Nothing is before this is called.
   void set_huge_use(HugeUse use) PERCPU_EXCLUDES(lock_);
 
-  // From now on the kernel's books are strict.
-  void set_strict() PERCPU_EXCLUDES(lock_);
+  // From now on long runs that go back are closed, since the kernel's books are strict. (By pieces they are anyway.)
+  void begin_closing() PERCPU_EXCLUDES(lock_);
 
   PageStats stats() PERCPU_EXCLUDES(lock_);
 
@@ -236,7 +236,7 @@ class PageHeap {
   uint64_t keep_pages_ = UINT64_MAX;  // of purgeable ones, since the last new peak; no bound once that was seen to
   uint32_t excess_tick_ PERCPU_GUARDED_BY(lock_) = 0;  // when it was
   HugeUse huge_use_ PERCPU_GUARDED_BY(lock_) = HugeUse::kNone;
-  bool strict_ = false;  // changed under lock_, once
+  bool closes_ = false;  // changed under lock_, once
   uint64_t huge_regions_ PERCPU_GUARDED_BY(lock_) = 0;
   uint64_t huge_edges_ PERCPU_GUARDED_BY(lock_) = 0;  // between regions that are huge and those that are not
   uint32_t tick_ PERCPU_GUARDED_BY(lock_) = 0;

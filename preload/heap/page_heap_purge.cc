@@ -67,14 +67,14 @@ uint32_t PageHeap::take_to_purge(PurgeWalk* walk, uint64_t most_pages, bool fres
   return 0;
 }
 
-void PageHeap::set_strict() {
+void PageHeap::begin_closing() {
   HeapGuard guard(lock_);
-  store_relaxed(&strict_, true);
+  store_relaxed(&closes_, true);
 }
 
 // Beside a closed run it makes no mapping more.
 bool PageHeap::to_be_closed(const Span& span) {
-  if (!strict_) return false;
+  if (!closes_) return false;
   for (const uint32_t neighbour : {free_before(span), free_behind(span)}) {
     if (neighbour != 0 && window_->span(neighbour).pages == Pages::kClosed) return true;
   }
@@ -88,7 +88,7 @@ bool PageHeap::give_back(uint32_t number, bool empty) {
   bool close = false;
   {
     HeapGuard guard(lock_);
-    if (strict_) {
+    if (closes_) {
       span.pages = Pages::kClean;
       join(number);
       close = to_be_closed(span);
@@ -97,7 +97,7 @@ bool PageHeap::give_back(uint32_t number, bool empty) {
   // In nobody's list now: no other thread looks at it, nor at what was joined to it.
   const System& system = window_->system();
   int result = kOnlyDepopulated;
-  if (close) result = retire(system, window_->range(span.first_page, span.nr_pages), node_);
+  if (close) result = window_->close(span.first_page, span.nr_pages, node_);
   if (!close && !empty) result = depopulate(system, own) == 0 ? kOnlyDepopulated : -EINVAL;
   HeapGuard guard(lock_);
   if (close && result == -ENOMEM) return false;  // the addresses are the kernel's, and never to be used again
@@ -111,7 +111,7 @@ bool PageHeap::give_back(uint32_t number, bool empty) {
 // At least nr_pages, if there are so many; but for huge pages, not more than most_pages. Returns how many.
 uint64_t PageHeap::purge(uint64_t nr_pages, uint64_t most_pages, bool fresh_too) {
   uint64_t purged = 0;
-  if (load_relaxed(&strict_)) look_at_mappings(window_->system(), true);
+  if (load_relaxed(&closes_)) look_at_mappings(window_->system(), true);
   bool spared = true;
   for (const bool break_huge : {false, true}) {
     if (!spared) break;

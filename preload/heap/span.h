@@ -27,7 +27,7 @@ enum class SpanState : uint8_t {
 enum class Pages : uint8_t {
   kDirty,   // backed, and as they were left
   kClean,   // backed by nothing: they read as zero
-  kClosed,  // without access, and in no books of the kernel's (page_heap.h): to be opened before they are used, then clean
+  kClosed,  // in no books of the kernel's (page_heap.h), without access or not even mapped: to be opened before they are used, then clean
 };
 
 struct Span {

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: MIT
 //
 // The heap's addresses: one window, reserved at the first call, in which each NUMA node has an equal part; and the tables
-// about it, reserved beside it and opened piece by piece as the window is used.
+// about it, reserved beside it and opened piece by piece as the window is used. Under a limit of the address space (ulimit -v), which
+// counts what is reserved, only the tables are, for a window as large as the limit; of the window itself just what is open is taken,
+// far below where the kernel puts others' mappings.
 //
 //   window       | node 0: used ... |reserved          | node 1: used .. |reserved      | ...
 //   page map     of each page its kind, and where its span's first block begins: all that free() needs, in one load
@@ -112,6 +114,14 @@ class Window {
   [[nodiscard]] int open_tables(uint64_t page, uint64_t nr_pages);
   [[nodiscard]] int open_pages(uint64_t page, uint64_t nr_pages);
 
+  // Opens pages that were never open, or closed, with their part of the tables there; closes them, so that they are in no books of the
+  // kernel's. Of what is lost the addresses are somebody else's. close(): as retire().
+  enum class Opened : uint8_t { kYes, kNo, kLost };
+  [[nodiscard]] Opened open_closed(uint64_t page, uint64_t nr_pages, NodeId node);
+  [[nodiscard]] int close(uint64_t page, uint64_t nr_pages, NodeId node);
+  // Whether nothing of the window is there but what is open: so all of it has to be opened by open_closed().
+  bool by_pieces() const { return by_pieces_; }
+
   // ---- spans
   Span& span(uint32_t number) { return spans_[number]; }
   const Span& span(uint32_t number) const { return spans_[number]; }
@@ -120,7 +130,7 @@ class Window {
   void give_span(uint32_t number) PERCPU_EXCLUDES(spans_lock_);
 
   // How many there can be in a window of so many pages.
-  static uint64_t most_spans(uint64_t nr_pages);
+  static uint64_t most_spans(uint64_t nr_pages, bool by_pieces = false);
 
   const System& system() const { return *system_; }
   size_t metadata_bytes() const { return load_relaxed(&metadata_bytes_); }
@@ -128,14 +138,17 @@ class Window {
 
  private:
   // Records of spans: one a page in a small window; in a large one one for eight pages, which is half of the window in spans of
-  // four, the shortest of most classes. They cost address space only.
+  // four, the shortest of most classes. They cost address space only; where that is limited, one for four pages, a hundredth of it.
   static constexpr uint64_t kSpansAtLeast = 1u << 24;
   static constexpr uint64_t kPagesOfSpan = 8;
+  static constexpr uint64_t kSpansAtLeastByPieces = 1u << 12;
+  static constexpr uint64_t kPagesOfSpanByPieces = 4;
 
   struct Tables {
     PageRange ranges[5];  // the window, the page map with what is before it, the pages' spans, the spans, the regions
   };
   bool reserve_tables(const System& system, size_t window_bytes, Tables* tables);
+  void unreserve_tables(const System& system, const Tables& tables) const;
   int open_table(const void* table, size_t entry_bytes, uint64_t first, uint64_t count);
 
   const System* system_ = nullptr;
@@ -143,6 +156,7 @@ class Window {
   size_t size_bytes_ = 0;
   uint64_t node_pages_ = 0;
   uint32_t nr_nodes_ = 1;
+  bool by_pieces_ = false;
   PageEntry* map_ = nullptr;
   uint32_t* page_spans_ = nullptr;
   Span* spans_ = nullptr;

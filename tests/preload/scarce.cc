@@ -130,6 +130,42 @@ TEST_CASE("in a limited address space" * doctest::skip()) {
   }
 }
 
+// Of the limit, in MiB, the program maps nearly all itself; and again, when malloc has had it and gave it back.
+bool map_and_unmap(size_t bytes) {
+  void* const at = mmap(nullptr, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  return at != MAP_FAILED && munmap(at, bytes) == 0;
+}
+
+TEST_CASE("others' share of a limited address space" * doctest::skip()) {
+  rlimit limit{};
+  REQUIRE(getrlimit(RLIMIT_AS, &limit) == 0);
+  const size_t share = limit.rlim_cur / 16 * 15 - 40 * kMiB;
+  CHECK(map_and_unmap(share));
+  for (const size_t size : kSizes) {
+    CAPTURE(size);
+    Chain chain;
+    while (chain.bytes < share / 2 && chain.take(size)) {}
+    CHECK(chain.bytes >= share / 2);
+    CHECK_FALSE(map_and_unmap(share));
+    CHECK(chain.give_back_all());
+    (void)malloc_trim(0);
+    CHECK(map_and_unmap(share));
+  }
+}
+
+TEST_CASE("where address space is limited from the start it is there for the program's own mappings") {
+  for (const size_t mebibytes : {200, 2000}) {
+    CAPTURE(mebibytes);
+    const percpu::ChildEnd end = percpu::run_in_child([mebibytes] {
+      limit_address_space(mebibytes * kMiB);
+      execl("/proc/self/exe", "/proc/self/exe", "--test-case=others' share*", "--no-skip", static_cast<char*>(nullptr));
+      return 127;
+    });
+    CHECK(end.exit_code == 0);
+    CHECK(end.standard_error == "");
+  }
+}
+
 TEST_CASE("address space is limited from the start") {
   for (const size_t mebibytes : {100, 300, 2000}) {
     CAPTURE(mebibytes);

@@ -6,6 +6,7 @@
 
 #include <doctest/doctest.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 
 #include <algorithm>
 #include <array>
@@ -25,12 +26,34 @@
 namespace percpu::heap {
 namespace {
 
+size_t address_space_bytes() {
+  size_t pages = 0;
+  FILE* statm = fopen("/proc/self/statm", "r");
+  REQUIRE(statm != nullptr);
+  CHECK(fscanf(statm, "%zu", &pages) == 1);
+  fclose(statm);
+  return pages * page_size_bytes();
+}
+
+// Returns what it was.
+rlim_t limit_address_space(rlim_t bytes) {
+  rlimit before{};
+  REQUIRE(getrlimit(RLIMIT_AS, &before) == 0);
+  const rlimit now{bytes, before.rlim_max};
+  REQUIRE(setrlimit(RLIMIT_AS, &now) == 0);
+  return before.rlim_cur;
+}
+
 struct Fixture {
   Window window;
   PageHeap pages;
 
-  explicit Fixture(uint32_t nr_nodes = 1, uint32_t node = 0) {
+  explicit Fixture(uint32_t nr_nodes = 1, uint32_t node = 0, bool by_pieces = false) {
+    rlim_t before = 0;
+    if (by_pieces) before = limit_address_space(address_space_bytes() + (size_t{1} << 30));  // for this moment
     REQUIRE(window.reserve_all(SmallSystem::system(), nr_nodes) == 0);
+    if (by_pieces) (void)limit_address_space(before);
+    REQUIRE(window.by_pieces() == by_pieces);
     pages.init(window, node);
     SmallSystem::advices.clear();
   }
@@ -420,7 +443,7 @@ uint64_t open_among(Fixture& at, uint64_t first, uint64_t nr_pages) {
 
 TEST_CASE("where the kernel's books are strict, what goes back in long runs is closed, and opened again when it is needed") {
   Fixture at;
-  at.pages.set_strict();
+  at.pages.begin_closing();
   const uint32_t a = at.take(100);
   const uint64_t first = at.first(a);
   const uint32_t fence = at.take(1);
@@ -448,7 +471,7 @@ TEST_CASE("where the kernel's books are strict, what goes back in long runs is c
 
 TEST_CASE("under strict books short runs are closed where they make a long one, or lie beside a closed one") {
   Fixture at;
-  at.pages.set_strict();
+  at.pages.begin_closing();
   std::vector<uint32_t> pieces;
   for (int i = 0; i < 64; ++i) pieces.push_back(at.take(16));
   for (const uint32_t piece : pieces) at.touch(piece);
@@ -466,7 +489,7 @@ TEST_CASE("under strict books short runs are closed where they make a long one, 
 
 TEST_CASE("under strict books, where the system opens no more, what is open serves, and nothing is lost") {
   Fixture at;
-  at.pages.set_strict();
+  at.pages.begin_closing();
   const uint32_t a = at.take(1000);
   const uint32_t b = at.take(200);
   at.touch(a);
@@ -486,7 +509,7 @@ TEST_CASE("under strict books, where the system opens no more, what is open serv
 
 TEST_CASE("under strict books, where little can be opened, what is asked for is") {
   Fixture at;
-  at.pages.set_strict();
+  at.pages.begin_closing();
   SmallSystem::largest_open = 20 << kPageShift;
   const uint32_t a = at.take(10);
   at.touch(a);
@@ -500,7 +523,7 @@ TEST_CASE("under strict books, where little can be opened, what is asked for is"
 
 TEST_CASE("many aligned blocks out of a closed run make few mappings") {
   Fixture at;
-  at.pages.set_strict();
+  at.pages.begin_closing();
   const uint32_t a = at.take(80000);
   at.pages.release(a);
   (void)at.pages.purge_all();
@@ -518,7 +541,7 @@ TEST_CASE("many aligned blocks out of a closed run make few mappings") {
 
 TEST_CASE("a run whose addresses are lost while it is closed is nobody's from then on") {
   Fixture at;
-  at.pages.set_strict();
+  at.pages.begin_closing();
   const uint32_t a = at.take(128);
   at.touch(a);
   const uint64_t first = at.first(a);
@@ -670,15 +693,18 @@ TEST_CASE("of a page of the system that is in use in part the rest makes nothing
 
 TEST_CASE("random calls do what a model says") {
   std::mt19937_64 random(test_seed());
-  // All three under usual books, and then all under strict ones.
-  for (int kind = 0; kind < 6; ++kind) {
-    const bool strict = kind >= 3;
+  // All three under usual books, then all under strict ones, and all in limited address space.
+  for (int kind = 0; kind < 9; ++kind) {
+    const bool closes = kind >= 3;
+    const bool by_pieces = kind >= 6;
     const HugeUse use = std::array{HugeUse::kNone, HugeUse::kDense, HugeUse::kAll}[static_cast<size_t>(kind % 3)];
     if (use != HugeUse::kNone && system_pages() != 1) continue;
-    CAPTURE(strict);
-    Fixture at;
+    if (by_pieces && system_page_bytes() != page_size_bytes()) continue;  // of what is taken the system tells in its own pages
+    CAPTURE(closes);
+    CAPTURE(by_pieces);
+    Fixture at(1, 0, by_pieces);
     at.pages.set_huge_use(use);
-    if (strict) at.pages.set_strict();
+    if (closes && !by_pieces) at.pages.begin_closing();
     struct Run {
       uint64_t first = 0;
       uint64_t nr_pages = 0;
@@ -756,7 +782,7 @@ TEST_CASE("random calls do what a model says") {
     CHECK(stats.dirty_pages == 0);
     CHECK(at.pages.purgeable_pages() == 0);
     CHECK(stats.clean_pages == stats.open_pages);
-    CHECK((stats.open_pages == 0) == strict);
+    CHECK((stats.open_pages == 0) == closes);
     CHECK(stats.huge_regions == 0);
     // All of it is one run again.
     (void)at.take(stats.open_pages + stats.closed_pages);

@@ -50,20 +50,32 @@ TEST_CASE("an address is in the window or not, and the page map can be read for 
   munmap(reinterpret_cast<void*>(window.base()), window.size_bytes());
 }
 
-TEST_CASE("under a limit of the address space others have their share of what is left") {
+// Of the address space so much is left.
+bool limit_to(size_t left) {
+  size_t pages = 0;
+  FILE* statm = fopen("/proc/self/statm", "r");
+  if (statm == nullptr || fscanf(statm, "%zu", &pages) != 1) return false;
+  fclose(statm);
+  const rlimit limit = {pages * kPageBytes + left, RLIM_INFINITY};
+  return setrlimit(RLIMIT_AS, &limit) == 0;
+}
+
+// All but the tables, and what a test took.
+bool can_map(size_t bytes) {
+  void* const at = mmap(nullptr, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  return at != MAP_FAILED && munmap(at, bytes) == 0;
+}
+
+TEST_CASE("under a limit of the address space all of it is the window's, and all but the tables is left to others") {
   for (const size_t left : {size_t{64} << 20, size_t{200} << 20, size_t{2} << 30}) {
     CAPTURE(left);
     const auto works = [&] {
-      size_t pages = 0;
-      FILE* statm = fopen("/proc/self/statm", "r");
-      if (statm == nullptr || fscanf(statm, "%zu", &pages) != 1) return 1;
-      const rlimit limit = {pages * kPageBytes + left, RLIM_INFINITY};
-      if (setrlimit(RLIMIT_AS, &limit) != 0) return 2;
+      if (!limit_to(left)) return 1;
       Window window;
-      if (window.reserve_all(real_system(), 1) != 0) return 3;
-      if (window.size_bytes() < left / 4) return 4;
-      const size_t share = std::max(left / 4, std::min(left / 2, size_t{128} << 20));  // of which the tables take some
-      return mmap(nullptr, share / 4 * 3, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) != MAP_FAILED ? 0 : 5;
+      if (window.reserve_all(real_system(), 1) != 0 || !window.by_pieces()) return 2;
+      if (window.size_bytes() < left / 8 * 7) return 3;
+      if (!can_map(left / 32 * 31)) return 4;
+      return 0;
     };
     CHECK(run_in_child(works).exit_code == 0);
     // The limit may be larger than any window: the program has as much already, as those with sanitizers do.
@@ -73,6 +85,31 @@ TEST_CASE("under a limit of the address space others have their share of what is
     });
     CHECK(end.exit_code == 0);
   }
+}
+
+TEST_CASE("a window by pieces: what is closed is nobody's; what somebody else took meanwhile is lost") {
+  const ChildEnd end = run_in_child([] {
+    constexpr size_t kLeft = size_t{512} << 20;
+    if (!limit_to(kLeft)) return 1;
+    Window window;
+    if (window.reserve_all(real_system(), 1) != 0) return 2;
+    constexpr uint64_t kPages = (size_t{256} << 20) >> kPageShift;
+    if (window.open_tables(0, window.node_pages()) != 0) return 3;
+    if (window.open_closed(0, kPages, kNoNode) != Window::Opened::kYes) return 4;
+    auto* const first = static_cast<volatile char*>(window.address_of(0));
+    *first = 1;
+    if (can_map(kLeft / 8 * 5)) return 5;  // it counts
+    if (window.open_closed(kPages, window.node_pages() - kPages, kNoNode) != Window::Opened::kNo) return 6;  // with the tables, too much
+    if (window.close(0, kPages, kNoNode) != kRetired || !can_map(kLeft / 8 * 7)) return 7;
+    if (window.open_closed(0, kPages, kNoNode) != Window::Opened::kYes || *first != 0) return 8;
+    if (window.close(0, kPages, kNoNode) != kRetired) return 9;
+    void* const there = window.address_of(kPages / 2);
+    if (mmap(there, kPageBytes, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) != there) return 10;
+    if (window.open_closed(0, kPages, kNoNode) != Window::Opened::kLost) return 11;
+    if (*static_cast<volatile char*>(there) != 0) return 12;  // still there
+    return can_map(kLeft / 8 * 7) ? 0 : 13;
+  });
+  CHECK(end.exit_code == 0);
 }
 
 TEST_CASE("the window is as large as the system grants; with less than the least there is none") {
