@@ -39,10 +39,13 @@ bool is_limit(uint64_t bytes) { return bytes < uint64_t{1} << 60; }
 // One look at the files of the control group.
 struct MemoryLimit::Look {
   const System& system;
-  bool blind = false;  // there was no descriptor left for a file, in the process or the system, or no memory
+  bool known = false;  // a limit was found before: what cannot be read any more (a sandbox, chroot) does not end it
+  bool blind = false;  // what would have to be known was not told
 
+  // There was no descriptor left, in the process or the system, or no memory; or nobody may read the file any more.
   void note(const Lines& file) {
-    if (file.error() == -EMFILE || file.error() == -ENFILE || file.error() == -ENOMEM) blind = true;
+    const int error = file.error();
+    if (error == -EMFILE || error == -ENFILE || error == -ENOMEM || (known && error != 0 && error != -ENOENT)) blind = true;
   }
 };
 
@@ -105,7 +108,8 @@ uint64_t MemoryLimit::number_in(Look& look, uint32_t path_bytes, const char* fil
 
 bool MemoryLimit::find(const System& system) {
   MemoryLimit now;
-  Look look{system};
+  now.usage_told_ = usage_told_;
+  Look look{system, any()};
   now.find_levels(look);
   if (look.blind) return false;
   *this = now;
@@ -116,6 +120,7 @@ void MemoryLimit::find_levels(Look& look) {
   size_t mount_bytes = 0;
   if (!find_directory(look, &mount_bytes)) {
     directory_[0] = 0;
+    look.blind = look.blind || look.known;  // there is no /proc any more, or none that shows where groups are
     return;
   }
   for (size_t end = strlen(directory_); nr_levels_ < kMaxLevels;) {
@@ -155,13 +160,17 @@ uint64_t MemoryLimit::page_cache(Look& look, uint32_t path_bytes) const {
   return sum;
 }
 
-bool MemoryLimit::look(const System& system, Room* room) const {
+bool MemoryLimit::look(const System& system, Room* room) {
   Room least;
-  Look look{system};
+  Look look{system, any()};
   for (uint32_t i = 0; i < nr_levels_; ++i) {
     const Level& level = levels_[i];
     const uint64_t used = number_in(look, level.path_bytes, version_1_ ? "memory.usage_in_bytes" : "memory.current");
-    if (used == kNoLimit) continue;
+    if (used == kNoLimit) {
+      look.blind = look.blind || usage_told_;
+      continue;
+    }
+    usage_told_ = true;
     uint64_t left = used < level.limit_bytes ? level.limit_bytes - used : 0;
     if (left < level.limit_bytes / 4) left += page_cache(look, level.path_bytes);
     if (left > level.limit_bytes) left = level.limit_bytes;

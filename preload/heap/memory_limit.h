@@ -8,7 +8,8 @@
 // left, the inactive part of that, and half of the active one, count as left.
 //
 // Everything is read by plain system calls, into buffers on the stack: no file stays open, nothing is allocated. A process that
-// has no file descriptor left cannot look: that says nothing of its limit, and is told apart from a file that is not there.
+// has no file descriptor left cannot look: that says nothing of its limit, and is told apart from a file that is not there. Nor can one
+// that had a limit and may not see its files any more (chroot, a sandbox): it has that limit still.
 // Locking: none; its owner sees to it that one thread uses it at a time.
 #ifndef PERCPU_PRELOAD_HEAP_MEMORY_LIMIT_H
 #define PERCPU_PRELOAD_HEAP_MEMORY_LIMIT_H
@@ -27,7 +28,7 @@ class MemoryLimit {
   constexpr MemoryLimit() = default;
 
   // Finds the groups that the process is in now, and their limits. Without any (or where they cannot be read) there is none.
-  // False: no file could be opened just now; what was found before stays.
+  // False: they cannot be read just now, or not any more; what was found before stays.
   [[nodiscard]] bool find(const System& system);
   bool any() const { return nr_levels_ != 0; }
 
@@ -36,9 +37,9 @@ class MemoryLimit {
     uint64_t limit_bytes = kNoLimit;
     uint64_t left_bytes = kNoLimit;
   };
-  // Reads what the groups use now. Where that cannot be read, nothing is known of a limit. False: no file could be opened just
-  // now.
-  [[nodiscard]] bool look(const System& system, Room* room) const;
+  // Reads what the groups use now. Where that could never be read, nothing is known of a limit. False: it cannot be read just now, or
+  // not any more.
+  [[nodiscard]] bool look(const System& system, Room* room);
 
   // The groups' directory, for reports; "" without one.
   const char* directory() const { return directory_; }
@@ -60,6 +61,7 @@ class MemoryLimit {
   uint64_t page_cache(Look& look, uint32_t path_bytes) const;
 
   bool version_1_ = false;
+  bool usage_told_ = false;  // once
   uint32_t nr_levels_ = 0;
   Level levels_[kMaxLevels] = {};
   char directory_[kPathBytes] = {};

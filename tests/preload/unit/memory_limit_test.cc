@@ -52,10 +52,15 @@ MemoryLimit found() {
   return limit;
 }
 
-MemoryLimit::Room look(const MemoryLimit& limit) {
+MemoryLimit::Room look(MemoryLimit& limit) {
   MemoryLimit::Room room{1, 1};
   REQUIRE(limit.look(fake_system(), &room));
   return room;
+}
+
+MemoryLimit::Room look_at_found() {
+  MemoryLimit limit = found();
+  return look(limit);
 }
 
 TEST_CASE("version 2: the tightest of all levels, high before max") {
@@ -70,7 +75,7 @@ TEST_CASE("version 2: the tightest of all levels, high before max") {
       {"/sys/fs/cgroup/a/memory.current", "157286400\n"},
   };
   for (piece = 1; piece <= 4096; piece *= 16) {
-    const MemoryLimit limit = found();
+    MemoryLimit limit = found();
     REQUIRE(limit.any());
     CHECK(std::string(limit.directory()) == "/sys/fs/cgroup/a/b");
     files["/sys/fs/cgroup/a/memory.current"] = "157286400\n";
@@ -93,7 +98,7 @@ TEST_CASE("page cache counts as left: all of the inactive, half of the active") 
       {"/sys/fs/cgroup/memory.current", "104857600\n"},
       {"/sys/fs/cgroup/memory.stat", "anon 5\nfile 31457280\ninactive_file 20971520\nactive_file 10485760\n"},
   };
-  const MemoryLimit limit = found();
+  MemoryLimit limit = found();
   CHECK(look(limit).left_bytes == 25 * kMega);
   files["/sys/fs/cgroup/memory.stat"] = "inactive_file 999999999999\n";
   CHECK(look(limit).left_bytes == 100 * kMega);
@@ -112,7 +117,7 @@ TEST_CASE("version 1, beside a version 2 without the controller; its word for no
       {"/cg/mem/job/memory.stat", "inactive_file 1\ntotal_inactive_file 1048576\ntotal_active_file 0\n"},
       {"/cg/mem/memory.limit_in_bytes", "9223372036854771712\n"},
   };
-  const MemoryLimit limit = found();
+  MemoryLimit limit = found();
   REQUIRE(limit.any());
   const MemoryLimit::Room room = look(limit);
   CHECK(room.limit_bytes == 64 * kMega);
@@ -129,7 +134,7 @@ TEST_CASE("in a container the mount shows a part of the tree, or the path lies o
       {"/sys/fs/cgroup/job/memory.current", "0\n"},
   };
   CHECK(std::string(found().directory()) == "/sys/fs/cgroup/job");
-  CHECK(look(found()).limit_bytes == kMega);
+  CHECK(look_at_found().limit_bytes == kMega);
   for (const char* outside : {"0::/../other\n", "0::/docker/abcd\n", "0::/docker/abc\n"}) {
     files["/proc/self/cgroup"] = outside;
     CHECK(std::string(found().directory()) == "/sys/fs/cgroup");
@@ -139,14 +144,14 @@ TEST_CASE("in a container the mount shows a part of the tree, or the path lies o
 TEST_CASE("where nothing can be read, there is no limit") {
   files = {};
   CHECK_FALSE(found().any());
-  CHECK(look(found()).limit_bytes == kNoLimit);
+  CHECK(look_at_found().limit_bytes == kNoLimit);
   files = {{"/proc/self/cgroup", "0::/\n"}};
   CHECK_FALSE(found().any());
   files["/proc/self/mountinfo"] = "30 22 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n";
   CHECK_FALSE(found().any());
   files["/sys/fs/cgroup/memory.max"] = "104857600\n";
   CHECK(found().any());
-  CHECK(look(found()).limit_bytes == kNoLimit);  // what is used is not told
+  CHECK(look_at_found().limit_bytes == kNoLimit);  // what is used is not told
 }
 
 TEST_CASE("without a descriptor nothing is known: neither that there is no limit, nor how much is left") {
@@ -180,6 +185,45 @@ TEST_CASE("without a descriptor nothing is known: neither that there is no limit
     CHECK(room.left_bytes == 21 * kMega);
     opens_left = -1;
   }
+}
+
+TEST_CASE("a limit that was found holds when its files cannot be read any more, and is found anew when they can") {
+  const std::map<std::string, std::string> all = {
+      {"/proc/self/cgroup", "0::/a\n"},
+      {"/proc/self/mountinfo", "30 22 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n"},
+      {"/sys/fs/cgroup/a/memory.max", "104857600\n"},
+      {"/sys/fs/cgroup/a/memory.current", "41943040\n"},
+  };
+  files = all;
+  MemoryLimit limit = found();
+  CHECK(look(limit).left_bytes == 60 * kMega);
+  const auto expect_unknown = [&limit](const char* how) {
+    CAPTURE(how);
+    MemoryLimit::Room room{7, 7};
+    CHECK_FALSE(limit.find(fake_system()));
+    CHECK_FALSE(limit.look(fake_system(), &room));
+    CHECK(room.left_bytes == 7);
+    CHECK(std::string(limit.directory()) == "/sys/fs/cgroup/a");
+  };
+  files = {};
+  expect_unknown("chroot to nothing");
+  files = {{"/proc/self/cgroup", all.at("/proc/self/cgroup")}, {"/proc/self/mountinfo", "22 21 0:20 / / rw - ext4 /dev/root rw\n"}};
+  expect_unknown("chroot to where only /proc is");
+  files = all;
+  for (const int error : {-EACCES, -EPERM, -ENOSYS}) {
+    no_descriptor = error;
+    opens_left = 0;
+    expect_unknown("a sandbox");
+    opens_left = -1;
+  }
+  CHECK(limit.find(fake_system()));
+  CHECK(look(limit).left_bytes == 60 * kMega);
+  // Moved to a group without a limit, which goes.
+  files["/proc/self/cgroup"] = "0::/\n";
+  files.erase("/sys/fs/cgroup/a/memory.max");
+  files.erase("/sys/fs/cgroup/a/memory.current");
+  CHECK(limit.find(fake_system()));
+  CHECK_FALSE(limit.any());
 }
 
 TEST_CASE("lines that are too long are passed over, files that are no such files too") {
