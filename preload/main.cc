@@ -17,6 +17,7 @@
 #include "os/fork_depth.h"
 #include "preload/heap/heap.h"
 #include "preload/abi/new_delete.h"
+#include "preload/abi/next.h"
 #include "preload/pin/pin.h"
 
 // The lock of stdio's list of files, recursive; exported by glibc, and in none of its headers.
@@ -73,7 +74,7 @@ extern void* __dso_handle __attribute__((visibility("hidden")));
 bool watches_forks = false;
 
 int register_fork(void (*prepare)(), void (*parent)(), void (*child)(), void* module) {
-  static const auto next = reinterpret_cast<RegisterFork>(dlsym(RTLD_NEXT, "__register_atfork"));
+  static const auto next = reinterpret_cast<RegisterFork>(percpu::next_function("__register_atfork"));
   return next != nullptr ? next(prepare, parent, child, module) : ENOSYS;
 }
 void register_ours() {

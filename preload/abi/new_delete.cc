@@ -15,6 +15,7 @@
 #include "base/check.h"
 #include "preload/abi/export.h"
 #include "preload/abi/new_delete.h"
+#include "preload/abi/next.h"
 #include "preload/heap/heap.h"
 
 using percpu::heap::heap;
@@ -99,7 +100,7 @@ const void* module_of(const void* address) {
 template <class Form>
 Form find_form(GetHandler get, const char* name) {
   const void* const runtime = reinterpret_cast<const void*>(get);
-  void* const next = dlsym(RTLD_NEXT, name);
+  void* const next = percpu::next_function(name);
   return reinterpret_cast<Form>(next != nullptr && module_of(next) == module_of(runtime) ? next : find_with(runtime, name));
 }
 

@@ -4,12 +4,12 @@
 // header in front of each block, say), and then they must come by it. So each calls the other by its exported name, where the
 // dynamic linker has put the program's or ours. A compiler may take a body that it sees for the one that is called: those that
 // others go by are in another file, or weak.
-#include <dlfcn.h>
 #include <stddef.h>
 
 #include <new>
 
 #include "preload/abi/new_delete.h"
+#include "preload/abi/next.h"
 
 #if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC diagnostic ignored "-Wsized-deallocation"  // the others are in new_delete.cc
@@ -32,7 +32,7 @@ using NewAlignedNothrow = void* (*)(size_t, std::align_val_t, const std::nothrow
 // Those that do not throw must catch what the program's throw. This library brings no runtime that could: the program's own does.
 template <class Form>
 Form next(const char* name) {
-  return reinterpret_cast<Form>(dlsym(RTLD_NEXT, name));
+  return reinterpret_cast<Form>(percpu::next_function(name));
 }
 
 using percpu::heap::heap;

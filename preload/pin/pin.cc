@@ -1,28 +1,17 @@
 // SPDX-License-Identifier: MIT
 #include "preload/pin/pin.h"
 
-#include <dlfcn.h>
-
 #include <atomic>
 
 #include "api/for_preload.h"
 #include "base/cpu_mask.h"
+#include "preload/abi/next.h"
 #include "preload/pin/placement.h"
-
-// The bounds of this module's code, made by the linker.
-extern "C" {
-__attribute__((visibility("hidden"))) extern const char __ehdr_start[];
-__attribute__((visibility("hidden"))) extern const char etext[];
-}
 
 namespace percpu::heap {
 namespace {
 
-bool is_our_code(const void* address) {
-  const auto at = reinterpret_cast<uintptr_t>(address);
-  return (at >= reinterpret_cast<uintptr_t>(__ehdr_start) && at < reinterpret_cast<uintptr_t>(etext)) ||
-         percpu_own_code_(address) != 0;
-}
+bool is_our_code(const void* address) { return is_own_code(address) || percpu_own_code_(address) != 0; }
 
 // An attribute without a mask answers with all CPUs. Anything that does not fit our masks is a mask.
 bool has_mask(const pthread_attr_t* attr) {
@@ -60,7 +49,7 @@ constinit std::atomic<bool> g_next_found{false};
 
 template <class Function>
 void find_next(const char* name, Function* function) {
-  *function = reinterpret_cast<Function>(dlsym(RTLD_NEXT, name));
+  *function = reinterpret_cast<Function>(next_function(name));
 }
 
 // What libc has is always found. Twice does no harm: the same is stored again.
