@@ -8,6 +8,12 @@
 #include "base/bits.h"
 #include "base/check.h"
 
+// AddressSanitizer's, where the program has it: what is reachable from these addresses is not leaked. It looks at what can be read.
+extern "C" {
+__attribute__((weak)) void __lsan_register_root_region(const void* start, size_t size_bytes);
+__attribute__((weak)) void __lsan_unregister_root_region(const void* start, size_t size_bytes);
+}
+
 namespace percpu {
 namespace {
 
@@ -54,17 +60,25 @@ int UnitMemory::create(const System& system, const Plan& plan, void* tables) {
   records_ = reinterpret_cast<Record*>(core_.end());
   result = open_range(system, core_);
   if (result != 0) {
-    destroy();
+    unreserve_all();
     return result;
   }
   offset_ = static_cast<uintptr_t*>(tables);
   fill_tables(plan);
   fill_spans(plan);
   bind_windows();
+  if (__lsan_register_root_region != nullptr)
+    __lsan_register_root_region(reinterpret_cast<void*>(placement_.base), placement_.reservation_bytes());
   return 0;
 }
 
 void UnitMemory::destroy() {
+  if (__lsan_unregister_root_region != nullptr)
+    __lsan_unregister_root_region(reinterpret_cast<void*>(placement_.base), placement_.reservation_bytes());
+  unreserve_all();
+}
+
+void UnitMemory::unreserve_all() {
   const int result = unreserve(*system_, reservation_);
   if (result != 0) report("the address space of a pool could not be given back (error %d)", -result);
   reservation_ = {};

@@ -209,6 +209,7 @@ class UnitMemory {
   PageRange group_range(uint32_t group, ChunkId chunk) const;
   PageRange record_range(ChunkId chunk) const;
   PageRange run_in_copy(ChunkId chunk, PageRun run, uintptr_t copy_offset) const;
+  void unreserve_all();
   void fill_tables(const Plan& plan);
   void fill_spans(const Plan& plan);
   NodeId node_of_group(uint32_t group) const;
