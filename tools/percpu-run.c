@@ -20,6 +20,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 
 #define LIBRARY "libpercpu_preload.so"
@@ -120,6 +121,8 @@ static void warn_of(const char *program) {
   struct stat file;
   if (stat(path, &file) == 0 && geteuid() != 0 && (file.st_mode & (S_ISUID | S_ISGID)) != 0)
     fprintf(stderr, "percpu-run: %s is setuid or setgid: it ignores the preload\n", path);
+  if (geteuid() != 0 && getxattr(path, "security.capability", NULL, 0) > 0)
+    fprintf(stderr, "percpu-run: %s has capabilities of its own: it ignores the preload\n", path);
   const int fd = open(path, O_RDONLY | O_CLOEXEC);
   if (fd < 0) return;
   Elf64_Ehdr head;

@@ -49,7 +49,7 @@ enum class PinPolicy : uint8_t { kNone, kAuto, kCompact, kScatter, kNode, kList 
 
 // The CPUs of pin:list, in the order in which they were written; one may come twice.
 struct PinList {
-  static constexpr size_t kMaxRanges = 64;
+  static constexpr size_t kMaxRanges = 512;
   struct Range {
     uint16_t first = 0;
     uint16_t last = 0;  // not below first

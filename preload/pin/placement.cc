@@ -80,7 +80,21 @@ int Placement::go_to(pid_t tid, int32_t place) {
   return os().sched_setaffinity(tid, sizeof scratch_.words, scratch_.words);
 }
 
-int Placement::go_free(pid_t tid) const { return os().sched_setaffinity(tid, sizeof initial_.words, initial_.words); }
+int Placement::go_free(pid_t tid) const { return os().sched_setaffinity(tid, sizeof free_.words, free_.words); }
+
+// A mask that a thread was given once holds for it for ever, also where its cpuset grows. So where the initial mask is no more than the
+// cpuset (no taskset), who is set free gets all CPUs, of which the kernel leaves it those of the cpuset. To find out, the caller
+// gets them for a moment.
+void Placement::find_free_mask() {
+  free_ = initial_;
+  CpuMask before;
+  if (os().sched_getaffinity(0, sizeof before.words, before.words) <= 0) return;
+  for (uint64_t& word : free_.words) word = ~uint64_t{0};
+  scratch_ = {};
+  const bool told = go_free(0) == 0 && os().sched_getaffinity(0, sizeof scratch_.words, scratch_.words) > 0;
+  if (!told || scratch_ != initial_) free_ = initial_;
+  if (scratch_ != before) (void)os().sched_setaffinity(0, sizeof before.words, before.words);
+}
 
 bool Placement::has_own_mask() { return own_mask_word != 0 && own_mask_word == this_tid(); }
 
@@ -133,6 +147,7 @@ bool Placement::make_ready() {
   order_.ids = reinterpret_cast<uint16_t*>(users_ + capacity);
   order_.capacity = capacity;
   places_ = reinterpret_cast<CpuPlace*>(order_.ids + capacity);
+  find_free_mask();
   read_cpu_places(os(), initial_, places_);
   order_slots(policy_, initial_, places_, list_, &order_);
   process_ = this_process();
@@ -420,7 +435,10 @@ void Placement::look_at(ThreadRecord* record, uint64_t now) {
   if (policy_ != PinPolicy::kAuto || now - record->looked_ns < kLookEveryNs) return;
   Text stat_path(path);
   stat_path.format("/proc/self/task/%d/schedstat", static_cast<int>(record->tid));
-  if (read_beginning(os(), path, text, sizeof text) <= 0) return;
+  const ssize_t told = read_beginning(os(), path, text, sizeof text);
+  if (told == -EMFILE || told == -ENFILE || told == -ENOMEM) return;
+  // Where the kernel does not say how long threads wait, none stays in the way of others.
+  if (told <= 0) return set_free(record, "how long it waits for its CPU is not told");
   const char* behind = strchr(text, ' ');
   const uint64_t ran_ns = leading_number(text).value_or(0);
   const uint64_t waited_ns = behind != nullptr ? leading_number(behind + 1).value_or(0) : 0;

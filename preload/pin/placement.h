@@ -117,6 +117,7 @@ class __attribute__((visibility("hidden"))) Placement {
   static constexpr size_t kMaxClaims = 16;
 
   bool make_ready() PERCPU_REQUIRES(lock_);
+  void find_free_mask() PERCPU_REQUIRES(lock_);
   void drop(ThreadRecord* record) PERCPU_REQUIRES(lock_);
   ThreadRecord* find(pid_t tid, pthread_t thread) PERCPU_REQUIRES(lock_);
   void add_claim(pid_t tid, pthread_t thread, bool exempt) PERCPU_REQUIRES(lock_);
@@ -149,6 +150,7 @@ class __attribute__((visibility("hidden"))) Placement {
   bool verbose_ = false;
   PinPolicy policy_ = PinPolicy::kNone;
   CpuMask initial_;
+  CpuMask free_;  // of a thread that has no place; before any has one, of no meaning
   PinList list_;
   PinSkip skip_;
   pthread_key_t key_ = 0;
