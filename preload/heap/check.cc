@@ -15,6 +15,7 @@ int Checker::open(const System& system) {
   PageRange range{};
   const size_t bytes = round_up(kMostBlocks * sizeof(Left), page_size_bytes());
   if (reserve_open(system, bytes, &range) != 0) return -ENOMEM;
+  system_ = &system;
   __atomic_store_n(&quarantine_, reinterpret_cast<Left*>(range.start), __ATOMIC_RELEASE);  // zero is a valid Left
   return 0;
 }
@@ -41,11 +42,31 @@ size_t Checker::size_of(const void* block, size_t block_bytes, const char* what)
 void Checker::put(void* block, size_t block_bytes) {
   uint64_t* trailer = trailer_of(block, block_bytes);
   *trailer = (*trailer ^ mixed(block) ^ kLive ^ kFreed) ^ mixed(block);
-  memset(block, kPoison, block_bytes - kTrailerBytes);
+  const Ends ends = ends_of(block_bytes);
+  char* const begin = static_cast<char*>(block);
+  memset(begin, kPoison, ends.front_bytes);
+  memset(begin + ends.behind_from, kPoison, block_bytes - kTrailerBytes - ends.behind_from);
+  const uintptr_t page = page_size_bytes();
+  const uintptr_t from = round_up(reinterpret_cast<uintptr_t>(begin) + ends.front_bytes, page);
+  const uintptr_t to = (reinterpret_cast<uintptr_t>(begin) + ends.behind_from) & ~(page - 1);
+  if (from < to) (void)depopulate(*system_, {from, to - from});
   HeapGuard guard(lock_);
   quarantine_[(first_ + nr_blocks_) % kMostBlocks] = {block, block_bytes};
   nr_blocks_++;
   bytes_ += block_bytes;
+}
+
+// Blocks are multiples of 8 bytes, at multiples of 8, and so are their ends.
+void Checker::check_poison(const Left& left, size_t from, size_t to) const {
+  const auto* bytes = static_cast<const unsigned char*>(left.block);
+  const auto* words = static_cast<const uint64_t*>(left.block);
+  for (size_t i = from / sizeof *words; i < to / sizeof *words; ++i) {
+    if (words[i] == kPoison * (~uint64_t{0} / 255)) continue;
+    size_t at = i * sizeof *words;
+    while (bytes[at] == kPoison) at++;
+    fatal("write after free: byte %zu of the freed block %p of %zu bytes", at, left.block,
+          static_cast<size_t>((*trailer_of(left.block, left.block_bytes) ^ mixed(left.block)) & ~kStateMask));
+  }
 }
 
 Checker::Left Checker::take(bool all) {
@@ -58,15 +79,9 @@ Checker::Left Checker::take(bool all) {
     nr_blocks_--;
     bytes_ -= left.block_bytes;
   }
-  // Blocks are multiples of 8 bytes, at multiples of 8.
-  const uint64_t* words = static_cast<const uint64_t*>(left.block);
-  for (size_t i = 0; i < left.block_bytes / sizeof *words - 1; ++i) {
-    if (words[i] == kPoison * (~uint64_t{0} / 255)) continue;
-    size_t at = i * sizeof *words;
-    while (static_cast<const unsigned char*>(left.block)[at] == kPoison) at++;
-    fatal("write after free: byte %zu of the freed block %p of %zu bytes", at, left.block,
-          static_cast<size_t>((*trailer_of(left.block, left.block_bytes) ^ mixed(left.block)) & ~kStateMask));
-  }
+  const Ends ends = ends_of(left.block_bytes);
+  check_poison(left, 0, ends.front_bytes);
+  check_poison(left, ends.behind_from, left.block_bytes - kTrailerBytes);
   return left;
 }
 

@@ -5,7 +5,8 @@
 //   | what was asked for | kCanary, at least 8 bytes, to the end of the block | trailer: 8 bytes |
 //
 // The trailer says what was asked for, mixed with the block's address. While the block is freed it says so instead, and all
-// in front of it is kPoison.
+// in front of it is kPoison; of a block of more than a MiB, which a program need not have touched everywhere, only the ends are, and the
+// pages between go back to the system.
 //
 // A freed block waits in the quarantine, first in, first out, until kMostBytes or kMostBlocks of others came behind it; so
 // long, freeing it again is told, and when it leaves, a write after free. Then it goes to the central list, where its bit
@@ -73,9 +74,24 @@ class Checker {
   static uint64_t* trailer_of(const void* block, size_t block_bytes) {
     return reinterpret_cast<uint64_t*>(reinterpret_cast<uintptr_t>(block) + block_bytes - kTrailerBytes);
   }
+  static constexpr size_t kWholeBytes = size_t{1} << 20;  // a larger block is poisoned at its ends
+  static constexpr size_t kEndBytes = size_t{64} << 10;
+
+  // What is poisoned of a block.
+  struct Ends {
+    size_t front_bytes;  // from its begin
+    size_t behind_from;  // to its trailer
+  };
+  static Ends ends_of(size_t block_bytes) {
+    if (block_bytes <= kWholeBytes) return {block_bytes - kTrailerBytes, block_bytes - kTrailerBytes};
+    return {kEndBytes, block_bytes - kEndBytes};
+  }
+  void check_poison(const Left& left, size_t from, size_t to) const;
+
   static uint64_t mixed(const void* block) { return reinterpret_cast<uintptr_t>(block) >> 3 & ~kStateMask; }
 
   HeapLock lock_;
+  const System* system_ = nullptr;
   Left* quarantine_ = nullptr;
   uint32_t first_ PERCPU_GUARDED_BY(lock_) = 0;
   uint32_t nr_blocks_ PERCPU_GUARDED_BY(lock_) = 0;

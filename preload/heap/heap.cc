@@ -312,12 +312,17 @@ void* Heap::take_aligned(size_t align_bytes, size_t size_bytes) {
 }
 
 void* Heap::allocate_zeroed(size_t size_bytes) {
-  if (size_bytes <= kMaxSmallBytes || checker_.on()) {
+  if (size_bytes <= kMaxSmallBytes) {
     void* block = allocate(size_bytes);
     if (block != nullptr) memset(block, 0, size_bytes);
     return block;
   }
   bool clean = false;
+  if (checker_.on()) {
+    void* block = allocate_checked(1, size_bytes, &clean);
+    if (block != nullptr && !clean) memset(block, 0, size_bytes);
+    return block;
+  }
   void* block = allocate_large(size_bytes, 1, &clean);
   if (block == nullptr || clean) return block;
   // Of so much a program often touches little, and what was never touched counts as dirty too: the system zeroes what is needed.

@@ -109,7 +109,7 @@ class Heap {
   void drop_block(void* block);
   size_t block_bytes(const void* block, const char* what);
   // With it (heap_checked.cc).
-  void* allocate_checked(size_t align_bytes, size_t size_bytes);
+  void* allocate_checked(size_t align_bytes, size_t size_bytes, bool* clean = nullptr);
   void release_checked(void* block, const char* what);
   void* reallocate_checked(void* block, size_t size_bytes);
   bool is_checked(const void* block, const char* what);

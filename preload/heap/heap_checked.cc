@@ -18,10 +18,15 @@ bool Heap::is_checked(const void* block, const char* what) {
   return page >= checked_from_[window_.node_of_page(page)];
 }
 
-void* Heap::allocate_checked(size_t align_bytes, size_t size_bytes) {
+void* Heap::allocate_checked(size_t align_bytes, size_t size_bytes, bool* clean) {
   if (size_bytes > kMaxBytes) return nullptr;
   const size_t padded = Checker::padded(size_bytes);
-  void* block = align_bytes > 16 ? take_aligned(align_bytes, padded) : take_block(padded);
+  void* block = nullptr;
+  if (align_bytes > 16) {
+    block = take_aligned(align_bytes, padded);
+  } else {
+    block = padded > kMaxSmallBytes ? allocate_large(padded, 1, clean) : take_block(padded);
+  }
   if (block != nullptr) checker_.lay_out(block, block_bytes(block, "malloc"), size_bytes);
   return block;
 }

@@ -27,6 +27,7 @@
 
 #include "../patience.h"
 #include "misused.h"
+#include "resident.h"
 
 extern "C" {
 void* __libc_memalign(size_t, size_t);
@@ -40,19 +41,6 @@ size_t nallocx(size_t, int) __attribute__((weak));
 int mallctl(const char*, void*, size_t*, void*, size_t) __attribute__((weak));
 void sdallocx(void*, size_t, int) __attribute__((weak));
 }
-
-namespace {
-
-int resident_kib() {
-  FILE* file = fopen("/proc/self/statm", "r");
-  long total = 0;
-  long resident = 0;
-  REQUIRE(fscanf(file, "%ld %ld", &total, &resident) == 2);
-  fclose(file);
-  return static_cast<int>(resident * sysconf(_SC_PAGESIZE) / 1024);
-}
-
-}  // namespace
 
 TEST_CASE("the heap is ours") {
   struct mallinfo2 before = mallinfo2();

@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "misused.h"
+#include "resident.h"
 
 extern "C" void free_sized(void*, size_t) __attribute__((weak));
 extern "C" size_t nallocx(size_t, int) __attribute__((weak));
@@ -82,6 +83,33 @@ TEST_CASE("a write after free is told when the block leaves the quarantine") {
                malloc_trim(0);
              }),
              "write after free: byte 50 of the freed block"));
+}
+
+TEST_CASE("of a block of more than a MiB the ends are watched when it is freed") {
+  constexpr size_t kBytes = size_t{20} << 20;
+  for (const size_t offset : {size_t{0}, size_t{60000}, kBytes - 60000, kBytes - 1}) {
+    CAPTURE(offset);
+    const std::string text = stopped_by([offset] {
+      void* block = opaque(malloc(kBytes));
+      free(block);
+      *at(block, offset) = 1;
+      malloc_trim(0);
+    });
+    CHECK(says(text, ("write after free: byte " + std::to_string(offset) + " of the freed block").c_str()));
+  }
+}
+
+TEST_CASE("a large block that is hardly used costs little") {
+  constexpr size_t kBytes = size_t{1} << 30;
+  const int before = resident_kib();
+  char* block = static_cast<char*>(calloc(1, kBytes));
+  REQUIRE(block != nullptr);
+  block[kBytes / 2] = 1;
+  CHECK(resident_kib() < before + 4096);
+  free(opaque(block));
+  CHECK(resident_kib() < before + 4096);
+  malloc_trim(0);
+  CHECK(resident_kib() < before + 4096);
 }
 
 TEST_CASE("a size that was not asked for") {
