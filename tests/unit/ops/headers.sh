@@ -38,8 +38,9 @@ run() {
   fi
 }
 
-# refused COMPILER LANGUAGE MESSAGE CODE: CODE, in a function with suitable variables, must not compile because of
+# refused COMPILER LANGUAGE MESSAGE CODE: CODE, in a function with suitable variables and behind $before, must not compile because of
 # MESSAGE.
+before=
 refused() {
   compiler=$1 language=$2 message=$3 code=$4
   tried=$((tried + 1))
@@ -49,6 +50,7 @@ refused() {
 struct small { uint64_t a, b, c; };
 struct two { int a, b; };
 union one { int a; long b; };
+$before
 void f(uint64_t *word, const uint64_t *constant, struct small *record, int **pointer, double *real, int *number,
        struct percpu_list *list, struct percpu_pool *pool, const struct percpu_pair *constant_pair);
 void f(uint64_t *word, const uint64_t *constant, struct small *record, int **pointer, double *real, int *number,
@@ -139,6 +141,27 @@ refusals() {
   refused "$1" "$2" 'incompatible|cannot convert|no matching|invalid|undefined|incomplete' 'percpu_pool_inc(word, pool)'
 }
 
+# Floating numbers that are neither float nor double, of those that the compiler has and tells from these two. In C++ they are numbers
+# from C++23 on: the one here is made to be.
+other_floats() {
+  types='_Float16 __bf16 _Float32 _Float32x _Float64 _Decimal32 _Decimal64'
+  has='_Static_assert(_Generic((%s)0, float: 0, double: 0, default: 1), "");\n'
+  if [ "$2" = c++ ]; then
+    types=_Float16 has='%s f();\n'
+    before='namespace std {
+      template <> inline constexpr bool is_arithmetic_v<_Float16> = true;
+      template <> inline constexpr bool is_floating_point_v<_Float16> = true; }'
+  fi
+  for type in $types; do
+    printf "$has" $type >"$work/has.c"
+    "$1" -x "$2" -fsyntax-only "$work/has.c" 2>/dev/null || continue
+    for call in add:,1 inc: add_return:,1 sum: write:,1 read:; do
+      refused "$1" "$2" 'float (and|or) double' "percpu_${call%:*}(($type *)word${call#*:})"
+    done
+  done
+  before=
+}
+
 turn=c
 for pair in gcc:g++ clang:clang++; do
   c=${pair%:*} cxx=${pair#*:}
@@ -155,6 +178,8 @@ for pair in gcc:g++ clang:clang++; do
   run "$cxx -std=c++20" "$cxx" c++ -std=c++20 -O2 -fno-exceptions -fno-rtti
   refusals "$c" c
   refusals "$cxx" c++
+  other_floats "$c" c
+  other_floats "$cxx" c++
   plain_face "$cxx"
   with_c_linkage "$cxx"
   if [ "$cxx" = g++ ]; then
