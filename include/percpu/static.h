@@ -7,9 +7,10 @@
  *   in a header:        PERCPU_DECLARE(long, requests);
  *   in any function:    percpu_inc(percpu_static(requests));     percpu_static() gives the handle, a `long *`
  *
- * The type must have a name, must not be const nor aligned to more than 4096 bytes, and may be an array
- * (PERCPU_DEFINE(int[8], table)); the initialiser must be a constant. In C++, percpu_static() takes the plain name of a
- * variable of a namespace, so it stands where that is known: percpu_static(io::requests) does not compile.
+ * The type must have a name and at least one byte, must not be const nor aligned to more than 4096 bytes, and may be an array
+ * (PERCPU_DEFINE(int[8], table)); the initialiser must be a constant. In C++ the type must be trivially copyable and
+ * destructible, since copies are made of bytes, without constructors and destructors; and percpu_static() takes the plain name of
+ * a variable of a namespace, so it stands where that is known: percpu_static(io::requests) does not compile.
  *
  * They work in programs, in shared libraries that are linked, and in ones that are opened with dlopen() and closed again; the
  * variables of a module that dlclose() removes end with it, and begin anew when it is opened again.
@@ -86,13 +87,20 @@ static inline void *percpu_static_handle_(void **cell) {
           ".popsection\n\t"                               \
           ".endif")
 
-/* What the type must be. Where pages are larger, so may alignments be; but nobody knows when compiling. */
+/* What the type must be. Where pages are larger, so may alignments be; but nobody knows when compiling. (C++ takes int[], too, which
+ * sizeof does not.) */
 #ifdef __cplusplus
-#define PERCPU_NEEDS_IMAGE_(type)                                                                            \
-  static_assert(alignof(type) <= 4096, "a static per-CPU variable is aligned to 4096 bytes at most");       \
-  static_assert(!std::is_const_v<std::remove_all_extents_t<type>>, "a static per-CPU variable is not const")
+#define PERCPU_NEEDS_IMAGE_(type)                                                                                    \
+  static_assert(sizeof(std::conditional_t<std::is_same_v<type, std::remove_extent_t<type>[]>, char, type>) > 0,      \
+                "a static per-CPU variable has at least one byte");                                                  \
+  static_assert(alignof(type) <= 4096, "a static per-CPU variable is aligned to 4096 bytes at most");                \
+  static_assert(!std::is_const_v<std::remove_all_extents_t<type>>, "a static per-CPU variable is not const");        \
+  static_assert(std::is_trivially_copyable_v<std::remove_cv_t<std::remove_all_extents_t<type>>> &&                   \
+                    std::is_trivially_destructible_v<std::remove_all_extents_t<type>>,                               \
+                "a static per-CPU variable is trivially copyable and destructible: its copies are made of bytes")
 #else
 #define PERCPU_NEEDS_IMAGE_(type)                                                                            \
+  _Static_assert(sizeof(type) > 0, "a static per-CPU variable has at least one byte");                      \
   _Static_assert(_Alignof(type) <= 4096, "a static per-CPU variable is aligned to 4096 bytes at most");     \
   _Static_assert(!__builtin_types_compatible_p(__typeof__(type) *, const __typeof__(type) *),               \
                  "a static per-CPU variable is not const")

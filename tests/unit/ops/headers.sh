@@ -101,6 +101,26 @@ PERCPU_DEFINE(int, one) = 1;
 long f() { percpu_inc(percpu_static(one)); return percpu_sum(percpu_static(one)); }'
 }
 
+# Of static variables, what is bytes, whatever else it is; and what is more than bytes is refused.
+static_types() {
+  taken "$1" 'static variables of these types' '#include <percpu.h>
+#include <atomic>
+struct point { int x = 3; const int y = 4; volatile long z = 5; };
+PERCPU_DEFINE(point, one);
+PERCPU_DEFINE_STATIC(point[3], some);
+PERCPU_DEFINE(volatile int, device) = 5;
+PERCPU_DEFINE(std::atomic<long>, flag);
+PERCPU_DEFINE(int[], row) = {1, 2, 3};
+int f() { return percpu_static(some)[0]->x + percpu_static(one)->x + (*percpu_ptr(percpu_static(row), 0))[1]; }'
+  for type in 'struct held { ~held() {} int n; }' 'struct self { self(const self &) : at(this) {} self *at; }' \
+      'struct held { ~held() = default; held &operator=(const held &) { return *this; } int n; }'; do
+    name=${type#struct } name=${name%% *}
+    for of in "$name" "$name[2]" "volatile $name"; do
+      refused "$1" c++ 'static per-CPU variable is trivially copyable and destructible' "$type; PERCPU_NEEDS_IMAGE_($of)"
+    done
+  done
+}
+
 # The C++ face where there are no exceptions.
 plain_face() {
   taken "$1" 'percpu.hpp with -fno-exceptions' '#include <percpu.hpp>
@@ -121,6 +141,9 @@ refusals() {
   done
   refused "$1" "$2" 'static per-CPU variable is not const' 'PERCPU_NEEDS_IMAGE_(const long)'
   refused "$1" "$2" 'static per-CPU variable is not const' 'typedef const int row[3]; PERCPU_NEEDS_IMAGE_(row)'
+  for type in 'int[0]' 'struct nothing'; do
+    refused "$1" "$2" 'static per-CPU variable has at least one byte' "struct nothing { int none[0]; }; PERCPU_NEEDS_IMAGE_($type)"
+  done
   for call in 'percpu_write(constant, 1)' 'percpu_add(constant, 1)' 'percpu_inc(constant)' 'percpu_or(constant, 1)' \
       'percpu_xchg(constant, 1)' 'percpu_cmpxchg(constant, 0, 1)' 'percpu_pool_add(pool, constant, 1)'; do
     refused "$1" "$2" "$constant" "$call"
@@ -182,6 +205,7 @@ for pair in gcc:g++ clang:clang++; do
   other_floats "$cxx" c++
   plain_face "$cxx"
   with_c_linkage "$cxx"
+  static_types "$cxx"
   if [ "$cxx" = g++ ]; then
     refused_static "$cxx" 'PERCPU_DEFINE(int, other) = f();'
     refused_static "$cxx" 'PERCPU_DEFINE_STATIC(int, other) = f();'
