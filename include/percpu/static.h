@@ -146,7 +146,8 @@ static inline void *percpu_static_handle_(void **cell) {
   PERCPU_CLOSE_(name, name)                                                       \
   PERCPU_IMAGE_ __typeof__(type) name
 
-/* As PERCPU_DEFINE, for a variable that only this file knows. */
+/* As PERCPU_DEFINE, for a variable that only this file knows. (In C++ a member, since nothing else is declared before it is defined and
+ * the file's own. g++ takes no definition of one inside of extern "C" { }: there it goes into an extern "C++" { }.) */
 #ifdef __cplusplus
 #define PERCPU_DEFINE_STATIC(type, name)                                          \
   PERCPU_NOTE_;                                                                   \

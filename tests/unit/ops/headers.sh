@@ -98,7 +98,11 @@ with_c_linkage() {
 #include <percpu.h>
 }
 PERCPU_DEFINE(int, one) = 1;
-long f() { percpu_inc(percpu_static(one)); return percpu_sum(percpu_static(one)); }'
+extern "C" {
+PERCPU_DEFINE(int, two) = 2;
+extern "C++" { PERCPU_DEFINE_STATIC(int, three) = 3; }
+}
+long f() { percpu_inc(percpu_static(one)); return percpu_sum(percpu_static(two)) + percpu_sum(percpu_static(three)); }'
 }
 
 # Of static variables, what is bytes, whatever else it is; and what is more than bytes is refused.
