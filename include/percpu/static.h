@@ -51,7 +51,7 @@ void *percpu_static_resolve_(void **cell);
  */
 void percpu_static_close_(void **cell);
 
-typedef void *percpu_cell_word_ __attribute__((may_alias));
+typedef void *percpu_cell_word_ __attribute__((__may_alias__));
 
 static inline void *percpu_static_handle_(void **cell) {
   void *handle = __atomic_load_n((percpu_cell_word_ *)cell, __ATOMIC_ACQUIRE);
@@ -116,7 +116,7 @@ static inline void *percpu_static_handle_(void **cell) {
 #define PERCPU_CONSTANT_
 #endif
 
-#define PERCPU_IMAGE_ PERCPU_CONSTANT_ __attribute__((section("percpu_image"), used))
+#define PERCPU_IMAGE_ PERCPU_CONSTANT_ __attribute__((__section__("percpu_image"), __used__))
 
 /*
  * Runs after the module's other destructors, which may still count: in the section of what a destructor of priority 100 would be, which
@@ -128,10 +128,16 @@ static inline void *percpu_static_handle_(void **cell) {
     void *percpu_own_[2] = {NULL, (void *)(uintptr_t)&(image)};                                                       \
     percpu_static_close_(percpu_own_);                                                                                \
   }                                                                                                                   \
-  __attribute__((section(".fini_array.00100"), used)) static void (*percpu_close_at_##name)(void) = percpu_close_##name;
+  __attribute__((__section__(".fini_array.00100"), __used__)) static void (*percpu_close_at_##name)(void) = percpu_close_##name;
 
 /* Declares a variable that another file or module defines. In a header. */
 #define PERCPU_DECLARE(type, name) extern __typeof__(type) *percpu_cell_##name[2]
+
+/* The same before the definition, where a header may have said it already: for warnings about the one, and none about the other. */
+#define PERCPU_DECLARE_AGAIN_(type, name)                                                              \
+  _Pragma("GCC diagnostic push") _Pragma("GCC diagnostic ignored \"-Wredundant-decls\"")               \
+  PERCPU_DECLARE(type, name);                                                                          \
+  _Pragma("GCC diagnostic pop")
 
 /*
  * Defines a variable; may be followed by = and a constant initialiser. At file scope. The cell is a variable like others:
@@ -140,8 +146,8 @@ static inline void *percpu_static_handle_(void **cell) {
 #define PERCPU_DEFINE(type, name)                                                 \
   PERCPU_NOTE_;                                                                   \
   PERCPU_NEEDS_IMAGE_(type);                                                      \
-  extern __typeof__(type) name __attribute__((visibility("hidden")));             \
-  extern __typeof__(type) *percpu_cell_##name[2];                                 \
+  extern __typeof__(type) name __attribute__((__visibility__("hidden")));         \
+  PERCPU_DECLARE_AGAIN_(type, name)                                               \
   __typeof__(type) *percpu_cell_##name[2] = {0, &name};                           \
   PERCPU_CLOSE_(name, name)                                                       \
   PERCPU_IMAGE_ __typeof__(type) name

@@ -81,20 +81,52 @@ refused_static() {
   fi
 }
 
-# taken COMPILER WHAT CODE [FLAGS...]: takes CODE, of C++.
+# taken COMPILER LANGUAGE WHAT CODE [FLAGS...]: takes CODE.
 taken() {
-  compiler=$1 what=$2 code=$3
-  shift 3
+  compiler=$1 language=$2 what=$3 code=$4
+  shift 4
   tried=$((tried + 1))
-  printf '%s\n' "$code" >"$work/taken.cc"
-  "$compiler" -std=c++17 $warnings "$@" -I"$root/include" -fsyntax-only "$work/taken.cc" >"$work/log" 2>&1 && return
-  fail "$compiler does not take $what"
+  [ $language = c ] && standard=-std=c11 || standard=-std=c++17
+  printf '%s\n' "$code" >"$work/taken.c"
+  "$compiler" -x $language $standard $warnings "$@" -I"$root/include" -I"$here" -fsyntax-only "$work/taken.c" >"$work/log" 2>&1 && return
+  fail "$compiler as $language does not take $what"
   head -20 "$work/log"
+}
+
+# Where attributes' names are macros, of what was included before; and with warnings that not everybody asks for, whatever declares the
+# same, in whatever order.
+among_others() {
+  uses='
+#include "headers_use.h"
+PERCPU_DECLARE(long, one);
+PERCPU_DEFINE(long, one) = 1;
+PERCPU_DEFINE(long, two) = 2;
+PERCPU_DEFINE_STATIC(int[2], three) = {3};
+long f(void);
+long f(void) { percpu_inc(percpu_static(one)); return percpu_sum(percpu_static(two)) + percpu_sum(&(*percpu_static(three))[1]); }'
+  [ "$2" = c ] && face=percpu.h || face=percpu.hpp
+  taken "$1" "$2" 'attributes that are macros' "$(printf '#define %s nothing\n' alias aligned alloc_size always_inline artificial \
+      cold constructor deprecated destructor flatten format hot may_alias mode naked noinline nonnull noreturn packed pure \
+      section sentinel tls_model unused used vector_size visibility warn_unused_result weak)
+#include <$face>
+#include <percpu/stack.h>$uses"
+  more=-Wredundant-decls
+  [ "$2" = c ] && more="$more -Wdeclaration-after-statement"
+  case $1 in *clang*) more="$more -Wmissing-variable-declarations" ;; esac
+  taken "$1" "$2" "the header with $more" "#include <$face>$uses" $more
+  taken "$1" "$2" "percpu.h behind percpu/ops.h with $more" "#include <percpu/ops.h>
+#include <$face>$uses" $more
+  rseq='#include <sys/rseq.h>'
+  echo "$rseq" | "$1" -x "$2" -fsyntax-only - 2>/dev/null || return 0
+  taken "$1" "$2" "the header behind sys/rseq.h with $more" "$rseq
+#include <$face>$uses" $more
+  taken "$1" "$2" "the header before sys/rseq.h with $more" "#include <$face>
+$rseq$uses" $more
 }
 
 # As programs include headers of C.
 with_c_linkage() {
-  taken "$1" 'percpu.h inside of extern "C"' 'extern "C" {
+  taken "$1" c++ 'percpu.h inside of extern "C"' 'extern "C" {
 #include <percpu.h>
 }
 PERCPU_DEFINE(int, one) = 1;
@@ -107,7 +139,7 @@ long f() { percpu_inc(percpu_static(one)); return percpu_sum(percpu_static(two))
 
 # Of static variables, what is bytes, whatever else it is; and what is more than bytes is refused.
 static_types() {
-  taken "$1" 'static variables of these types' '#include <percpu.h>
+  taken "$1" c++ 'static variables of these types' '#include <percpu.h>
 #include <atomic>
 struct point { int x = 3; const int y = 4; volatile long z = 5; };
 PERCPU_DEFINE(point, one);
@@ -127,7 +159,7 @@ int f() { return percpu_static(some)[0]->x + percpu_static(one)->x + (*percpu_pt
 
 # The C++ face where there are no exceptions.
 plain_face() {
-  taken "$1" 'percpu.hpp with -fno-exceptions' '#include <percpu.hpp>
+  taken "$1" c++ 'percpu.hpp with -fno-exceptions' '#include <percpu.hpp>
 long f() { percpu::counter c; auto p = percpu::make<int>(); ++c; return c.value() + p->sum(); }' -fno-exceptions -fno-rtti
 }
 
@@ -207,6 +239,8 @@ for pair in gcc:g++ clang:clang++; do
   refusals "$cxx" c++
   other_floats "$c" c
   other_floats "$cxx" c++
+  among_others "$c" c
+  among_others "$cxx" c++
   plain_face "$cxx"
   with_c_linkage "$cxx"
   static_types "$cxx"
