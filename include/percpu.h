@@ -140,12 +140,12 @@ size_t percpu_max_alloc(void);
 
 /*
  * The highest possible CPU number + 1. CPU numbers may have holes and exceed the number of CPUs that the process may run
- * on. Makes the default pool if there is none; 0 with errno where that fails. Thread-, fork-safe.
+ * on. Makes the default pool if there is none; 0 with errno where that fails. Thread-, signal- and fork-safe.
  */
 unsigned percpu_nr_cpu_ids(void);
 
 /* 1 if the machine can ever have this CPU, else 0. Makes the default pool if there is none; 0 where that fails. Thread-,
-   fork-safe. */
+   signal- and fork-safe. */
 int percpu_cpu_possible(unsigned cpu);
 
 /*
@@ -357,9 +357,9 @@ struct percpu_address {
 
 /*
  * Says what an ordinary address belongs to, in any pool. Returns 1 and fills `out` if it is per-CPU memory (or a
- * handle), 0 if not; `out` may be NULL, to ask only that. Waits for the lock of the pool's maps and, where the address is a static
- * variable's, for who makes room for others (percpu_static()), but for no other. The answer is a snapshot: the area may be freed
- * by another thread meanwhile. Thread-, fork-safe.
+ * handle), 0 if not; `out` may be NULL, to ask only that. Waits for the lock of the pool's maps; where the address is a static
+ * variable's, for who makes room for others (percpu_static()); while a pool is being destroyed, for who asks the same and began
+ * before; and for no other. The answer is a snapshot: the area may be freed by another thread meanwhile. Thread-, fork-safe.
  */
 int percpu_address_info(const void *address, struct percpu_address *out);
 
@@ -379,7 +379,7 @@ struct percpu_stats {
   uint64_t nr_failed;                                  /* allocations refused, illegal ones not counted */
   uint64_t live_bytes;                                 /* bytes of live areas, and of those that wait for a grace period, in
                                                           one copy */
-  uint64_t min_request, max_request;                   /* bytes; 0 before the first allocation */
+  uint64_t min_request, max_request;                   /* bytes, rounded up to a multiple of 4; 0 before the first allocation */
   uint64_t nr_chunks, nr_peak_chunks;
   uint64_t populated_pages;       /* page offsets backed in the copies of all CPUs that may run us */
   uint64_t empty_populated_pages; /* those of them that hold no area */

@@ -179,7 +179,12 @@ PERCPU_INLINE_ void percpu_pool_list_push(const struct percpu_pool *pool, struct
   percpu_push_(percpu_pool_view_(pool), list, node);
 }
 
-/* Takes the node pushed last off this CPU's list, or one off the shared list. Returns NULL if neither has any. */
+/*
+ * Takes the node pushed last off this CPU's list, or one off the shared list. Returns NULL if neither has any; or if another thread, or
+ * the one that a signal handler interrupted, has the shared list's nodes in hand just now: it takes all, keeps one, and puts the rest
+ * back. A thread without rseq has the shared list only, and in a process without rseq each CPU's list is such a one: there NULL does not
+ * say that the list is empty.
+ */
 PERCPU_INLINE_ struct percpu_list_node *percpu_list_pop(struct percpu_list *list) {
   return percpu_pop_(NULL, list);
 }
