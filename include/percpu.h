@@ -100,8 +100,8 @@ enum {
  * Makes the default pool if there is none, before it looks at size and align; with PERCPU_ATOMIC it does not.
  * Thread-safe. Fork-safe. Signal-safe only with PERCPU_ATOMIC. A cancellation point: no.
  */
-void *percpu_alloc(size_t size, size_t align) __attribute__((warn_unused_result));
-void *percpu_alloc_flags(size_t size, size_t align, unsigned flags) __attribute__((warn_unused_result));
+void *percpu_alloc(size_t size, size_t align) __attribute__((__warn_unused_result__));
+void *percpu_alloc_flags(size_t size, size_t align, unsigned flags) __attribute__((__warn_unused_result__));
 
 /*
  * Frees an area. NULL is fine. A handle that is not the start of a live area of the default pool (never allocated, inside
@@ -140,12 +140,12 @@ size_t percpu_max_alloc(void);
 
 /*
  * The highest possible CPU number + 1. CPU numbers may have holes and exceed the number of CPUs that the process may run
- * on. Makes the default pool if there is none; 0 with errno where that fails. Thread-, fork-safe.
+ * on. Makes the default pool if there is none; 0 with errno where that fails. Thread-, signal- and fork-safe.
  */
 unsigned percpu_nr_cpu_ids(void);
 
 /* 1 if the machine can ever have this CPU, else 0. Makes the default pool if there is none; 0 where that fails. Thread-,
-   fork-safe. */
+   signal- and fork-safe. */
 int percpu_cpu_possible(unsigned cpu);
 
 /*
@@ -169,7 +169,9 @@ int percpu_thread_has_rseq(void);
  * Uses membarrier(2), MEMBARRIER_CMD_PRIVATE_EXPEDITED_RSEQ. Costs microseconds. Thread- and fork-safe;
  * signal-safe once the library was used.
  */
+#ifndef PERCPU_LIST_H /* which needs it, too, and was included first */
 int percpu_fence(int cpu);
+#endif
 
 /* ------------------------------------------------------------------------------------------------------ pools ---- */
 
@@ -230,7 +232,7 @@ struct percpu_pool_attr {
  * Makes a pool; attr NULL: all defaults. Returns NULL with errno EINVAL (a member out of range; one line on stderr says
  * which) or ENOMEM. Thread-, fork-safe.
  */
-percpu_pool_t *percpu_pool_create(const struct percpu_pool_attr *attr) __attribute__((warn_unused_result));
+percpu_pool_t *percpu_pool_create(const struct percpu_pool_attr *attr) __attribute__((__warn_unused_result__));
 
 /*
  * Destroys a pool that has no live areas left. Returns 0, or -1 with errno, and then nothing happened: EBUSY where it has some,
@@ -245,7 +247,7 @@ percpu_pool_t *percpu_pool_default(void);
 
 /* As the functions without "pool", for any pool: same results, errors and promises. */
 void *percpu_pool_alloc(percpu_pool_t *pool, size_t size, size_t align, unsigned flags)
-    __attribute__((warn_unused_result));
+    __attribute__((__warn_unused_result__));
 void percpu_pool_free(percpu_pool_t *pool, void *handle);
 void percpu_pool_free_rcu(percpu_pool_t *pool, void *handle);
 size_t percpu_pool_alloc_size(percpu_pool_t *pool, const void *handle);
@@ -295,7 +297,7 @@ typedef struct percpu_domain percpu_domain_t;
  * NULL with errno EINVAL, or ENOMEM (4,095 domains exist). Thread-, fork-safe.
  */
 percpu_domain_t *percpu_domain_create(const char *name, size_t limit_bytes, percpu_domain_t *parent)
-    __attribute__((warn_unused_result));
+    __attribute__((__warn_unused_result__));
 
 /*
  * Takes, and drops, a reference; NULL is fine. A domain lives as long as it has references, charged areas, or children: each
@@ -355,9 +357,9 @@ struct percpu_address {
 
 /*
  * Says what an ordinary address belongs to, in any pool. Returns 1 and fills `out` if it is per-CPU memory (or a
- * handle), 0 if not; `out` may be NULL, to ask only that. Waits for the lock of the pool's maps and, where the address is a static
- * variable's, for who makes room for others (percpu_static()), but for no other. The answer is a snapshot: the area may be freed
- * by another thread meanwhile. Thread-, fork-safe.
+ * handle), 0 if not; `out` may be NULL, to ask only that. Waits for the lock of the pool's maps; where the address is a static
+ * variable's, for who makes room for others (percpu_static()); while a pool is being destroyed, for who asks the same and began
+ * before; and for no other. The answer is a snapshot: the area may be freed by another thread meanwhile. Thread-, fork-safe.
  */
 int percpu_address_info(const void *address, struct percpu_address *out);
 
@@ -377,7 +379,7 @@ struct percpu_stats {
   uint64_t nr_failed;                                  /* allocations refused, illegal ones not counted */
   uint64_t live_bytes;                                 /* bytes of live areas, and of those that wait for a grace period, in
                                                           one copy */
-  uint64_t min_request, max_request;                   /* bytes; 0 before the first allocation */
+  uint64_t min_request, max_request;                   /* bytes, rounded up to a multiple of 4; 0 before the first allocation */
   uint64_t nr_chunks, nr_peak_chunks;
   uint64_t populated_pages;       /* page offsets backed in the copies of all CPUs that may run us */
   uint64_t empty_populated_pages; /* those of them that hold no area */

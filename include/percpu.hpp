@@ -73,10 +73,12 @@ class ptr {
   T* on(unsigned cpu) const noexcept { return percpu_ptr(handle_, cpu); }
   // The copy that the calling thread would change now; it may be another CPU's a moment later.
   T* here() const noexcept { return percpu_this_ptr(handle_); }
-  // The handle of a member: hits.member(&stats::bytes)
-  template <class M, class C, class = std::enable_if_t<std::is_same_v<C, std::remove_cv_t<T>>>>
-  ptr<M> member(M C::*m) const noexcept {
-    return ptr<M>(&(handle_->*m));
+  // The handle of a member, of a base too: hits.member(&stats::bytes). It is const or volatile where T is.
+  template <class M, class C,
+            class = std::enable_if_t<std::is_same_v<C, std::remove_cv_t<T>> || std::is_base_of_v<C, std::remove_cv_t<T>>>>
+  auto member(M C::*m) const noexcept {
+    auto* at = &(handle_->*m);
+    return ptr<std::remove_pointer_t<decltype(at)>>(at);
   }
   // The handle of an array's element.
   template <class U = T, class = std::enable_if_t<std::is_array_v<U>>>
@@ -125,18 +127,22 @@ class owner {
     reset(other.release());
     return *this;
   }
-  ~owner() { percpu_free(area_.handle()); }
+  ~owner() { percpu_free(unqualified(area_)); }
 
   ptr<T> get() const noexcept { return area_; }
   // The operations, not the copy: hits->add(1).
   const ptr<T>* operator->() const noexcept { return &area_; }
   explicit operator bool() const noexcept { return static_cast<bool>(area_); }
   [[nodiscard]] ptr<T> release() noexcept { return std::exchange(area_, ptr<T>()); }
-  void reset(ptr<T> area = {}) noexcept { percpu_free(std::exchange(area_, area).handle()); }
+  void reset(ptr<T> area = {}) noexcept { percpu_free(unqualified(std::exchange(area_, area))); }
   // Frees it once no reader inside rcu_read_lock() (liburcu's bp flavour) can hold it any more. Not signal-safe.
-  void reset_after_grace() noexcept { percpu_free_rcu(release().handle()); }
+  void reset_after_grace() noexcept { percpu_free_rcu(unqualified(release())); }
 
  private:
+  static void* unqualified(ptr<T> area) noexcept {
+    return const_cast<void*>(static_cast<const volatile void*>(area.handle()));
+  }
+
   ptr<T> area_;
 };
 

@@ -53,7 +53,7 @@ extern struct percpu_view percpu_default_view_;
 struct percpu_thread_state {
   const uintptr_t *offset;
 };
-extern __thread struct percpu_thread_state percpu_thread_ __attribute__((tls_model("initial-exec")));
+extern __thread struct percpu_thread_state percpu_thread_ __attribute__((__tls_model__("initial-exec")));
 
 /*
  * Called where percpu_thread_.offset is NULL. Finds out about the calling thread: the first time by two system calls or a few

@@ -170,21 +170,21 @@ PERCPU_INLINE_ double percpu_sum_real_(const struct percpu_view *view, size_t si
 
 /* name: integer or real; T: the element; load: reads one. */
 #define PERCPU_SUM_N_FUNCTIONS_(name, T, load)                                                                      \
-  typedef T percpu_pair_##name##_ __attribute__((vector_size(16), aligned(8), may_alias));                          \
-  typedef T percpu_elem_##name##_ __attribute__((may_alias));                                                       \
-  static inline __attribute__((unused)) void percpu_sum_row_##name##_(                                              \
+  typedef T percpu_pair_##name##_ __attribute__((__vector_size__(16), __aligned__(8), __may_alias__));              \
+  typedef T percpu_elem_##name##_ __attribute__((__may_alias__));                                                   \
+  static inline __attribute__((__unused__)) void percpu_sum_row_##name##_(                                          \
       const percpu_elem_##name##_ *const *row, size_t n, percpu_elem_##name##_ *out) {                              \
     size_t i = 0;                                                                                                   \
     PERCPU_SUM_PAIRS_(percpu_pair_##name##_, PERCPU_SUM_ONE_ROW_)                                                   \
     for (; i < n; ++i) out[i] += load(row[0] + i);                                                                  \
   }                                                                                                                 \
-  static inline __attribute__((unused)) void percpu_sum_four_rows_##name##_(                                        \
+  static inline __attribute__((__unused__)) void percpu_sum_four_rows_##name##_(                                    \
       const percpu_elem_##name##_ *const *row, size_t n, percpu_elem_##name##_ *out) {                              \
     size_t i = 0;                                                                                                   \
     PERCPU_SUM_PAIRS_(percpu_pair_##name##_, PERCPU_SUM_FOUR_ROWS_)                                                 \
     for (; i < n; ++i) out[i] = out[i] + load(row[0] + i) + load(row[1] + i) + load(row[2] + i) + load(row[3] + i); \
   }                                                                                                                 \
-  static __attribute__((unused)) void percpu_sum_n_##name##_(                                                       \
+  static __attribute__((__unused__)) void percpu_sum_n_##name##_(                                                   \
       const struct percpu_view *view, const volatile void *handle, size_t n, void *result) {                        \
     const percpu_elem_##name##_ *row[4];                                                                            \
     size_t i, tile;                                                                                                 \

@@ -56,8 +56,9 @@ _Static_assert(offsetof(struct percpu_list, head) == 0 && offsetof(struct percpu
                "the layout that percpu/arch knows");
 #endif
 
-/* Returns once every sequence that CPU `cpu` was executing has ended or will be restarted (percpu.h). */
+#ifndef PERCPU_H /* which declares it, and tells of it */
 int percpu_fence(int cpu);
+#endif
 
 #ifdef __cplusplus
 }
@@ -140,10 +141,10 @@ PERCPU_INLINE_ struct percpu_list_node *percpu_pop_(const struct percpu_view *vi
   return percpu_pop_slow_(list, view);
 }
 
-static __attribute__((unused)) int percpu_drain_(const struct percpu_view *view, struct percpu_list *handle,
-                                                 uint32_t copy, struct percpu_list_node **chain) {
+static __attribute__((__unused__)) int percpu_drain_(const struct percpu_view *view, struct percpu_list *handle,
+                                                     uint32_t copy, struct percpu_list_node **chain) {
   struct percpu_list *list;
-  int of_cpu;
+  int of_cpu, saved_errno;
   *chain = NULL;
   view = percpu_view_or_default_(view);
   if (copy >= view->nr_copies) {
@@ -155,7 +156,7 @@ static __attribute__((unused)) int percpu_drain_(const struct percpu_view *view,
   of_cpu = copy < view->nr_cpu_ids;
   if (of_cpu) {
     __atomic_fetch_add(&list->stop, 1, __ATOMIC_SEQ_CST);
-    const int saved_errno = errno;
+    saved_errno = errno;
     if (percpu_fence((int)copy) != 0) {
       if (errno != EINVAL) {
         __atomic_fetch_sub(&list->stop, 1, __ATOMIC_SEQ_CST);
@@ -178,7 +179,12 @@ PERCPU_INLINE_ void percpu_pool_list_push(const struct percpu_pool *pool, struct
   percpu_push_(percpu_pool_view_(pool), list, node);
 }
 
-/* Takes the node pushed last off this CPU's list, or one off the shared list. Returns NULL if neither has any. */
+/*
+ * Takes the node pushed last off this CPU's list, or one off the shared list. Returns NULL if neither has any; or if another thread, or
+ * the one that a signal handler interrupted, has the shared list's nodes in hand just now: it takes all, keeps one, and puts the rest
+ * back. A thread without rseq has the shared list only, and in a process without rseq each CPU's list is such a one: there NULL does not
+ * say that the list is empty.
+ */
 PERCPU_INLINE_ struct percpu_list_node *percpu_list_pop(struct percpu_list *list) {
   return percpu_pop_(NULL, list);
 }
@@ -208,13 +214,13 @@ PERCPU_INLINE_ struct percpu_list_node *percpu_pool_list_pop(const struct percpu
  * Context: may be called while anybody pushes, pops and drains. Makes system calls. A node that a concurrent pop from
  * the shared list has in hand is not in the chain.
  */
-static inline __attribute__((unused)) int percpu_list_drain(struct percpu_list *list, uint32_t copy,
-                                                            struct percpu_list_node **chain) {
+static inline __attribute__((__unused__)) int percpu_list_drain(struct percpu_list *list, uint32_t copy,
+                                                                struct percpu_list_node **chain) {
   return percpu_drain_(NULL, list, copy, chain);
 }
-static inline __attribute__((unused)) int percpu_pool_list_drain(const struct percpu_pool *pool,
-                                                                 struct percpu_list *list, uint32_t copy,
-                                                                 struct percpu_list_node **chain) {
+static inline __attribute__((__unused__)) int percpu_pool_list_drain(const struct percpu_pool *pool,
+                                                                     struct percpu_list *list, uint32_t copy,
+                                                                     struct percpu_list_node **chain) {
   return percpu_drain_(percpu_pool_view_(pool), list, copy, chain);
 }
 

@@ -35,7 +35,8 @@
  * const for read. Anything else is refused when compiling.
  *
  * Values are converted to T before anything else, as by assignment: percpu_add(p, -1) on a uint64_t subtracts one.
- * Arguments are evaluated once.
+ * Arguments are evaluated once; a handle of a variably modified type (int (*)[n], in C) by percpu_ptr(), percpu_this_ptr() and
+ * percpu_for_each_copy() more often, for its type.
  *
  * Order: an operation does not order the caller's other memory accesses as other CPUs see them; the compiler moves none
  * across it. Threads that find each other's data by way of one copy see it complete, as they would on one CPU.

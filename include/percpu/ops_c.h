@@ -25,7 +25,9 @@
   _Static_assert(__builtin_classify_type(*(p)) == 1 || __builtin_classify_type(*(p)) == 3 ||             \
                      __builtin_classify_type(*(p)) == 4 || __builtin_classify_type(*(p)) == 5 ||         \
                      __builtin_classify_type(*(p)) == 8,                                                 \
-                 "a per-CPU operation needs an element that is a number, an enumeration or a pointer")
+                 "a per-CPU operation needs an element that is a number, an enumeration or a pointer");  \
+  _Static_assert(__builtin_classify_type(*(p)) != 8 || _Generic(*(p), float: 1, double: 1, default: 0),  \
+                 "of floating numbers a per-CPU operation takes float and double")
 #define PERCPU_NEEDS_MUTABLE_(p)                                                             \
   PERCPU_NEEDS_SIZE_(p);                                                                     \
   _Static_assert(!__builtin_types_compatible_p(__typeof__(&*(p)), const __typeof__(*(p)) *), \

@@ -22,8 +22,13 @@ using View = const struct percpu_view *;
 
 template <class T>
 constexpr bool kFits = sizeof(T) == 1 || sizeof(T) == 2 || sizeof(T) == 4 || sizeof(T) == 8;
+template <class T, class U>
+constexpr bool kIs = std::is_same_v<std::remove_cv_t<T>, U>;
 template <class T>
-constexpr bool kNumber = std::is_arithmetic_v<T> && !std::is_same_v<std::remove_cv_t<T>, bool>;
+constexpr bool kNumber = std::is_arithmetic_v<T> && !kIs<T, bool>;
+/* What is floating and nothing that we add: std::float16_t and its kin. (A long double of 8 bytes is a double.) */
+template <class T>
+constexpr bool kOtherFloat = std::is_floating_point_v<T> && !kIs<T, float> && !kIs<T, double> && !kIs<T, long double>;
 
 /* The type behind a handle, without const and volatile; also keeps a parameter from being deduced. */
 template <class T>
@@ -31,6 +36,7 @@ struct ValueOf {
   static_assert(kFits<T>, "a per-CPU operation needs an element of 1, 2, 4 or 8 bytes");
   static_assert(std::is_arithmetic_v<T> || std::is_enum_v<T> || std::is_pointer_v<T>,
                 "a per-CPU operation needs an element that is a number, an enumeration or a pointer");
+  static_assert(!kOtherFloat<T>, "of floating numbers a per-CPU operation takes float and double");
   using type = std::remove_cv_t<T>;
 };
 template <class T>
@@ -129,7 +135,7 @@ PERCPU_INLINE_ bool try_cmpxchg(View view, T *p, Value<T> *expected, Value<T> v)
 /* What a sum of T is given in: 64 bits, signed as T is, or a double. */
 template <class T>
 struct SumOf {
-  static_assert(std::is_arithmetic_v<T>, "a per-CPU sum needs integer, float or double elements");
+  static_assert(std::is_arithmetic_v<T> && !kOtherFloat<T>, "a per-CPU sum needs integer, float or double elements");
   static_assert(kFits<T>, "a per-CPU sum needs elements of 1, 2, 4 or 8 bytes");
   using wide = std::conditional_t<std::is_signed_v<T>, int64_t, uint64_t>;
   using integer = std::conditional_t<sizeof(T) == 8, std::remove_cv_t<T>, wide>;

@@ -38,7 +38,7 @@
 struct percpu_stack {
   uint64_t word;
   uint32_t limit;
-  uint32_t unused;
+  uint32_t unused_;
 };
 
 /* The size of a stack that takes `limit` values, bytes. */

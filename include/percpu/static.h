@@ -7,9 +7,10 @@
  *   in a header:        PERCPU_DECLARE(long, requests);
  *   in any function:    percpu_inc(percpu_static(requests));     percpu_static() gives the handle, a `long *`
  *
- * The type must have a name, must not be const nor aligned to more than 4096 bytes, and may be an array
- * (PERCPU_DEFINE(int[8], table)); the initialiser must be a constant. In C++, percpu_static() takes the plain name of a
- * variable of a namespace, so it stands where that is known: percpu_static(io::requests) does not compile.
+ * The type must have a name and at least one byte, must not be const nor aligned to more than 4096 bytes, and may be an array
+ * (PERCPU_DEFINE(int[8], table)); the initialiser must be a constant. In C++ the type must be trivially copyable and
+ * destructible, since copies are made of bytes, without constructors and destructors; and percpu_static() takes the plain name of
+ * a variable of a namespace, so it stands where that is known: percpu_static(io::requests) does not compile.
  *
  * They work in programs, in shared libraries that are linked, and in ones that are opened with dlopen() and closed again; the
  * variables of a module that dlclose() removes end with it, and begin anew when it is opened again.
@@ -50,7 +51,7 @@ void *percpu_static_resolve_(void **cell);
  */
 void percpu_static_close_(void **cell);
 
-typedef void *percpu_cell_word_ __attribute__((may_alias));
+typedef void *percpu_cell_word_ __attribute__((__may_alias__));
 
 static inline void *percpu_static_handle_(void **cell) {
   void *handle = __atomic_load_n((percpu_cell_word_ *)cell, __ATOMIC_ACQUIRE);
@@ -86,13 +87,20 @@ static inline void *percpu_static_handle_(void **cell) {
           ".popsection\n\t"                               \
           ".endif")
 
-/* What the type must be. Where pages are larger, so may alignments be; but nobody knows when compiling. */
+/* What the type must be. Where pages are larger, so may alignments be; but nobody knows when compiling. (C++ takes int[], too, which
+ * sizeof does not.) */
 #ifdef __cplusplus
-#define PERCPU_NEEDS_IMAGE_(type)                                                                            \
-  static_assert(alignof(type) <= 4096, "a static per-CPU variable is aligned to 4096 bytes at most");       \
-  static_assert(!std::is_const_v<std::remove_all_extents_t<type>>, "a static per-CPU variable is not const")
+#define PERCPU_NEEDS_IMAGE_(type)                                                                                    \
+  static_assert(sizeof(std::conditional_t<std::is_same_v<type, std::remove_extent_t<type>[]>, char, type>) > 0,      \
+                "a static per-CPU variable has at least one byte");                                                  \
+  static_assert(alignof(type) <= 4096, "a static per-CPU variable is aligned to 4096 bytes at most");                \
+  static_assert(!std::is_const_v<std::remove_all_extents_t<type>>, "a static per-CPU variable is not const");        \
+  static_assert(std::is_trivially_copyable_v<std::remove_cv_t<std::remove_all_extents_t<type>>> &&                   \
+                    std::is_trivially_destructible_v<std::remove_all_extents_t<type>>,                               \
+                "a static per-CPU variable is trivially copyable and destructible: its copies are made of bytes")
 #else
 #define PERCPU_NEEDS_IMAGE_(type)                                                                            \
+  _Static_assert(sizeof(type) > 0, "a static per-CPU variable has at least one byte");                      \
   _Static_assert(_Alignof(type) <= 4096, "a static per-CPU variable is aligned to 4096 bytes at most");     \
   _Static_assert(!__builtin_types_compatible_p(__typeof__(type) *, const __typeof__(type) *),               \
                  "a static per-CPU variable is not const")
@@ -108,7 +116,7 @@ static inline void *percpu_static_handle_(void **cell) {
 #define PERCPU_CONSTANT_
 #endif
 
-#define PERCPU_IMAGE_ PERCPU_CONSTANT_ __attribute__((section("percpu_image"), used))
+#define PERCPU_IMAGE_ PERCPU_CONSTANT_ __attribute__((__section__("percpu_image"), __used__))
 
 /*
  * Runs after the module's other destructors, which may still count: in the section of what a destructor of priority 100 would be, which
@@ -120,10 +128,16 @@ static inline void *percpu_static_handle_(void **cell) {
     void *percpu_own_[2] = {NULL, (void *)(uintptr_t)&(image)};                                                       \
     percpu_static_close_(percpu_own_);                                                                                \
   }                                                                                                                   \
-  __attribute__((section(".fini_array.00100"), used)) static void (*percpu_close_at_##name)(void) = percpu_close_##name;
+  __attribute__((__section__(".fini_array.00100"), __used__)) static void (*percpu_close_at_##name)(void) = percpu_close_##name;
 
 /* Declares a variable that another file or module defines. In a header. */
 #define PERCPU_DECLARE(type, name) extern __typeof__(type) *percpu_cell_##name[2]
+
+/* The same before the definition, where a header may have said it already: for warnings about the one, and none about the other. */
+#define PERCPU_DECLARE_AGAIN_(type, name)                                                              \
+  _Pragma("GCC diagnostic push") _Pragma("GCC diagnostic ignored \"-Wredundant-decls\"")               \
+  PERCPU_DECLARE(type, name);                                                                          \
+  _Pragma("GCC diagnostic pop")
 
 /*
  * Defines a variable; may be followed by = and a constant initialiser. At file scope. The cell is a variable like others:
@@ -132,13 +146,14 @@ static inline void *percpu_static_handle_(void **cell) {
 #define PERCPU_DEFINE(type, name)                                                 \
   PERCPU_NOTE_;                                                                   \
   PERCPU_NEEDS_IMAGE_(type);                                                      \
-  extern __typeof__(type) name __attribute__((visibility("hidden")));             \
-  extern __typeof__(type) *percpu_cell_##name[2];                                 \
+  extern __typeof__(type) name __attribute__((__visibility__("hidden")));         \
+  PERCPU_DECLARE_AGAIN_(type, name)                                               \
   __typeof__(type) *percpu_cell_##name[2] = {0, &name};                           \
   PERCPU_CLOSE_(name, name)                                                       \
   PERCPU_IMAGE_ __typeof__(type) name
 
-/* As PERCPU_DEFINE, for a variable that only this file knows. */
+/* As PERCPU_DEFINE, for a variable that only this file knows. (In C++ a member, since nothing else is declared before it is defined and
+ * the file's own. g++ takes no definition of one inside of extern "C" { }: there it goes into an extern "C++" { }.) */
 #ifdef __cplusplus
 #define PERCPU_DEFINE_STATIC(type, name)                                          \
   PERCPU_NOTE_;                                                                   \

@@ -15,6 +15,11 @@ file=$(find "$root" -name libpercpu.pc)
 export PKG_CONFIG_LIBDIR="$(dirname "$file"):$(pkg-config --variable pc_path pkg-config)"
 export PKG_CONFIG_SYSROOT_DIR=$root
 libdir=$(find "$root" -name 'libpercpu.so.0' -printf '%h')
+# Where docs/tracing.md has it from.
+case $libdir in
+  *"$(pkg-config --variable=libdir libpercpu)") ;;
+  *) echo "FAILED: pkg-config does not say that libpercpu.so.0 is in $libdir"; exit 1 ;;
+esac
 for header in percpu.h percpu.hpp percpu/abi.h percpu/ops.h percpu/static.h; do
   [ -f "$root$prefix/include/$header" ] || { echo "FAILED: $header was not installed"; exit 1; }
 done

@@ -67,7 +67,7 @@ PERCPU_ATOMIC_FADD_(8, double)
 
 #ifdef PERCPU_ARCH_GENERIC_16_
 /* A processor unknown to percpu/arch: what the compiler has for 16 bytes, which may be a lock in libatomic. */
-__extension__ typedef unsigned __int128 percpu_u16_ __attribute__((may_alias));
+__extension__ typedef unsigned __int128 percpu_u16_ __attribute__((__may_alias__));
 PERCPU_INLINE_ struct percpu_pair percpu_arch_cas16_(void *at, uint64_t was_low, uint64_t was_high, uint64_t low,
                                                      uint64_t high) {
   struct percpu_pair was, want;

@@ -78,23 +78,23 @@
 #endif
 
 /* How the header's functions are defined: those of the fast path vanish into their callers, the slow ones stay out. */
-#define PERCPU_INLINE_ static inline __attribute__((always_inline, unused))
-#define PERCPU_COLD_ static __attribute__((noinline, cold, unused))
+#define PERCPU_INLINE_ static inline __attribute__((__always_inline__, __unused__))
+#define PERCPU_COLD_ static __attribute__((__noinline__, __cold__, __unused__))
 #define PERCPU_LIKELY_(x) __builtin_expect(!!(x), 1)
 
 /* Integers that may alias whatever the caller keeps in his copies. */
-typedef uint8_t percpu_u1_ __attribute__((may_alias));
-typedef uint16_t percpu_u2_ __attribute__((may_alias));
-typedef uint32_t percpu_u4_ __attribute__((may_alias));
-typedef uint64_t percpu_u8_ __attribute__((may_alias));
+typedef uint8_t percpu_u1_ __attribute__((__may_alias__));
+typedef uint16_t percpu_u2_ __attribute__((__may_alias__));
+typedef uint32_t percpu_u4_ __attribute__((__may_alias__));
+typedef uint64_t percpu_u8_ __attribute__((__may_alias__));
 
 /* What percpu_cmpxchg16() works on. */
 struct percpu_pair {
   uint64_t low;
   uint64_t high;
-} __attribute__((aligned(16)));
+} __attribute__((__aligned__(16)));
 
-#if PERCPU_HAVE_SEQUENCES
+#if PERCPU_HAVE_SEQUENCES && !defined(_SYS_RSEQ_H) /* glibc's <sys/rseq.h> */
 #ifdef __cplusplus
 extern "C" {
 #endif

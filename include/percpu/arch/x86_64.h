@@ -19,13 +19,15 @@
  * commit. The label numbers 1 to 5 belong to this file; PERCPU_OPS_INJECT may use 6 to 9. Flags are dead at each
  * injection point. Of the rseq area only rseq_cs is written.
  *
+ * The syntax is that of AT&T: with -masm=intel it does not assemble.
+ *
  * The `?` in the section flags puts descriptor and abort handler into the group (COMDAT) of the function that they
  * belong to, so that they are kept and thrown away together with it.
  */
 #ifndef PERCPU_ARCH_X86_64_H
 #define PERCPU_ARCH_X86_64_H
 
-typedef long long percpu_vec16_ __attribute__((vector_size(16), may_alias));
+typedef long long percpu_vec16_ __attribute__((__vector_size__(16), __may_alias__));
 
 /*
  * Compare-and-exchange of 16 aligned bytes that any thread may race with. Returns what was there. Needs cmpxchg16b,

@@ -40,6 +40,57 @@ TEST_CASE("a handle of const or volatile elements reads what others wrote") {
   CHECK(seen == 4);
 }
 
+TEST_CASE("members have handles by way of const and volatile structures, of bases, and of unions") {
+  struct Base {
+    std::int32_t before;
+    std::uint64_t errors;
+  };
+  struct Seen : Traffic, Base {
+    volatile long device;
+    const int limit;
+  };
+  union Either {
+    float real;
+    std::uint32_t bits;
+  };
+  const auto seen = percpu::make<Seen>();
+  seen->member(&Base::errors).add(7);
+  seen->member(&Seen::packets).add(3);
+  seen->member(&Seen::device).inc();
+  const percpu::ptr<const Seen> reader = seen.get();
+  const percpu::ptr<volatile Seen> device(seen.get().handle());
+  device.member(&Base::errors).inc();
+  device.member(&Seen::sizes)[1].sub(2);
+  static_assert(std::is_same_v<decltype(reader.member(&Base::errors)), percpu::ptr<const std::uint64_t>>);
+  static_assert(std::is_same_v<decltype(reader.member(&Seen::device)), percpu::ptr<const volatile long>>);
+  static_assert(std::is_same_v<decltype(seen->member(&Seen::limit)), percpu::ptr<const int>>);
+  static_assert(std::is_same_v<decltype(device.member(&Seen::sizes)), percpu::ptr<volatile std::int32_t[4]>>);
+  CHECK(reader.member(&Base::errors).sum() == 8);
+  CHECK(reader.member(&Base::before).sum() == 0);
+  CHECK(reader.member(&Traffic::packets).sum() == 3);
+  CHECK(reader.member(&Seen::sizes)[1].sum() == -2);
+  CHECK(reader.member(&Seen::device).sum() == 1);
+  CHECK(seen->member(&Seen::limit).sum() == 0);
+  const auto either = percpu::make<Either>();
+  either->member(&Either::real).add(1);
+  CHECK(either->member(&Either::bits).sum() == 0x3f800000);
+}
+
+TEST_CASE("an owner may be of const or volatile elements") {
+  auto cell = percpu::make<long>();
+  cell->add(4);
+  percpu::owner<const long> reader(cell.release());
+  const void* const handle = reader.get().handle();
+  CHECK(reader->sum() == 4);
+  reader.reset();
+  CHECK(percpu_alloc_size(handle) == 0);
+  percpu::owner<volatile long[2]> device = percpu::make<volatile long[2]>();
+  device.get()[1].inc();
+  CHECK(device.get()[1].sum() == 1);
+  device.reset_after_grace();
+  CHECK(!device);
+}
+
 TEST_CASE("an owner frees its area once, wherever it was moved") {
   auto first = percpu::make<double>();
   const void* const handle = first.get().handle();

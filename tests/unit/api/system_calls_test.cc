@@ -134,6 +134,7 @@ void use(Areas& areas) {
   unsigned cpus = 0;
   percpu_for_each_possible_cpu(cpu) cpus++;
   EXPECT(cpus > 0);
+  EXPECT(percpu_cpu_possible(percpu_nr_cpu_ids() - 1) == 1);
 }
 
 TEST_CASE("no operation of a thread makes a system call but its first") {

@@ -204,6 +204,26 @@ static int same_bytes(const void *a, const void *b, size_t size) {
 CHECK_REAL(float, FLT_MIN, FLT_MAX)
 CHECK_REAL(double, DBL_MIN, DBL_MAX)
 
+static void check_qualified_reals(void) {
+  const char *type = "volatile double";
+  volatile double *p = NEW(volatile double);
+  OP(write, p, 1);
+  OP(add, p, 1.5);
+  EXPECT(OP(add_return, p, 0.25) == 2.75);
+  EXPECT(OP(read, (const volatile double *)p) == 2.75);
+  EXPECT(OP(sum, (const double *)p) == 2.75);
+#ifndef __cplusplus
+  {
+    _Atomic float *q = NEW(_Atomic float);
+    type = "_Atomic float";
+    OP(write, q, 1);
+    OP(sub, q, 1.5);
+    EXPECT(OP(read, q) == -0.5f);
+    EXPECT(OP(sum, q) == -0.5);
+  }
+#endif
+}
+
 enum colour { kRed, kGreen = 7, kBlue = -9 };
 
 static void check_other_types(void) {
@@ -386,6 +406,7 @@ void VALUES_NAME(struct values_result *into) {
   check_volatile_u32();
   check_float();
   check_double();
+  check_qualified_reals();
   check_other_types();
   check_pairs();
   check_arguments_evaluated_once();
