@@ -140,12 +140,12 @@ size_t percpu_max_alloc(void);
 
 /*
  * The highest possible CPU number + 1. CPU numbers may have holes and exceed the number of CPUs that the process may run
- * on. Makes the default pool if there is none; 0 with errno where that fails. Thread-, signal- and fork-safe.
+ * on. Makes the default pool if there is none; 0 with errno where that fails. Thread- and fork-safe; signal-safe once there is one.
  */
 unsigned percpu_nr_cpu_ids(void);
 
-/* 1 if the machine can ever have this CPU, else 0. Makes the default pool if there is none; 0 where that fails. Thread-,
-   signal- and fork-safe. */
+/* 1 if the machine can ever have this CPU, else 0. Makes the default pool if there is none; 0 where that fails. Thread- and fork-safe;
+   signal-safe once there is one. */
 int percpu_cpu_possible(unsigned cpu);
 
 /*
