@@ -17,7 +17,6 @@
 #include "os/cancel.h"
 #include "os/env.h"
 #include "os/file.h"
-#include "os/fork_depth.h"
 #include "os/load.h"
 #include "runtime/trace.h"
 
@@ -39,17 +38,11 @@ uintptr_t default_offsets[2 * kMaxCpus];
 
 constexpr size_t kDefaultHugePageBytes = size_t{2} << 20;
 
-// How often the fork handlers are installed and have run for the fork that this thread is about to make.
-__thread ForkDepth fork_depth __attribute__((tls_model("initial-exec")));
-
 // Whether the kernel said that this thread has no rseq.
 __thread bool thread_without_rseq __attribute__((tls_model("initial-exec")));
 
 // Whether this thread is making the default pool, or waits for who does: what that uses may come back, an mmap of the program's say.
 __thread bool makes_default_pool __attribute__((tls_model("initial-exec")));
-
-// Whether this thread is in exit(), behind at_exit().
-__thread bool exits_here __attribute__((tls_model("initial-exec")));
 
 // A value of the main thread's own, whose destructor runs when that thread calls pthread_exit(), and not when the program
 // ends otherwise.
@@ -60,15 +53,9 @@ bool has_main_key = false;
 // handler must not. (With a later key, a main thread that did not load the library is watched from its first pool or fence on.)
 constexpr pthread_key_t kKeysWithoutMalloc = 32;
 
-// If the calling thread is the main one: when the library is loaded, in the child of a fork, and when a thread uses it first
-// (another thread may have opened it).
-void watch_main_thread() {
-  if (has_main_key && syscall(SYS_gettid) == getpid()) (void)pthread_setspecific(main_key, &main_key);
-}
-
 __attribute__((constructor)) void make_main_key() {
   has_main_key = pthread_key_create(&main_key, [](void*) { library.main_thread_ends(); }) == 0;
-  watch_main_thread();
+  Library::watch_main_thread();
 }
 
 // A machine with one node, for PERCPU_CONF=nodes:one.
@@ -77,6 +64,10 @@ const NumaSource kOneNode = {
 };
 
 }  // namespace
+
+void Library::watch_main_thread() {
+  if (has_main_key && syscall(SYS_gettid) == getpid()) (void)pthread_setspecific(main_key, &main_key);
+}
 
 // ---- first use -------------------------------------------------------------------------------------------------------
 
@@ -368,98 +359,6 @@ int Library::page_node(const void* address) {
   const int result = node_of(system(), reinterpret_cast<uintptr_t>(address), &node);
   if (result == -EPERM) return -ENOSYS;  // a sandbox refuses the question
   return result < 0 ? result : node.value;
-}
-
-// ---- fork and exit ---------------------------------------------------------------------------------------------------
-
-// As early as can be: handlers that are installed later prepare before ours and resume after them. So their locks may be held
-// around calls of the library, and they may call it themselves.
-namespace {
-__attribute__((constructor(101))) void watch_forks_early() { (void)library.watch_forks(); }
-}  // namespace
-
-// Two threads that come here at the same time may both install the handlers, and so may the child of a fork in between;
-// fork_depth makes one of them.
-int Library::watch_forks() {
-  if (watches_forks_.load(std::memory_order_acquire) == Watch::kYes) return 0;
-  watches_forks_.store(Watch::kBegun, std::memory_order_relaxed);
-  const int error = pthread_atfork(at_fork_prepare, at_fork_parent, at_fork_child);
-  watches_forks_.store(error == 0 ? Watch::kYes : Watch::kNo, std::memory_order_release);
-  return -error;
-}
-
-bool Library::begin_watching_forks() {
-  return watches_forks_.load(std::memory_order_acquire) != Watch::kBegun && watch_forks() == 0;
-}
-
-void Library::fork_prepare(const OuterLock* outer) PERCPU_NO_THREAD_SAFETY_ANALYSIS {  // released in fork_parent() or fork_child()
-  grace_.fork_prepare(outer);
-  ModuleImages::fork_prepare();  // not before: who waits outside of it may be a reader that is waited for, or have the outer lock
-  statics_.lock_for_fork();
-  balancer_.fork_prepare();
-  for (Pool* pool = balancer_.first_pool(); pool != nullptr; pool = pool->next.load(std::memory_order_relaxed)) {
-    pool->fork_stop();
-  }
-  // fork copies pages one after the other: no sequence may change front caches meanwhile. Where there is no fence, a thread
-  // that is in the middle of one right now may leave the child with an area in two places.
-  if (balancer_.first_pool() != nullptr) (void)fence_.all(system(), topology_.possible);
-  for (Pool* pool = balancer_.first_pool(); pool != nullptr; pool = pool->next.load(std::memory_order_relaxed)) {
-    pool->fork_prepare();
-  }
-  accounting_.lock_for_fork();
-}
-
-void Library::fork_parent() PERCPU_NO_THREAD_SAFETY_ANALYSIS {  // taken in fork_prepare()
-  accounting_.unlock_after_fork();
-  for (Pool* pool = balancer_.first_pool(); pool != nullptr; pool = pool->next.load(std::memory_order_relaxed)) {
-    pool->fork_parent();
-  }
-  balancer_.fork_parent();
-  statics_.unlock_after_fork();
-  ModuleImages::fork_parent();
-  grace_.fork_parent();
-}
-
-void Library::fork_child() PERCPU_NO_THREAD_SAFETY_ANALYSIS {  // taken in fork_prepare()
-  ModuleImages::fork_child();
-  // Another thread's exit() is not the child's. (That glibc has called at_exit() already, and will not again, does no harm: see prepare_now().)
-  if (!exits_here) exiting_.store(false, std::memory_order_relaxed);
-  grace_.fork_child();  // first: the others ask whether it is lost
-  accounting_.unlock_after_fork();
-  for (Pool* pool = balancer_.first_pool(); pool != nullptr; pool = pool->next.load(std::memory_order_relaxed)) {
-    pool->fork_child();
-  }
-  balancer_.fork_child(exiting());
-  watch_main_thread();
-  statics_.unlock_after_fork();
-  prepared_.reset_after_fork_in_child();
-  default_made_.reset_after_fork_in_child();
-}
-
-void Library::at_fork_prepare() { prepare_fork(nullptr); }
-void Library::prepare_fork(const OuterLock* outer) {
-  if (fork_depth.prepare()) {
-    library.fork_prepare(outer);
-  } else if (outer != nullptr) {
-    outer->lock();
-  }
-}
-void Library::at_fork_parent() {
-  if (!fork_depth.resume()) return;
-  if (fork_depth.in_its_process()) {
-    library.fork_parent();
-  } else {
-    library.fork_child();
-  }
-}
-void Library::at_fork_child() {
-  if (fork_depth.resume()) library.fork_child();
-}
-
-void Library::at_exit() {
-  exits_here = true;
-  library.exiting_.store(true, std::memory_order_relaxed);
-  library.balancer_.stop();
 }
 
 }  // namespace percpu

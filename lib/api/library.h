@@ -62,6 +62,9 @@ class Library {
   // it. Context: any.
   int refuse_without_pool(size_t size_bytes, size_t align_bytes, unsigned flags);
 
+  // If the calling thread is the main one: its end will be heard of. When the library is loaded, in the child of a fork, and when a thread
+  // uses it first (another thread may have opened it).
+  static void watch_main_thread();
   void main_thread_ends() { balancer_.main_thread_ends(); }
 
   // As the functions of the ABI of those names.
