@@ -8,9 +8,10 @@
  *   in any function:    percpu_inc(percpu_static(requests));     percpu_static() gives the handle, a `long *`
  *
  * The type must have a name and at least one byte, must not be const nor aligned to more than 4096 bytes, and may be an array
- * (PERCPU_DEFINE(int[8], table)); the initialiser must be a constant. In C++ the type must be trivially copyable and
- * destructible, since copies are made of bytes, without constructors and destructors; and percpu_static() takes the plain name of
- * a variable of a namespace, so it stands where that is known: percpu_static(io::requests) does not compile.
+ * (PERCPU_DEFINE(int[8], table); in C of a length that is written out); the initialiser must be a constant. In C++ the type must
+ * be trivially copyable and destructible, since copies are made of bytes, without constructors and destructors; and
+ * percpu_static() takes the plain name of a variable of a namespace, so it stands where that is known:
+ * percpu_static(io::requests) does not compile.
  *
  * They work in programs, in shared libraries that are linked, and in ones that are opened with dlopen() and closed again; the
  * variables of a module that dlclose() removes end with it, and begin anew when it is opened again.

@@ -28,13 +28,14 @@ bool retryable(int error) { return error == -EINTR || error == -EAGAIN; }
 
 // mmap of a large range fails by the lock limit under mlockall(MCL_FUTURE), although it is to be unlocked at once. One
 // page is let through, and a mapping that is not locked may grow without limit.
-intptr_t reserve_unlocked(const System& system, size_t size_bytes) {
+// at: 0, or where it is to be, which takes nobody's place: a mapping that may not move grows where it is, or not at all.
+intptr_t reserve_unlocked(const System& system, uintptr_t at, size_t size_bytes) {
   const size_t page = page_size_bytes();
-  intptr_t small = system.mmap(0, page, kNoAccess, kReserveFlags);
+  intptr_t small = system.mmap(at, page, kNoAccess, kReserveFlags | (at != 0 ? MAP_FIXED_NOREPLACE : 0));
   if (small < 0) return small;
   uintptr_t address = static_cast<uintptr_t>(small);
   intptr_t grown = system.munlock(address, page);
-  if (grown == 0) grown = system.mremap(address, page, size_bytes, MREMAP_MAYMOVE);
+  if (grown == 0) grown = system.mremap(address, page, size_bytes, at != 0 ? 0 : MREMAP_MAYMOVE);
   if (grown < 0) static_cast<void>(system.munmap(address, page));
   return grown;
 }
@@ -102,7 +103,7 @@ int reserve(const System& system, size_t size_bytes, size_t align_bytes, PageRan
   size_t with_slack = size_bytes + (align_bytes - page);
   if (with_slack < size_bytes) return -ENOMEM;
   intptr_t address = system.mmap(0, with_slack, kNoAccess, kReserveFlags);
-  if (address == -EAGAIN) address = reserve_unlocked(system, with_slack);
+  if (address == -EAGAIN) address = reserve_unlocked(system, 0, with_slack);
   if (address < 0) return static_cast<int>(address);
   PageRange whole{static_cast<uintptr_t>(address), with_slack};
   PageRange kept{(whole.start + align_bytes - 1) & ~(align_bytes - 1), size_bytes};
@@ -116,9 +117,11 @@ int reserve(const System& system, size_t size_bytes, size_t align_bytes, PageRan
   return 0;
 }
 
-// The address is a hint, which every kernel follows where it can; and nobody's mapping is ever replaced.
+// Kernels before 4.17 do not know the flag, and take the address as a hint; those from 6.7 to 6.12 follow no hint where a gap is no
+// larger than what is wanted.
 int reserve_at(const System& system, PageRange range) {
-  const intptr_t address = system.mmap(range.start, range.size_bytes, kNoAccess, kReserveFlags);
+  intptr_t address = system.mmap(range.start, range.size_bytes, kNoAccess, kReserveFlags | MAP_FIXED_NOREPLACE);
+  if (address == -EAGAIN) address = reserve_unlocked(system, range.start, range.size_bytes);
   if (address < 0) return static_cast<int>(address);
   if (static_cast<uintptr_t>(address) != range.start) {
     static_cast<void>(system.munmap(static_cast<uintptr_t>(address), range.size_bytes));

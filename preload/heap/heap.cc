@@ -318,19 +318,16 @@ void* Heap::allocate_zeroed(size_t size_bytes) {
     return block;
   }
   bool clean = false;
-  if (checker_.on()) {
-    void* block = allocate_checked(1, size_bytes, &clean);
-    if (block != nullptr && !clean) memset(block, 0, size_bytes);
-    return block;
-  }
-  void* block = allocate_large(size_bytes, 1, &clean);
+  void* const block = checker_.on() ? allocate_checked(1, size_bytes, &clean) : allocate_large(size_bytes, 1, &clean);
   if (block == nullptr || clean) return block;
-  // Of so much a program often touches little, and what was never touched counts as dirty too: the system zeroes what is needed.
-  const size_t pages_bytes = pages_of(size_bytes) << kPageShift;
-  // (Refused where the program has locked them, as it may have meant to.)
-  if (size_bytes >= kFreshBytes && window_.system().madvise(reinterpret_cast<uintptr_t>(block), pages_bytes, MADV_DONTNEED) == 0)
-    return block;
-  memset(block, 0, size_bytes);
+  // Of so much a program often touches little, and what was never touched counts as dirty too: the system zeroes what is needed. (Refused
+  // where the program has locked the pages, as it may have meant to.)
+  size_t zeroed_bytes = 0;
+  if (size_bytes >= kFreshBytes) {
+    const size_t whole_bytes = size_bytes & ~(system_page_bytes() - 1);
+    if (window_.system().madvise(reinterpret_cast<uintptr_t>(block), whole_bytes, MADV_DONTNEED) == 0) zeroed_bytes = whole_bytes;
+  }
+  memset(static_cast<char*>(block) + zeroed_bytes, 0, size_bytes - zeroed_bytes);
   return block;
 }
 

@@ -39,23 +39,23 @@ bool is_limit(uint64_t bytes) { return bytes < uint64_t{1} << 60; }
 // One look at the files of the control group.
 struct MemoryLimit::Look {
   const System& system;
-  bool known = false;  // a limit was found before: what cannot be read any more (a sandbox, chroot) does not end it
   bool blind = false;  // what would have to be known was not told
 
-  // There was no descriptor left, in the process or the system, or no memory; or nobody may read the file any more.
-  void note(const Lines& file) {
+  // There was no descriptor left, in the process or the system, or no memory. was_read: the file could be read before, and what cannot be
+  // read any more (in a sandbox, after chroot) is no other than it was.
+  void note(const Lines& file, bool was_read) {
     const int error = file.error();
-    if (error == -EMFILE || error == -ENFILE || error == -ENOMEM || (known && error != 0 && error != -ENOENT)) blind = true;
+    if (error == -EMFILE || error == -ENFILE || error == -ENOMEM || (was_read && error != 0 && error != -ENOENT)) blind = true;
   }
 };
 
 // Where the group is mounted: the mount's root stands for a part of the group's path, which is cut off. (In a container the
 // file may name a path that is not visible inside it; the mount's root is its group then.)
-bool MemoryLimit::find_directory(Look& look, size_t* mount_bytes) {
+bool MemoryLimit::find_directory(Look& look, bool was_found, size_t* mount_bytes) {
   char group[kPathBytes] = {};
   bool found = false;
   Lines groups(look.system, "/proc/self/cgroup");
-  look.note(groups);
+  look.note(groups, was_found);
   while (char* line = groups.next()) {
     cut(&line, ':');
     char* const controllers = cut(&line, ':');
@@ -71,7 +71,7 @@ bool MemoryLimit::find_directory(Look& look, size_t* mount_bytes) {
 
   // "36 35 98:0 ROOT POINT options [tags] - TYPE source SUPER-OPTIONS"
   Lines mounts(look.system, "/proc/self/mountinfo");
-  look.note(mounts);
+  look.note(mounts, was_found);
   while (char* line = mounts.next()) {
     for (int i = 0; i < 3; ++i) cut(&line, ' ');
     const char* root = cut(&line, ' ');
@@ -97,41 +97,49 @@ bool MemoryLimit::find_directory(Look& look, size_t* mount_bytes) {
   return false;
 }
 
-uint64_t MemoryLimit::number_in(Look& look, uint32_t path_bytes, const char* file) const {
+uint64_t MemoryLimit::number_in(Look& look, uint32_t path_bytes, const char* file, bool was_read) const {
   char path[kPathBytes + 64];
   Text text(path);
   text.put(directory_, path_bytes).put('/').put(file);
   Lines lines(look.system, path);
-  look.note(lines);
+  look.note(lines, was_read);
   return to_number(lines.next());
 }
 
 bool MemoryLimit::find(const System& system) {
   MemoryLimit now;
-  now.usage_told_ = usage_told_;
-  Look look{system, any()};
-  now.find_levels(look);
+  Look look{system};
+  now.find_levels(look, *this);
   if (look.blind) return false;
   *this = now;
   return true;
 }
 
-void MemoryLimit::find_levels(Look& look) {
+// The level of that path; null: that has no limit.
+const MemoryLimit::Level* MemoryLimit::level_of(const char* path, uint32_t path_bytes) const {
+  for (uint32_t i = 0; i < nr_levels_; ++i) {
+    if (levels_[i].path_bytes == path_bytes && strncmp(directory_, path, path_bytes) == 0) return &levels_[i];
+  }
+  return nullptr;
+}
+
+void MemoryLimit::find_levels(Look& look, const MemoryLimit& before) {
   size_t mount_bytes = 0;
-  if (!find_directory(look, &mount_bytes)) {
+  if (!find_directory(look, before.any(), &mount_bytes)) {
     directory_[0] = 0;
-    look.blind = look.blind || look.known;  // there is no /proc any more, or none that shows where groups are
+    look.blind = look.blind || before.any();  // there is no /proc any more, or none that shows where groups are
     return;
   }
   for (size_t end = strlen(directory_); nr_levels_ < kMaxLevels;) {
     const uint32_t bytes = static_cast<uint32_t>(end);
-    uint64_t limit = number_in(look, bytes, version_1_ ? "memory.limit_in_bytes" : "memory.max");
+    const Level* const known = before.level_of(directory_, bytes);
+    uint64_t limit = number_in(look, bytes, version_1_ ? "memory.limit_in_bytes" : "memory.max", known != nullptr);
     if (!version_1_) {
       // Above this a group is slowed down without an end: as good as a limit.
-      const uint64_t high = number_in(look, bytes, "memory.high");
+      const uint64_t high = number_in(look, bytes, "memory.high", known != nullptr);
       if (high < limit) limit = high;
     }
-    if (is_limit(limit)) levels_[nr_levels_++] = {bytes, limit};
+    if (is_limit(limit)) levels_[nr_levels_++] = {bytes, limit, known != nullptr && known->usage_told};
     if (end <= mount_bytes) break;
     while (end > mount_bytes && directory_[end - 1] != '/') --end;
     if (end > mount_bytes) --end;
@@ -144,7 +152,7 @@ uint64_t MemoryLimit::page_cache(Look& look, uint32_t path_bytes) const {
   text.put(directory_, path_bytes).put("/memory.stat");
   uint64_t sum = 0;
   Lines lines(look.system, path);
-  look.note(lines);
+  look.note(lines, false);  // without it nothing counts as left
   while (char* line = lines.next()) {
     // Version 1 has the group's own numbers, and those with its descendants'.
     const char* name = cut(&line, ' ');
@@ -162,15 +170,15 @@ uint64_t MemoryLimit::page_cache(Look& look, uint32_t path_bytes) const {
 
 bool MemoryLimit::look(const System& system, Room* room) {
   Room least;
-  Look look{system, any()};
+  Look look{system};
   for (uint32_t i = 0; i < nr_levels_; ++i) {
-    const Level& level = levels_[i];
-    const uint64_t used = number_in(look, level.path_bytes, version_1_ ? "memory.usage_in_bytes" : "memory.current");
+    Level& level = levels_[i];
+    const uint64_t used = number_in(look, level.path_bytes, version_1_ ? "memory.usage_in_bytes" : "memory.current", level.usage_told);
     if (used == kNoLimit) {
-      look.blind = look.blind || usage_told_;
+      look.blind = look.blind || level.usage_told;
       continue;
     }
-    usage_told_ = true;
+    level.usage_told = true;
     uint64_t left = used < level.limit_bytes ? level.limit_bytes - used : 0;
     if (left < level.limit_bytes / 4) left += page_cache(look, level.path_bytes);
     if (left > level.limit_bytes) left = level.limit_bytes;

@@ -52,16 +52,17 @@ class MemoryLimit {
   struct Level {
     uint32_t path_bytes = 0;
     uint64_t limit_bytes = kNoLimit;
+    bool usage_told = false;  // once
   };
 
   struct Look;
-  void find_levels(Look& look);
-  bool find_directory(Look& look, size_t* mount_bytes);
-  uint64_t number_in(Look& look, uint32_t path_bytes, const char* file) const;
+  const Level* level_of(const char* path, uint32_t path_bytes) const;
+  void find_levels(Look& look, const MemoryLimit& before);
+  bool find_directory(Look& look, bool was_found, size_t* mount_bytes);
+  uint64_t number_in(Look& look, uint32_t path_bytes, const char* file, bool was_read) const;
   uint64_t page_cache(Look& look, uint32_t path_bytes) const;
 
   bool version_1_ = false;
-  bool usage_told_ = false;  // once
   uint32_t nr_levels_ = 0;
   Level levels_[kMaxLevels] = {};
   char directory_[kPathBytes] = {};

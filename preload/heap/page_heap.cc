@@ -21,7 +21,20 @@ void PageHeap::bind_to(NodeId node) {
   HeapGuard guard(lock_);
   node_ = node;
   // What was opened, and perhaps used, before the machine was known lies on the node of whoever touched it.
-  if (frontier_ > begin_) (void)bind_and_move(window_->system(), window_->range(begin_, frontier_ - begin_), node);
+  if (!window_->by_pieces()) {
+    if (frontier_ > begin_) (void)bind_and_move(window_->system(), window_->range(begin_, frontier_ - begin_), node);
+    return;
+  }
+  for (uint64_t page = begin_; page < frontier_;) {
+    if (window_->entry(page).kind() == kKindNone) {
+      page++;
+      continue;
+    }
+    const Span& span = window_->span(window_->span_of(page));
+    const bool is_there = span.state != SpanState::kFree || span.pages != Pages::kClosed;
+    if (is_there) (void)bind_and_move(window_->system(), window_->range(span.first_page, span.nr_pages), node);
+    page = span.first_page + span.nr_pages;
+  }
 }
 
 // ---- bins ------------------------------------------------------------------------------------------------------------
@@ -191,7 +204,7 @@ bool PageHeap::grow(uint64_t nr_pages) {
       return false;
     }
   }
-  (void)bind(window_->system(), window_->range(frontier_, step), node_);
+  if (!window_->by_pieces()) (void)bind(window_->system(), window_->range(frontier_, step), node_);
   Span& span = window_->span(number);
   span.first_page = frontier_;
   span.nr_pages = step;

@@ -91,6 +91,9 @@ void Placement::find_free_mask() {
   if (scratch_ != before) (void)os().sched_setaffinity(0, sizeof before.words, before.words);
 }
 
+// What a thread has that nobody bound: the initial mask, or a cpuset that has grown.
+bool Placement::is_unbound(const CpuMask& mask) const { return mask == initial_ || (free_ != initial_ && mask.has_all(initial_)); }
+
 bool Placement::has_own_mask() { return own_mask_word != 0 && own_mask_word == this_tid(); }
 
 int32_t Placement::own_place() {
@@ -279,7 +282,7 @@ void Placement::settle(ThreadRecord* record) {
   if (exempt) uncount(record);
   if (record->mask_in_attr || claimed) return release_slot(record);
   const bool inherited = stands_at(0, record->inherited);
-  if (!inherited && (os().sched_getaffinity(0, sizeof scratch_.words, scratch_.words) <= 0 || scratch_ != initial_))
+  if (!inherited && (os().sched_getaffinity(0, sizeof scratch_.words, scratch_.words) <= 0 || !is_unbound(scratch_)))
     return release_slot(record);
   if (exempt) release_slot(record);
   if (record->slot != kNoSlot) {

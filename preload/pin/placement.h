@@ -140,6 +140,7 @@ class __attribute__((visibility("hidden"))) Placement {
   static bool has_own_mask();
   static int32_t own_place();
   bool is_mask_of(const CpuMask& mask, int32_t place) const;
+  bool is_unbound(const CpuMask& mask) const;
   bool stands_at(pid_t tid, int32_t place) PERCPU_REQUIRES(lock_);
   int go_to(pid_t tid, int32_t place) PERCPU_REQUIRES(lock_);
   int go_free(pid_t tid) const;

@@ -218,6 +218,11 @@ TEST_CASE("a limit that was found holds when its files cannot be read any more, 
   }
   CHECK(limit.find(fake_system()));
   CHECK(look(limit).left_bytes == 60 * kMega);
+  // What could never be read is no reason not to look: here what an ancestor uses.
+  files["/sys/fs/cgroup/memory.max"] = "209715200\n";
+  CHECK(limit.find(fake_system()));
+  CHECK(look(limit).left_bytes == 60 * kMega);
+  files.erase("/sys/fs/cgroup/memory.max");
   // Moved to a group without a limit, which goes.
   files["/proc/self/cgroup"] = "0::/\n";
   files.erase("/sys/fs/cgroup/a/memory.max");

@@ -42,6 +42,7 @@ struct SmallSystem {
         (void)real_system().munmap(address, bytes);
         return -ENOMEM;
       }
+      if ((flags & (MAP_FIXED | MAP_FIXED_NOREPLACE)) == 0) address = 0;  // some kernels follow no hint where there is just room enough
       return real_system().mmap(address, bytes, protection, flags);
     };
     small.mprotect = [](uintptr_t address, size_t bytes, int protection) {

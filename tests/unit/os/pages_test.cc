@@ -158,6 +158,27 @@ TEST_CASE("under mlockall(MCL_FUTURE) a reservation may exceed the lock limit") 
   CHECK(end.exit_code == 0);
 }
 
+TEST_CASE("addresses can be reserved where nobody has them, and only there; also under mlockall(MCL_FUTURE)") {
+  const auto works = [] {
+    PageRange range;
+    if (reserve(sys, size_t{1} << 30, kPage, &range) != 0) return 1;
+    // Just as much room as is wanted.
+    const PageRange hole{range.start + 16 * kPage, size_t{512} << 20};
+    if (unreserve(sys, hole) != 0 || reserve_at(sys, hole) != 0) return 2;
+    if (has_vm_flag(hole.start, "lo")) return 3;
+    if (open_range(sys, {hole.start, kPage}) != 0) return 4;
+    *reinterpret_cast<volatile char*>(hole.start) = 7;
+    if (reserve_at(sys, {hole.start - kPage, 4 * kPage}) != -EEXIST) return 5;
+    return *reinterpret_cast<volatile char*>(hole.start) == 7 ? 0 : 6;
+  };
+  CHECK(run_in_child(works).exit_code == 0);
+  const ChildEnd locked = run_in_child([&] {
+    lock_future_as_nobody(size_t{4} << 20);
+    return works();
+  });
+  CHECK(locked.exit_code == 0);
+}
+
 TEST_CASE("mlockall(MCL_CURRENT) of a reservation does not back what is opened later") {
   ChildEnd end = run_in_child([] {
     PageRange range;
