@@ -18,6 +18,7 @@
 #include <utility>
 #include <vector>
 
+#include "../../unit/sanitized.h"
 #include "../../unit/seed.h"
 #include "core/config.h"
 #include "preload/heap/decay.h"
@@ -699,6 +700,7 @@ TEST_CASE("random calls do what a model says") {
     const bool by_pieces = kind >= 6;
     const HugeUse use = std::array{HugeUse::kNone, HugeUse::kDense, HugeUse::kAll}[static_cast<size_t>(kind % 3)];
     if (use != HugeUse::kNone && system_pages() != 1) continue;
+    if (by_pieces && kThreadSanitized) continue;
     if (by_pieces && system_page_bytes() != page_size_bytes()) continue;  // of what is taken the system tells in its own pages
     CAPTURE(closes);
     CAPTURE(by_pieces);

@@ -12,6 +12,7 @@
 #include <cstdio>
 
 #include "../../unit/child.h"
+#include "../../unit/sanitized.h"
 #include "small_system.h"
 
 namespace percpu::heap {
@@ -67,6 +68,7 @@ bool can_map(size_t bytes) {
 }
 
 TEST_CASE("under a limit of the address space all of it is the window's, and all but the tables is left to others") {
+  if (kThreadSanitized) return;
   for (const size_t left : {size_t{64} << 20, size_t{200} << 20, size_t{2} << 30}) {
     CAPTURE(left);
     const auto works = [&] {
@@ -88,6 +90,7 @@ TEST_CASE("under a limit of the address space all of it is the window's, and all
 }
 
 TEST_CASE("a window by pieces: what is closed is nobody's; what somebody else took meanwhile is lost") {
+  if (kThreadSanitized) return;
   const ChildEnd end = run_in_child([] {
     constexpr size_t kLeft = size_t{512} << 20;
     if (!limit_to(kLeft)) return 1;

@@ -23,6 +23,7 @@
 #include <percpu.h>
 
 #include "../child.h"
+#include "../sanitized.h"
 
 #define EXPECT(condition)                                                                                     \
   do {                                                                                                        \
@@ -70,18 +71,6 @@ ChildEnd fresh(const char* conf, Body body) {
     return 0;
   });
 }
-
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-inline constexpr bool kSanitized = true;
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
-inline constexpr bool kSanitized = true;
-#else
-inline constexpr bool kSanitized = false;
-#endif
-#else
-inline constexpr bool kSanitized = false;
-#endif
 
 // Under the thread sanitizer the operations are atomic ones on an extra copy, and no thread can use a front cache.
 inline constexpr bool kHaveSequences = PERCPU_HAVE_SEQUENCES != 0;
