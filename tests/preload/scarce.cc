@@ -17,6 +17,7 @@
 #include <doctest/doctest.h>
 
 #include "../unit/child.h"
+#include "address_space.h"
 
 extern "C" void free_sized(void*, size_t) __attribute__((weak));
 
@@ -103,11 +104,7 @@ TEST_CASE("address space is limited after the start") {
   for (const size_t size : kSizes) {
     CAPTURE(size);
     const percpu::ChildEnd end = percpu::run_in_child([size] {
-      FILE* file = fopen("/proc/self/statm", "r");
-      unsigned long pages = 0;
-      if (file == nullptr || fscanf(file, "%lu", &pages) != 1) return 1;
-      fclose(file);
-      limit_address_space(pages * static_cast<size_t>(sysconf(_SC_PAGESIZE)) + 64 * kMiB);
+      limit_address_space(address_space_bytes() + 64 * kMiB);
       // The window was reserved before, so there is room for more than with an allocator that maps as it goes.
       Chain chain;
       while (chain.bytes < 256 * kMiB && chain.take(size)) {}
@@ -153,30 +150,24 @@ TEST_CASE("others' share of a limited address space" * doctest::skip()) {
   }
 }
 
+// Runs a test case that is skipped otherwise, by its option, in a program that begins under the limit.
+void passes_within(size_t mebibytes, const char* test_case) {
+  CAPTURE(mebibytes);
+  const percpu::ChildEnd end = percpu::run_in_child([=] {
+    limit_address_space(mebibytes * kMiB);
+    execl("/proc/self/exe", "/proc/self/exe", test_case, "--no-skip", static_cast<char*>(nullptr));
+    return 127;
+  });
+  CHECK(end.exit_code == 0);
+  CHECK(end.standard_error == "");
+}
+
 TEST_CASE("where address space is limited from the start it is there for the program's own mappings") {
-  for (const size_t mebibytes : {200, 2000}) {
-    CAPTURE(mebibytes);
-    const percpu::ChildEnd end = percpu::run_in_child([mebibytes] {
-      limit_address_space(mebibytes * kMiB);
-      execl("/proc/self/exe", "/proc/self/exe", "--test-case=others' share*", "--no-skip", static_cast<char*>(nullptr));
-      return 127;
-    });
-    CHECK(end.exit_code == 0);
-    CHECK(end.standard_error == "");
-  }
+  for (const size_t mebibytes : {200, 2000}) passes_within(mebibytes, "--test-case=others' share*");
 }
 
 TEST_CASE("address space is limited from the start") {
-  for (const size_t mebibytes : {100, 300, 2000}) {
-    CAPTURE(mebibytes);
-    const percpu::ChildEnd end = percpu::run_in_child([mebibytes] {
-      limit_address_space(mebibytes * kMiB);
-      execl("/proc/self/exe", "/proc/self/exe", "--test-case=in a limited address space", "--no-skip", static_cast<char*>(nullptr));
-      return 127;
-    });
-    CHECK(end.exit_code == 0);
-    CHECK(end.standard_error == "");
-  }
+  for (const size_t mebibytes : {100, 300, 2000}) passes_within(mebibytes, "--test-case=in a limited address space");
 }
 
 int count_mappings() {

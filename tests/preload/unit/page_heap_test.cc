@@ -22,19 +22,11 @@
 #include "../../unit/seed.h"
 #include "core/config.h"
 #include "preload/heap/decay.h"
+#include "../address_space.h"
 #include "small_system.h"
 
 namespace percpu::heap {
 namespace {
-
-size_t address_space_bytes() {
-  size_t pages = 0;
-  FILE* statm = fopen("/proc/self/statm", "r");
-  REQUIRE(statm != nullptr);
-  CHECK(fscanf(statm, "%zu", &pages) == 1);
-  fclose(statm);
-  return pages * page_size_bytes();
-}
 
 // Returns what it was.
 rlim_t limit_address_space(rlim_t bytes) {

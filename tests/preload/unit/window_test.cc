@@ -13,6 +13,7 @@
 
 #include "../../unit/child.h"
 #include "../../unit/sanitized.h"
+#include "../address_space.h"
 #include "small_system.h"
 
 namespace percpu::heap {
@@ -53,11 +54,7 @@ TEST_CASE("an address is in the window or not, and the page map can be read for 
 
 // Of the address space so much is left.
 bool limit_to(size_t left) {
-  size_t pages = 0;
-  FILE* statm = fopen("/proc/self/statm", "r");
-  if (statm == nullptr || fscanf(statm, "%zu", &pages) != 1) return false;
-  fclose(statm);
-  const rlimit limit = {pages * kPageBytes + left, RLIM_INFINITY};
+  const rlimit limit = {address_space_bytes() + left, RLIM_INFINITY};
   return setrlimit(RLIMIT_AS, &limit) == 0;
 }
 
@@ -164,15 +161,6 @@ TEST_CASE("pages are opened with their part of the tables; records come back") {
   munmap(reinterpret_cast<void*>(window.base()), window.size_bytes());
 }
 
-size_t address_space_pages() {
-  size_t pages = 0;
-  FILE* file = fopen("/proc/self/statm", "r");
-  REQUIRE(file != nullptr);
-  CHECK(fscanf(file, "%zu", &pages) == 1);
-  fclose(file);
-  return pages;
-}
-
 TEST_CASE("a large window has records for spans of blocks up to half of it") {
   const auto most_spans = [](uint64_t window_bytes) { return Window::most_spans(window_bytes >> kPageShift); };
   constexpr uint64_t kGibi = uint64_t{1} << 30;
@@ -185,12 +173,12 @@ TEST_CASE("a large window has records for spans of blocks up to half of it") {
 TEST_CASE("where the page map cannot be made readable nothing stays reserved") {
   Window window;
   const System& system = SmallSystem::system();
-  (void)address_space_pages();  // what reading it takes
-  const size_t before = address_space_pages();
+  (void)address_space_bytes();  // what reading it takes
+  const size_t before = address_space_bytes();
   SmallSystem::opens_left = 0;
   CHECK(window.reserve_all(system, 1) == -ENOMEM);
   SmallSystem::opens_left = -1;
-  CHECK(address_space_pages() == before);
+  CHECK(address_space_bytes() == before);
 }
 
 }  // namespace
