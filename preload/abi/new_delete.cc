@@ -25,33 +25,23 @@ namespace {
 
 using Handler = void (*)();
 
-// A function of a library that is open already, or of what it depends on; null: it is not open, or has none. What is found stays
-// there, as whoever wants to throw by it has the library open.
-void* find_in(const char* library, const char* name) {
-  void* const handle = dlopen(library, RTLD_NOLOAD | RTLD_LAZY);
-  if (handle == nullptr) return nullptr;
-  void* const found = dlsym(handle, name);
-  (void)dlclose(handle);
-  return found;
-}
-
 // A function of the module that has this address, or of what that depends on; null: there is none, or the module is the program.
 void* find_with(const void* address, const char* name) {
   Dl_info info{};
   link_map* module = nullptr;
   if (dladdr1(address, &info, reinterpret_cast<void**>(&module), RTLD_DL_LINKMAP) == 0 || module->l_name[0] == 0) return nullptr;
   // Opened by name, as the record is no handle of a module that came with another: that has no scope before.
-  return find_in(module->l_name, name);
+  return percpu::find_in(module->l_name, name);
 }
 
-// A function of the C++ runtime that the caller sees.
+// A function of the C++ runtime that the caller sees. What is found stays there, as whoever wants to throw by it has the runtime open.
 // Context: none of the heap's locks is held; the dynamic linker takes its own, and may allocate. (Without any memory the global
 // scope can still be asked.)
 void* find_for(const void* caller, const char* name) {
   if (void* const found = find_with(caller, name); found != nullptr) return found;
   if (void* const found = dlsym(RTLD_DEFAULT, name); found != nullptr) return found;
   for (const char* runtime : {"libstdc++.so.6", "libc++.so.1", "libc++abi.so.1"}) {
-    if (void* const found = find_in(runtime, name); found != nullptr) return found;
+    if (void* const found = percpu::find_in(runtime, name); found != nullptr) return found;
   }
   return nullptr;
 }

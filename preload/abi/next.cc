@@ -18,16 +18,20 @@ bool is_own_code(const void* address) {
   return at >= reinterpret_cast<uintptr_t>(__ehdr_start) && at < reinterpret_cast<uintptr_t>(etext);
 }
 
+void* find_in(const char* library, const char* name) {
+  void* const handle = dlopen(library, RTLD_NOLOAD | RTLD_LAZY);
+  if (handle == nullptr) return nullptr;
+  void* const found = dlsym(handle, name);
+  (void)dlclose(handle);
+  return found;
+}
+
 // By whose return address dlsym() finds itself called, that is whose next function it looks for. Where somebody in front of us has a dlsym()
 // of its own, which calls libc's, the next one behind that is ours. Then it has to be asked for by library.
 void* next_function(const char* name) {
   if (void* const next = dlsym(RTLD_NEXT, name); !is_own_code(next)) return next;
-  constexpr const char* kLibraries[] = {"libc.so.6", "libstdc++.so.6", "libc++.so.1"};
-  for (const char* library : kLibraries) {
-    void* const handle = dlopen(library, RTLD_LAZY | RTLD_NOLOAD);
-    if (handle == nullptr) continue;
-    void* const found = dlsym(handle, name);
-    (void)dlclose(handle);
+  for (const char* library : {"libc.so.6", "libstdc++.so.6", "libc++.so.1"}) {
+    void* const found = find_in(library, name);
     if (found != nullptr && !is_own_code(found)) return found;
   }
   return nullptr;
