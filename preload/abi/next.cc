@@ -4,6 +4,7 @@
 #include <dlfcn.h>
 
 #include <cstdint>
+#include <initializer_list>
 
 // The bounds of this module's code, made by the linker.
 extern "C" {
@@ -26,8 +27,8 @@ void* find_in(const char* library, const char* name) {
   return found;
 }
 
-// By whose return address dlsym() finds itself called, that is whose next function it looks for. Where somebody in front of us has a dlsym()
-// of its own, which calls libc's, the next one behind that is ours. Then it has to be asked for by library.
+// dlsym() looks for the function that comes next behind whoever called it, by its return address. Where somebody in front of us has
+// a dlsym() of its own, which calls libc's, the next one behind that is ours. Then it has to be asked for by library.
 void* next_function(const char* name) {
   if (void* const next = dlsym(RTLD_NEXT, name); !is_own_code(next)) return next;
   for (const char* library : {"libc.so.6", "libstdc++.so.6", "libc++.so.1"}) {
