@@ -26,15 +26,57 @@ void FrontCache::open(const percpu_view& view, uintptr_t handle, const uintptr_t
   start();
 }
 
-// Release: what was done to the stacks while they were stopped is seen by who sees the limit.
-void FrontCache::set_limits(bool open) {
-  __atomic_store_n(&stopped_, !open, __ATOMIC_RELAXED);
+void FrontCache::stop() {
+  __atomic_store_n(&stopped_, true, __ATOMIC_RELAXED);
+  for (uint32_t cpu = 0; cpu < nr_offsets_; cpu++) set_limits(cpu, false);
+}
+
+void FrontCache::start() {
+  __atomic_store_n(&stopped_, false, __ATOMIC_RELAXED);
+  for (uint32_t cpu = 0; cpu < nr_offsets_; cpu++) set_limits(cpu, true);
+}
+
+uint32_t FrontCache::stop_idle(uint64_t now_ms, uint64_t idle_ms) {
+  uint32_t nr_stopped = 0;
   for (uint32_t cpu = 0; cpu < nr_offsets_; cpu++) {
-    for (uint32_t c = 0; c < kNrClasses; c++) {
-      const uint32_t limit = open ? limit_[c] : 0;
-      __atomic_store_n(&stack_of(cpu, kFreed, c)->limit, limit, __ATOMIC_RELEASE);
-      if (wide_) __atomic_store_n(&stack_of(cpu, kReady, c)->limit, limit, __ATOMIC_RELEASE);
+    Header* const header = header_of(cpu);
+    const CpuLook look = look_at(cpu);
+    if (look.words != header->words) {
+      header->words = look.words;
+      header->since_ms = now_ms;
+    } else if (look.filled && now_ms - header->since_ms >= idle_ms) {
+      set_limits(cpu, false);
+      nr_stopped++;
     }
+  }
+  return nr_stopped;
+}
+
+// Every push and pop changes the sum; that areas become ready does not.
+FrontCache::CpuLook FrontCache::look_at(uint32_t cpu) const {
+  CpuLook look{};
+  const auto add = [&look](const percpu_stack* stack) {
+    const uint64_t word = __atomic_load_n(&stack->word, __ATOMIC_RELAXED);
+    look.words += word;
+    look.filled |= percpu_stack_count(stack) != 0;
+  };
+  for (uint32_t c = 0; c < kNrClasses; c++) {
+    add(stack_of(cpu, kFreed, c));
+    if (wide_) add(stack_of(cpu, kReady, c));
+  }
+  return look;
+}
+
+// Release: what was done to the stacks while they were stopped is seen by who sees the limit. Limits that are as they should be are
+// not written: they lie on a line with what their CPU is changing.
+void FrontCache::set_limits(uint32_t cpu, bool open) {
+  const auto set = [](percpu_stack* stack, uint32_t limit) {
+    if (__atomic_load_n(&stack->limit, __ATOMIC_RELAXED) != limit) __atomic_store_n(&stack->limit, limit, __ATOMIC_RELEASE);
+  };
+  for (uint32_t c = 0; c < kNrClasses; c++) {
+    const uint32_t limit = open ? limit_[c] : 0;
+    set(stack_of(cpu, kFreed, c), limit);
+    if (wide_) set(stack_of(cpu, kReady, c), limit);
   }
 }
 
@@ -53,14 +95,21 @@ bool FrontCache::find_filled(Filled* filled) {
   for (uint32_t tried = 0; tried < nr_stacks; tried++) {
     const uint32_t size_class = cursor_ % kNrClasses;
     const Kind kind = cursor_ / kNrClasses % nr_kinds == 0 ? kFreed : kReady;
-    percpu_stack* stack = stack_of(cursor_ / (kNrClasses * nr_kinds), kind, size_class);
-    if (percpu_stack_count(stack) != 0) {
-      *filled = {stack, kind, size_class};
+    const uint32_t cpu = cursor_ / (kNrClasses * nr_kinds);
+    percpu_stack* stack = stack_of(cpu, kind, size_class);
+    if (stack->limit == 0 && percpu_stack_count(stack) != 0) {
+      *filled = {cpu, stack, kind, size_class};
       return true;
     }
     cursor_ = (cursor_ + 1) % nr_stacks;
   }
   return false;
+}
+
+// No pop counts what is taken like this: as many areas that come next would look like those that were there.
+void FrontCache::set_empty(const Filled& filled) {
+  percpu_stack_set_count(filled.stack, 0);
+  header_of(filled.cpu)->words = 0;
 }
 
 FrontCache::Sums FrontCache::sums() const {

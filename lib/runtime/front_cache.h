@@ -6,7 +6,7 @@
 //
 // A front cache is a static per-CPU variable of the library, in the static part of each pool's first chunk:
 //
-//   one CPU's copy:  | correction | freed: stack of size 4 | of size 8 | ... | ready: stack of size 4 | of size 8 | ... |
+//   one CPU's copy:  | header | freed: stack of size 4 | of size 8 | ... | ready: stack of size 4 | of size 8 | ... |
 //                                                                             (wide pools only)
 //
 // A stack holds handles of areas of exactly one size; percpu/stack.h tells how it is
@@ -21,22 +21,22 @@
 //                                                  sorted, copy by copy: neighbours share the misses
 //                  |             |
 //                  +-------------+---> free        given back to the maps: a stack overflows (in a pool that is not wide, and has
-//                                                  room on its shelf, to that: shelf.h), nobody used the front caches for a
-//                                                  while, or memory is short
+//                                                  room on its shelf, to that: shelf.h), nobody used the front caches, or those
+//                                                  of this CPU, for a while (it may be offline), or memory is short
 //
 // Who makes areas ready: the balance thread, every 10 ms while a wide pool is in use; and who allocates and finds nothing
 // ready, at once: those that are freed on its CPU, and some from the maps. An area that is freed and not ready yet is still
 // charged to its domain; a charge or an allocation that would fail has them all given back first.
 //
-// Each stack knows how many pops it had (percpu/stack.h), so an allocation counts itself by being made. The correction is what
-// pops of these stacks were not allocations, or allocations not such pops.
+// Each stack knows how many pops it had (percpu/stack.h), so an allocation counts itself by being made. The header's correction is
+// what pops of these stacks were not allocations, or allocations not such pops.
 //
 // Invariants:
 //   a handle is on one stack at most, and its area is taken, not live, and on no other list of the pool
 //   an area on a ready stack is zero in every copy, and charged to nobody
 // The protocol by which another CPU's stack is emptied is explored to the end by tests/model/protocols_test.cc.
-// Locking: push and pop take none. stop(), start(), find_filled(), and changes of stacks through stack_of() are made with the
-// pool's grow lock held, between stop() and start(), with a fence on all CPUs behind stop().
+// Locking: push and pop take none. stop(), stop_idle(), start(), find_filled(), and changes of stacks through stack_of() are made
+// with the pool's grow lock held, between a stop and start(), with a fence on all CPUs behind the stop.
 #ifndef PERCPU_RUNTIME_FRONT_CACHE_H
 #define PERCPU_RUNTIME_FRONT_CACHE_H
 
@@ -129,9 +129,13 @@ class FrontCache {
   // popped or pushed just now, so that it is known.
   void correct_allocs(int64_t by) const;
 
-  // All CPUs' stacks: closed to their CPUs, open again.
-  void stop() { set_limits(false); }
-  void start() { set_limits(true); }
+  // All CPUs' stacks: closed to their CPUs.
+  void stop();
+  // Those of CPUs alone that hold areas of which none came or went for so long, as far as the times that this was called tell.
+  // Returns: of how many CPUs.
+  uint32_t stop_idle(uint64_t now_ms, uint64_t idle_ms);
+  // Whatever is closed opens again.
+  void start();
   // A hint.
   bool stopped() const { return __atomic_load_n(&stopped_, __ATOMIC_RELAXED); }
 
@@ -142,12 +146,15 @@ class FrontCache {
   }
 
   struct Filled {
+    uint32_t cpu;
     percpu_stack* stack;
     Kind kind;
     uint32_t size_class;
   };
-  // A stack of some CPU that holds areas; false when all are empty. Requires: stopped, and fenced since.
+  // A stack that is stopped and holds areas; false when there is none. Requires: fenced since it was stopped.
   bool find_filled(Filled* filled);
+  // Its areas have been taken.
+  void set_empty(const Filled& filled);
 
   struct Sums {
     uint64_t nr_allocs = 0;
@@ -162,7 +169,15 @@ class FrontCache {
 
  private:
   static constexpr size_t kUsual = 2;  // fragments: a counter
+  // The beginning of a CPU's copy.
+  struct Header {
+    uint64_t correction;
+    // Of stop_idle(), on a line that this CPU does not write: the sum of its stacks' words, and since when that is so.
+    alignas(128) uint64_t words;
+    uint64_t since_ms;
+  };
   static constexpr size_t kHeaderBytes = 256;
+  static_assert(sizeof(Header) == kHeaderBytes);
   static constexpr uint32_t kStackBytes = 512;
   static_assert(PERCPU_STACK_BYTES(kLimit) == kStackBytes);
   // The memory that the waiting areas of one class may hold, over all copies on all CPUs. An area that waits on one of N
@@ -182,7 +197,13 @@ class FrontCache {
   const percpu_stack* stack(Kind kind, uint32_t size_class) const {
     return reinterpret_cast<const percpu_stack*>(stacks_[kind] + uintptr_t{size_class} * kStackBytes);
   }
-  void set_limits(bool open);
+  Header* header_of(uint32_t cpu) const { return reinterpret_cast<Header*>(handle_ + offsets_[cpu]); }
+  void set_limits(uint32_t cpu, bool open);
+  struct CpuLook {
+    uint64_t words;
+    bool filled;
+  };
+  CpuLook look_at(uint32_t cpu) const;
 
   const percpu_view* view_ = nullptr;
   const uintptr_t* table_ = nullptr;  // the view's offsets

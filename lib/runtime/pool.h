@@ -271,7 +271,8 @@ class Pool {
     return spot.chunk.value == 0 && spot.offset.bytes < dynamic_begin_;
   }
   void drain_fenced() PERCPU_REQUIRES(grow_lock_) PERCPU_EXCLUDES(map_lock_);
-  void drain_stopped() PERCPU_REQUIRES(grow_lock_) PERCPU_EXCLUDES(map_lock_);
+  uint64_t drain_idle_cpus(uint64_t now_ms) PERCPU_REQUIRES(grow_lock_) PERCPU_EXCLUDES(map_lock_);
+  uint64_t drain_stopped() PERCPU_REQUIRES(grow_lock_) PERCPU_EXCLUDES(map_lock_);
   uint32_t look_by_clock(uint64_t now_ms) PERCPU_REQUIRES(grow_lock_) PERCPU_EXCLUDES(map_lock_);
   void make_ready_stopped() PERCPU_REQUIRES(grow_lock_) PERCPU_EXCLUDES(map_lock_);
   void uncharge(Spot spot, size_t size_bytes);
@@ -327,6 +328,7 @@ class Pool {
   // On lines of their own again.
   alignas(kCacheLineBytes) uint64_t front_activity_ PERCPU_GUARDED_BY(grow_lock_) = UINT64_MAX;  // at the last look
   uint64_t front_active_ms_ PERCPU_GUARDED_BY(grow_lock_) = 0;  // when that was found to have changed
+  uint64_t front_cpus_ms_ PERCPU_GUARDED_BY(grow_lock_) = 0;    // when each CPU was last looked at by itself
   uint64_t front_ready_ms_ PERCPU_GUARDED_BY(grow_lock_) = 0;   // when freed areas were last made ready, if any
   uint64_t shelves_tidied_ms_ PERCPU_GUARDED_BY(grow_lock_) = 0;
   std::atomic<uint32_t> pending_{0};       // list of areas to release: who unlocks map_lock_ empties it

@@ -312,10 +312,12 @@ uint64_t Pool::tidy_shelves(uint64_t now_ms) {
   return sum;
 }
 
-// Takes all out of the front caches. Nobody is inside a sequence that began before the fence, and those that begin after
-// it find their stacks stopped.
+// Takes all out of the front caches that are stopped. Nobody is inside a sequence that began before the fence, and those that begin
+// after it find their stacks stopped.
 // Areas leave their stack and the maps take them back under one lock: to who reads the statistics they are never in between.
-void Pool::drain_stopped() {
+// Returns: how many.
+uint64_t Pool::drain_stopped() {
+  uint64_t sum = 0;
   FrontCache::Filled filled{};
   while (front_.find_filled(&filled)) {
     const bool charged = front_.wide() && filled.kind == FrontCache::kFreed;
@@ -326,9 +328,23 @@ void Pool::drain_stopped() {
       if (charged) uncharge(spot, FrontCache::size_of(filled.size_class));
       release(spot);
     }
-    percpu_stack_set_count(filled.stack, 0);
+    front_.set_empty(filled);
     unlock_map();
+    sum += count;
   }
+  return sum;
+}
+
+// The same for the CPUs alone that do nothing with what they hold, while others allocate and free: our threads do not run there any
+// more, or it is offline. Returns: how many areas that were.
+uint64_t Pool::drain_idle_cpus(uint64_t now_ms) {
+  if (now_ms - front_cpus_ms_ < kIdleMs) return 0;
+  front_cpus_ms_ = now_ms;
+  if (front_.stop_idle(now_ms, kIdleMs) == 0) return 0;
+  const bool fenced = environment_.fence->all(*environment_.system, environment_.topology->possible) == 0;
+  const uint64_t sum = fenced ? drain_stopped() : 0;
+  front_.start();
+  return sum;
 }
 
 uint32_t Pool::look_after_front_caches() {
@@ -355,8 +371,9 @@ uint32_t Pool::look_by_clock(uint64_t now_ms) {
     drain_fenced();
     return !cached() ? 0 : front_.wide() ? kWideMs : kIdleMs;
   }
+  front_activity_ -= drain_idle_cpus(now_ms);  // that was us
   if (!front_.wide()) {
-    front_activity_ -= tidy_shelves(now_ms);  // that was us
+    front_activity_ -= tidy_shelves(now_ms);
     return static_cast<uint32_t>(kIdleMs - idle_ms);
   }
   const uint64_t ready_ms = now_ms - front_ready_ms_;

@@ -355,6 +355,47 @@ TEST_CASE("front caches are emptied 0.2 s after they were found in use, however 
   }
 }
 
+TEST_CASE("what a CPU holds that does nothing with it is given back while another allocates and frees") {
+  if (!front_caches_work()) return;
+  for (const TestSetup& setup : {kNarrow, kWide}) {
+    CAPTURE(setup.nr_cpus);
+    World world("balance:thread");
+    if (world.topology.allowed.count() < 2) return;
+    HeldThread held(world);
+    TestPool pool(world, setup);
+    std::thread([&] {
+      go_to(world.topology.allowed.last());
+      warm_up(pool, 24);
+      std::vector<void*> handles;
+      for (int i = 0; i < 30; i++) handles.push_back(pool.alloc(24));
+      free_all(pool, handles);
+    }).join();
+    std::thread([&] {
+      go_to(world.topology.allowed.first());
+      warm_up(pool, 24);
+      const auto churn_until = [&](uint64_t begin, uint64_t end) {
+        for (uint64_t now = begin; now <= end; now += 10) {
+          for (int i = 0; i < 10; i++) pool.free(pool.alloc(24));
+          CHECK(pool->look_after_front_caches(now) != 0);
+        }
+      };
+      churn_until(1000, 1190);
+      const uint64_t before = pool.stats().nr_cached;
+      CHECK(before > 30);
+      int fences = nr_fences(world);
+      churn_until(1200, 1400);
+      const uint64_t after = pool.stats().nr_cached;
+      CHECK(after + 30 <= before);
+      CHECK(after != 0);  // this CPU keeps its own
+      if (setup.nr_cpus > FrontCache::kWideCopies) return;
+      CHECK(nr_fences(world) > fences);
+      fences = nr_fences(world);
+      churn_until(1410, 3000);
+      CHECK(nr_fences(world) == fences);  // nobody is stopped for what he has not
+    }).join();
+  }
+}
+
 TEST_CASE("in a narrow pool the next look is due when the front caches may be idle, whenever the last one came") {
   if (!front_caches_work()) return;
   World world("balance:thread");

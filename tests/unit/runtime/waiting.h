@@ -28,15 +28,17 @@ inline void warm_up(TestPool& pool, size_t size_bytes) {
   }));
 }
 
-// Moves the calling thread to the first or the last CPU that it may run on.
-inline void move(const World& world, std::mt19937_64& random) {
-  if (world.topology.allowed.count() <= 1) return;
+// Keeps the calling thread on that CPU from now on.
+inline void go_to(CpuId cpu) {
   cpu_set_t where;
   CPU_ZERO(&where);
-  CpuId cpu = world.topology.allowed.first();
-  if (random() % 2 == 0) cpu = world.topology.allowed.last();
   CPU_SET(cpu.index(), &where);
-  (void)sched_setaffinity(0, sizeof where, &where);
+  CHECK(sched_setaffinity(0, sizeof where, &where) == 0);
+}
+
+// Moves the calling thread to the first or the last CPU that it may run on.
+inline void move(const World& world, std::mt19937_64& random) {
+  go_to(random() % 2 == 0 ? world.topology.allowed.last() : world.topology.allowed.first());
 }
 
 // Keeps the calling thread on the CPU that it is on: what it frees it finds again, however busy the machine is.

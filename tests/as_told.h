@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: MIT
+//
+// Whether a test runs under what it was told to run under.
+#ifndef PERCPU_TESTS_AS_TOLD_H
+#define PERCPU_TESTS_AS_TOLD_H
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+// Ends the process where LD_PRELOAD names our preload and it is not there: the dynamic linker only warns of one that it cannot load,
+// and the test would pass under another malloc.
+static inline void expect_preload_as_told(void) {
+  const char *const told = getenv("LD_PRELOAD");
+  if (told == NULL || strstr(told, "libpercpu_preload") == NULL) return;
+  FILE *const maps = fopen("/proc/self/maps", "re");
+  char line[4096];
+  int found = 0;
+  while (maps != NULL && !found && fgets(line, sizeof line, maps) != NULL) found = strstr(line, "libpercpu_preload") != NULL;
+  if (maps != NULL) (void)fclose(maps);
+  if (found) return;
+  (void)fprintf(stderr, "expected to run under %s, found another malloc\n", told);
+  exit(1);
+}
+
+#endif  // PERCPU_TESTS_AS_TOLD_H
