@@ -21,7 +21,10 @@
 #include "preload/heap/heap.h"
 
 using percpu::heap::heap;
+using percpu::heap::class_of;
+using percpu::heap::kClasses;
 using percpu::heap::kLargestAlign;
+using percpu::heap::kMaxSmallBytes;
 
 namespace {
 
@@ -71,7 +74,14 @@ PRELOAD_EXPORT void* realloc(void* block, size_t size) {
     heap.release(block);
     return nullptr;
   }
-  return or_enomem(heap.reallocate(block, size));
+  const size_t bytes = heap.try_size(block);
+  if (bytes == 0 || size > kMaxSmallBytes) return or_enomem(heap.reallocate(block, size));
+  if (bytes == kClasses.info[class_of(size)].size_bytes) return block;
+  void* const other = heap.try_allocate(size);
+  if (other == nullptr) return or_enomem(heap.reallocate(block, size));
+  memcpy(other, block, bytes < size ? bytes : size);
+  if (!heap.try_release(block)) free_slow(block);
+  return other;
 }
 
 // As libc's does, by whatever realloc() the program sees: one that has its own malloc need not have this. (A compiler that sees ours
@@ -120,7 +130,10 @@ PRELOAD_EXPORT void* pvalloc(size_t size) {
   return or_enomem(aligned(page, size == 0 ? page : (size + page - 1) & ~(page - 1)));
 }
 
-PRELOAD_EXPORT size_t malloc_usable_size(void* block) { return heap.usable_bytes(block, "malloc_usable_size"); }
+PRELOAD_EXPORT size_t malloc_usable_size(void* block) {
+  const size_t bytes = heap.try_size(block);
+  return __builtin_expect(bytes != 0, 1) ? bytes : heap.usable_bytes(block, "malloc_usable_size");
+}
 
 // ---- glibc's own ways to ask and to tell ---------------------------------------------------------------------------------
 

@@ -70,6 +70,7 @@ struct CacheTable {
   // By size, to kFine: where the head is among those of the CPU's node. One load, where an index by 8 bytes takes two
   // instructions more; a program uses few sizes, so what it costs in the caches are few lines.
   uint16_t home_head[ClassTable::kFine + 1];
+  uint16_t coarse_head[ClassTable::kCoarseEntries];  // the same for larger sizes
   Kind kinds[kMaxKinds];
   uintptr_t homes[kEntries];   // of each CPU: the heads of its own node's lanes. malloc takes from these
   uintptr_t copies[kEntries];  // of each CPU: its copy, which begins with all heads. free gives to these

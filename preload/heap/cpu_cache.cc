@@ -30,6 +30,8 @@ constexpr uint32_t kLooksAtLittle = 5;
 // A lane that asked for nothing in so many demands of its CPU is idle. To empty one takes a fence, which is a system call:
 // where all lanes are in use, none is to be emptied for another.
 constexpr int32_t kIdleDemands = 128;
+// Where there was no room for a longer stack, nobody tries again for so many demands.
+constexpr uint32_t kRefusedDemands = 32;
 
 uint32_t size_of_lane(uint32_t lane) { return kClasses.info[class_of_lane(lane)].size_bytes; }
 
@@ -77,6 +79,8 @@ void CpuCache::fill_table(CacheTable* table) {
   table_ = table;
   for (size_t size = 0; size <= ClassTable::kFine; ++size)
     table_->home_head[size] = static_cast<uint16_t>(head_of_lane(class_of(size)));
+  for (size_t size = ClassTable::kFine + 1; size <= kMaxSmallBytes; ++size)
+    table_->coarse_head[ClassTable::coarse_index(size)] = static_cast<uint16_t>(head_of_lane(class_of(size)));
   StackHead* closed_heads = reinterpret_cast<StackHead*>(closed_copy_);
   uint64_t* closed_slot = reinterpret_cast<uint64_t*>(closed_copy_ + heads_bytes());
   for (uint32_t lane = 0; lane < nr_lanes_; ++lane) {
@@ -199,6 +203,11 @@ uint32_t CpuCache::cap_of(const Cpu& cpu, uint32_t lane) const {
   return node_of_lane(lane) == cpu.home || batch > cap ? cap : batch;
 }
 
+// Whether to look for an idle lane again would be in vain, most likely.
+bool CpuCache::refused_lately(const Cpu& cpu) {
+  return load_relaxed(&cpu.demand_clock) - load_relaxed(&cpu.refused_clock) < kRefusedDemands && load_relaxed(&cpu.refused_clock) != 0;
+}
+
 uint32_t CpuCache::demand(uint32_t lane, BlockSink sink, void* context) {
   const uint32_t number = this_cpu();
   Cpu& cpu = cpus_[number];
@@ -208,7 +217,8 @@ uint32_t CpuCache::demand(uint32_t lane, BlockSink sink, void* context) {
   store_relaxed(&cpu.demand_clock, load_relaxed(&cpu.demand_clock) + 1);
   store_relaxed(&lanes_[number].asked[lane], load_relaxed(&cpu.demand_clock));
   // A lock waits until all that was stored has arrived, and blocks that other CPUs used lately take long.
-  if (load_relaxed(&lanes_[number].limit[lane]) == cap) return is_closed(number) ? 0 : cap;
+  const uint32_t known = load_relaxed(&lanes_[number].limit[lane]);
+  if (known == cap || (known != 0 && refused_lately(cpu))) return is_closed(number) ? 0 : known;
   if (!cpu.lock.try_lock()) return 0;
   if (!cpu.in_use) begin_use(number);
   const uint32_t limit = lanes_[number].limit[lane];
@@ -221,6 +231,8 @@ uint32_t CpuCache::demand(uint32_t lane, BlockSink sink, void* context) {
     if (cpu.used_bytes + more <= budget) {
       cpu.used_bytes += more;
       set_limit(number, lane, wanted);
+    } else {
+      store_relaxed(&cpu.refused_clock, load_relaxed(&cpu.demand_clock));
     }
   }
   const uint32_t usable = lanes_[number].limit[lane];

@@ -112,6 +112,7 @@ class CpuCache {
     uint32_t home = 0;                  // node
     size_t used_bytes = 0;              // of the limits
     uint32_t demand_clock = 0;          // counts demands, roughly
+    uint32_t refused_clock = 0;         // the same when there was no room for one; 0: there may be
     uint32_t unused_looks = 0;          // in a row
   };
   struct Lanes {
@@ -146,6 +147,7 @@ class CpuCache {
   void empty(uint32_t cpu, uint32_t lane, BlockSink sink, void* context);
   uint32_t find_idle(uint32_t number, uint32_t for_lane) const;
   bool evict(uint32_t cpu, uint32_t for_lane, BlockSink sink, void* context);
+  static bool refused_lately(const Cpu& cpu);
   uint32_t cap_of(const Cpu& cpu, uint32_t lane) const;
 
   uintptr_t base_ = 0;  // the area's handle; 0: no caches. Published last

@@ -57,6 +57,8 @@ class Heap {
   void* reallocate(void* block, size_t size_bytes);
   // Null is fine. A pointer that is no live block of this heap stops the program.
   void release(void* block);
+  // What most calls need, to be inlined: how many bytes a small block has; 0 means only that others must be asked.
+  PRELOAD_HOT size_t try_size(const void* block) const;
   // What most calls need, to be inlined: false means only that release() must be asked.
   PRELOAD_HOT bool try_release(void* block);
   // The same with where the window begins; an address that no block is behind refuses every block.
@@ -225,9 +227,25 @@ class Heap {
 extern Heap heap;
 
 PRELOAD_HOT void* Heap::try_allocate(size_t size_bytes) {
-  if (__builtin_expect(size_bytes >= thread_caches.malloc_limit, 0)) return nullptr;
-  const CacheTable* const table = cache_places.table;
-  return pop_home(table, table->home_head[size_bytes]);
+  const CacheTable* table = cache_places.table;
+  uintptr_t head = 0;
+  if (__builtin_expect(size_bytes < thread_caches.malloc_limit, 1)) {
+    head = table->home_head[size_bytes];
+    __asm__("" : "+r"(head));  // else clang joins the two loads, at the price of an address
+  } else {
+    // (Loaded once more, so that the comparison above needs no register.)
+    if (size_bytes > kMaxSmallBytes || load_relaxed(&thread_caches.malloc_limit) == 0) return nullptr;
+    head = table->coarse_head[ClassTable::coarse_index(size_bytes)];
+  }
+  return pop_home(table, head);
+}
+
+PRELOAD_HOT size_t Heap::try_size(const void* block) const {
+  const uintptr_t offset = reinterpret_cast<uintptr_t>(block) - cache_places.window;
+  uintptr_t head = 0;
+  if (offset >= thread_caches.free_limit || !find_block(cache_places.table, offset, &head)) return 0;
+  const CacheTable::Kind* kinds = cache_places.table->kinds;
+  return reinterpret_cast<const CacheTable::Kind*>(reinterpret_cast<uintptr_t>(kinds) + head)->size_bytes;
 }
 
 // check:off has its way here, not functions of its own: what a program's calls are bound to is decided before anything can

@@ -67,10 +67,13 @@ struct ClassTable {
   uint8_t of[kEntries];
 
   static constexpr size_t index(size_t size_bytes) {
-    return size_bytes <= kFine ? fine_index(size_bytes) : kFine / 8 + ((size_bytes - kFine + 127) >> 7);
+    return size_bytes <= kFine ? fine_index(size_bytes) : kFine / 8 + coarse_index(size_bytes);
   }
   // The same, for sizes up to kFine.
   static constexpr size_t fine_index(size_t size_bytes) { return (size_bytes + 7) >> 3; }
+  // For those above; from 1 on.
+  static constexpr size_t coarse_index(size_t size_bytes) { return (size_bytes - kFine + 127) >> 7; }
+  static constexpr size_t kCoarseEntries = (kMaxSmallBytes - kFine) / 128 + 1;
 
   constexpr ClassTable() : info(), of() {
     uint32_t n = 0;
@@ -101,8 +104,8 @@ struct ClassTable {
     entry.span_pages = pages;
     entry.span_blocks = at_most(static_cast<uint32_t>(pages * kPageBytes / size), kMaxSpanBlocks);
     entry.span_lead = static_cast<uint32_t>(pages * kPageBytes) - entry.span_blocks * size;
-    entry.batch = at_most(at_least(16 * 1024 / size, 2), kMaxBatch);
-    entry.cache_limit = at_most(at_least(64 * 1024 / size, 8), 1024);
+    entry.batch = at_most(at_least(16 * 1024 / size, 4), kMaxBatch);
+    entry.cache_limit = at_most(at_least(64 * 1024 / size, 16), 1024);
   }
 };
 

@@ -91,7 +91,7 @@ TEST_CASE("what is freed on another node goes back to its own, in batches, and i
     void* const any = *mine.begin();
     const std::vector<void*> in_order(mine.begin(), mine.end());
     const size_t block_bytes = malloc_usable_size(any);
-    const size_t batch = std::clamp(16 * 1024 / block_bytes, size_t{2}, size_t{64});
+    const size_t batch = std::clamp(16 * 1024 / block_bytes, size_t{4}, size_t{64});
     REQUIRE(move_to(there));
     (void)malloc_trim(0);  // so that this CPU's cache holds nothing else
     const size_t before = mallinfo2().fsmblks;

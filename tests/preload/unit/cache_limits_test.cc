@@ -25,13 +25,13 @@ TEST_CASE("a CPU's budget is its share of 64 MiB, at least 256 KiB and at most 4
   }
 }
 
-TEST_CASE("a stack holds at most 64 KiB, or 8 blocks, and at most 1,024; a quarter with many CPUs, where these are more than 32 blocks") {
+TEST_CASE("a stack holds at most 64 KiB, or 16 blocks, and at most 1,024; a quarter with many CPUs, where these are more than 32 blocks") {
   for (const ClassInfo& info : kClasses.info) {
     CAPTURE(info.size_bytes);
     const uint32_t few = longest_stack(info, 2);
     CHECK(few <= 1024);
-    CHECK((few == 8 || few * info.size_bytes <= 64 * 1024));
-    CHECK(few >= 8);
+    CHECK((few == 16 || few * info.size_bytes <= 64 * 1024));
+    CHECK(few >= 16);
     CHECK(longest_stack(info, kManyCpus) == few);
     const uint32_t many = longest_stack(info, kManyCpus + 1);
     CHECK(many == (few <= 32 ? few : few / 4 < 32 ? 32 : few / 4));
