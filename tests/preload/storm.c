@@ -22,6 +22,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "../as_told.h"
+
 enum { kThreads = 6, kShared = 4096, kOwn = 256 };
 
 struct block {
@@ -123,6 +125,7 @@ static void *thread_main(void *argument) {
 }
 
 int main(int argc, char **argv) {
+  expect_preload_as_told();
   const int forks = argc > 2 ? atoi(argv[2]) : 50;
   const uint64_t told_seed = argc > 3 ? strtoull(argv[3], NULL, 0) : 0;
   const uint64_t first_seed = told_seed != 0 ? told_seed : (uint64_t)getpid() * 2654435761u + 1;
