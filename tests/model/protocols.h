@@ -16,9 +16,9 @@
 //   fork() is an outsider's: the kernel copies a page at a time, and in each page finds what was stored last.
 //
 // What is proved: blocks. Each is in one place: in a thread's hand, in an outsider's, or in the structure. A commit that
-// pushes puts the hand's block into the structure, one that pops takes one from there; so does the outsider, or it gives its own. Taking what
-// is not there is an error at once; in the end the structure must hold just the blocks that are said to be there. What a fork's
-// child finds in its copies of the structure and of the threads' hands must be each block once.
+// pushes puts the hand's block into the structure, one that pops takes one from there; so does the outsider, or it gives its
+// own. Taking what is not there is an error at once; in the end the structure must hold just the blocks that are said to be
+// there. What a fork's child finds in its copies of the structure and of the threads' hands must be each block once.
 #ifndef PERCPU_TESTS_MODEL_PROTOCOLS_H
 #define PERCPU_TESTS_MODEL_PROTOCOLS_H
 
