@@ -8,19 +8,23 @@
 #include <stdlib.h>
 #include <string.h>
 
-// Ends the process where LD_PRELOAD names our preload and it is not there: the dynamic linker only warns of one that it cannot load,
-// and the test would pass under another malloc.
-static inline void expect_preload_as_told(void) {
-  const char *const told = getenv("LD_PRELOAD");
-  if (told == NULL || strstr(told, "libpercpu_preload") == NULL) return;
+// Ends the process where our preload is not there: the dynamic linker only warns of one that it cannot load, and the test would pass
+// under another malloc.
+static inline void expect_preload(void) {
   FILE *const maps = fopen("/proc/self/maps", "re");
   char line[4096];
   int found = 0;
   while (maps != NULL && !found && fgets(line, sizeof line, maps) != NULL) found = strstr(line, "libpercpu_preload") != NULL;
   if (maps != NULL) (void)fclose(maps);
   if (found) return;
-  (void)fprintf(stderr, "expected to run under %s, found another malloc\n", told);
+  (void)fprintf(stderr, "expected to run under libpercpu_preload, found another malloc\n");
   exit(1);
+}
+
+// The same of a test that runs without the preload, too: where LD_PRELOAD names it.
+static inline void expect_preload_as_told(void) {
+  const char *const told = getenv("LD_PRELOAD");
+  if (told != NULL && strstr(told, "libpercpu_preload") != NULL) expect_preload();
 }
 
 #endif  // PERCPU_TESTS_AS_TOLD_H

@@ -34,7 +34,7 @@
 // Invariants:
 //   a handle is on one stack at most, and its area is taken, not live, and on no other list of the pool
 //   an area on a ready stack is zero in every copy, and charged to nobody
-// The protocol by which another CPU's stack is emptied is explored to the end by tests/model/protocols_test.cc.
+// The protocols by which another CPU's stack is emptied, and filled, are explored to the end by tests/model/protocols_test.cc.
 // Locking: push and pop take none. stop(), stop_idle(), start(), find_filled(), and changes of stacks through stack_of() are made
 // with the pool's grow lock held, between a stop and start(), with a fence on all CPUs behind the stop.
 #ifndef PERCPU_RUNTIME_FRONT_CACHE_H

@@ -17,6 +17,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "../as_told.h"
+
 static int worked, blind;
 
 /* It runs as in a thread of the program's: with signals as the main thread had them, and room on the stack. */
@@ -65,6 +67,7 @@ static void *work(void *counter) {
 }
 
 int main(int argc, char **argv) {
+  expect_preload_as_told();
   alarm(600); /* bounds a hang */
   blind = argc > 1 && strcmp(argv[1], "blind") == 0;
   long *counter = percpu_alloc(sizeof *counter, sizeof *counter);

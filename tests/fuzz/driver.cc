@@ -52,6 +52,7 @@ void change(Input* input, std::mt19937_64& random, const std::vector<std::string
 }  // namespace
 
 int main(int argc, char** argv) {
+  LLVMFuzzerInitialize(&argc, &argv);
   uint64_t runs = 20'000;
   bool files = false;
   for (int i = 1; i < argc; ++i) {

@@ -15,6 +15,9 @@
 // One input. A promise that is broken stops the program.
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size_bytes);
 
+// Before the first input (initialize.cc).
+extern "C" int LLVMFuzzerInitialize(int* argc, char*** argv);
+
 // Inputs to begin with.
 std::vector<std::string_view> fuzz_seeds();
 

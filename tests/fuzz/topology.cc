@@ -2,18 +2,27 @@
 //
 // The topology reader over any machine: files with any contents, files that cannot be opened or read, an affinity mask of any
 // bits, a libnuma that answers anything. It finds at least one CPU and one node, a mask of allowed CPUs that is a part of the
-// possible ones and not empty, and nodes and distances within their bounds; and of such a topology a layout can be made.
+// possible ones and not empty, and nodes and distances within their bounds; and of such a topology a layout can be made, with either kind
+// of first chunk.
 #include <cerrno>
 #include <cstring>
+#include <initializer_list>
 #include <string>
 
 #include "core/layout.h"
 #include "fuzz.h"
 #include "os/topology.h"
 
+// Errors, and bytes a read; four words of affinity, each behind a byte that says whether there is one; sixteen numbers: whether there is a
+// libnuma, its highest node, the nodes with memory, and with these all distances; the list of CPUs, and those of the nodes. In the
+// machine of many CPUs nodes 0 and 1 are local to each other, and 1 and 2, but not 0 and 2.
 std::vector<std::string_view> fuzz_seeds() {
-  return {std::string_view("\0\0\0\3\0\0\0\0" "0-3,8,10-11\n", 20), std::string_view("\1\2\3\4\5\6\7\10" "0-8191\n", 15),
-          std::string_view("\0\0\0\0\0\0\0\0" "5-5\n", 12)};
+  static constexpr char kNodes[] =
+      "\0\20" "\1\0\0\15\17" "\0\0\0" "\1\3\377\24\25\37\12\24" "\24\37\25\12\24\24\37\37" "0-3,8,10-11\n;0-1\n;2-3\n;8\n;10-11\n";
+  static constexpr char kMostCpus[] =
+      "\0\20" "\1\0\0\0\377" "\0\0\0" "\1\5\377\24\24\24\24\12" "\24\12\24\24\24\24\24\12" "0-8191\n;0-4095\n;5004-8190\n;4096-5003";
+  static constexpr char kOneCpu[] = "\0\0" "\1\0\0\0\40" "\0\0\0" "\0\0\0\0\0\0\0\0" "\0\0\0\0\0\0\0\0" "5\n";
+  return {{kNodes, sizeof kNodes - 1}, {kMostCpus, sizeof kMostCpus - 1}, {kOneCpu, sizeof kOneCpu - 1}};
 }
 
 namespace {
@@ -22,7 +31,8 @@ using namespace percpu;
 
 // The machine of one input.
 struct Machine {
-  std::string_view file;
+  std::string_view files;   // separated by ';'
+  std::string_view file;    // the one that is open
   size_t read_bytes = 0;
   uint8_t piece = 1;        // bytes a read gives
   int open_error = 0;
@@ -32,9 +42,20 @@ struct Machine {
   uint8_t numbers[16] = {};
 } machine;
 
-int fake_open(const char*) {
+// The first file is what every path leads to, but for those of the nodes: each has one of the next.
+int fake_open(const char* path) {
+  if (machine.open_error != 0) return -machine.open_error;
   machine.read_bytes = 0;
-  return machine.open_error != 0 ? -machine.open_error : 100;
+  int node = -1;
+  (void)sscanf(path, "/sys/devices/system/node/node%d", &node);
+  std::string_view rest = machine.files;
+  for (; node >= 0; --node) {
+    const size_t end = rest.find(';');
+    if (end == std::string_view::npos) return -ENOENT;
+    rest.remove_prefix(end + 1);
+  }
+  machine.file = rest.substr(0, rest.find(';'));
+  return 100;
 }
 ssize_t fake_read(int, void* buffer, size_t size_bytes) {
   if (machine.read_error != 0) return -machine.read_error;
@@ -59,6 +80,34 @@ int numa_max_node() { return machine.numbers[1] % 8 == 0 ? -1 : machine.numbers[
 bool numa_has_memory(int node) { return (machine.numbers[2] >> (static_cast<unsigned>(node) % 8) & 1) != 0; }
 int numa_distance(int from, int to) { return machine.numbers[(static_cast<unsigned>(from) * 7 + static_cast<unsigned>(to)) % 16]; }
 
+unsigned distance_of(const void* context, CpuId from, CpuId to) {
+  const auto& topology = *static_cast<const Topology*>(context);
+  return topology.distance(topology.node_of_cpu(from), topology.node_of_cpu(to));
+}
+
+// As a pool makes its own, in the default configuration.
+void lay_out(const Topology& topology, FirstChunk first_chunk) {
+  LayoutInput input;
+  input.possible = &topology.possible;
+  input.distance = distance_of;
+  input.distance_context = &topology;
+  input.reserved_size_bytes = size_t{8} << 10;
+  input.dynamic_size_bytes = size_t{28} << 10;
+  input.min_unit_size_bytes = size_t{128} << 10;
+  input.page_size_bytes = 4096;
+  input.huge_page_size_bytes = size_t{2} << 20;
+  input.transparent_huge_pages = true;
+  input.first_chunk = first_chunk;
+  std::vector<uint64_t> storage((layout_storage_bytes(topology.possible) + 7) / 8);
+  const Layout* layout = nullptr;
+  LayoutProblem problem = build_layout(input, storage.data(), storage.size() * 8, &layout);
+  if (!problem) problem = check_layout(*layout, topology.possible);
+  if (!problem) return;
+  fprintf(stderr, "layout: %s: expected %llu, found %llu\n", problem.what, static_cast<unsigned long long>(problem.expected),
+          static_cast<unsigned long long>(problem.found));
+  abort();
+}
+
 }  // namespace
 
 int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size_bytes) {
@@ -72,7 +121,7 @@ int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size_bytes) {
   machine.piece = static_cast<uint8_t>(1 + decide.byte());
   for (uint64_t& word : machine.affinity) word = decide.byte() % 3 == 0 ? 0 : decide.word();
   for (uint8_t& number : machine.numbers) number = decide.byte();
-  machine.file = decide.rest();
+  machine.files = decide.rest();
 
   System system = real_system();
   system.open = fake_open;
@@ -99,5 +148,6 @@ int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size_bytes) {
     const NodeId memory = topology.nearest_memory_node(node);
     FUZZ_EXPECT(topology.memory_nodes.has(memory));
   }
+  for (const FirstChunk first_chunk : {FirstChunk::kEmbed, FirstChunk::kPage}) lay_out(topology, first_chunk);
   return 0;
 }

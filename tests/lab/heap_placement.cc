@@ -5,6 +5,7 @@
 // usage: heap_placement [late]      (late: CPUs that are offline when the program starts are brought online by it)
 #include <cstring>
 
+#include "../as_told.h"
 #include "hotplug.h"
 
 namespace {
@@ -44,10 +45,7 @@ std::vector<void *> allocate_on(const lab::Nodes &nodes, int cpu, Found *found) 
 }  // namespace
 
 int main(int argc, char **argv) {
-  if (std::strstr(lab::read_file("/proc/self/maps").c_str(), "libpercpu_preload") == nullptr) {
-    std::printf("expected to run under the preload, found another malloc\n");
-    return 1;
-  }
+  expect_preload();
   const lab::Nodes nodes = lab::read_nodes();
   const std::vector<int> late = argc > 1 && std::strcmp(argv[1], "late") == 0 ? lab::offline_cpus() : std::vector<int>();
   for (int cpu : late)

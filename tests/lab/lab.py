@@ -24,15 +24,41 @@ import results
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
-# Beside this release's own: suites of Debian with newer ones.
-OTHER_KERNELS = ["trixie", "trixie-backports"]
+# Beside this release's own: suites of Debian with an older one, and newer ones.
+OTHER_KERNELS = ["bullseye", "trixie", "trixie-backports", "experimental"]
 
 # events of the count test, times that a CPU goes offline and back, seconds for a machine
-FORMS = {"boot": (200_000, 4, 1800), "short": (2_000_000, 20, 10800), "full": (20_000_000, 500, 28800)}
+FORMS = {"boot": (200_000, 4, 1800), "short": (2_000_000, 20, 10800), "full": (20_000_000, 500, 43200)}
+
+
+class NothingToRun(Exception):
+    pass
+
+
+def part_of(step):
+    return step.name.split("/")[0].removesuffix(", all online")
 
 
 def wanted(step, only):
-    return not only or step.name in only or step.name.split("/")[0].removesuffix(", all online") in only
+    return not only or step.name in only or part_of(step) in only
+
+
+def check_only(only, plans, named):
+    """What --only says is in one of the plans (place -> steps), and the places that were named have something of it."""
+    def there_is(word):
+        lines = []
+        for place, steps in plans.items():
+            names = [step.name for step in steps if part_of(step) == word.split("/")[0]] if "/" in word else []
+            names = names or list(dict.fromkeys(part_of(step) for step in steps if step.name != "all online"))
+            lines.append(f"  {place}: {', '.join(names)}")
+        return "\n".join(lines)
+
+    for word in only:
+        if not any(wanted(step, [word]) for steps in plans.values() for step in steps):
+            raise NothingToRun(f"--only: found nothing that is called '{word}'; there is\n{there_is(word)}")
+    for place in named:
+        if not any(wanted(step, only) for step in plans[place]):
+            raise NothingToRun(f"--only: found nothing of '{','.join(only)}' on {place}; there is\n{there_is(only[0])}")
 
 
 def steps_for(machine, build, form, only):
@@ -48,6 +74,8 @@ def steps_for(machine, build, form, only):
             steps = plan.preload_suite(build, sum(node.mib for node in machine.nodes)) + plan.programs(build) + plan.faults(build) + steps
         else:
             steps += plan.pins(build, machine.threads)
+        if form == "full" and len(machine.nodes) > 1:
+            steps += plan.faults_every(build)
         steps = plan.unit_suite(build, form) + steps
     if machine.then_online or machine.offline:
         # The CPUs that are offline come online while the programs of "late" run, and all of it runs again.
@@ -103,16 +131,20 @@ def run_machine(machine, build, kernel, options, only):
     return run
 
 
-def run_host(build, form, only):
-    """What needs no machine of its own: places without rseq, sandboxes, odd sets of CPUs; in the full form, what takes hours. Returns
-    the steps."""
+def host_steps(build, form):
+    """What needs no machine of its own: places without rseq, sandboxes, odd sets of CPUs; in the full form, what takes hours."""
     events = FORMS[form][0]
     steps = plan.without_rseq(build, events // 10) + plan.refusals(build, 1, events) + plan.odd_cpusets(build, events)
     if form == "full":
         steps += plan.long_forms(build) + plan.torture(build)
+    return steps
+
+
+def run_host(build, form, only):
+    """Returns the steps that ran on this machine."""
     done = []
     print(f"== this machine, kernel {platform.release()}", flush=True)
-    for step in steps:
+    for step in host_steps(build, form):
         if not wanted(step, only):
             continue
         began = time.monotonic()
@@ -164,28 +196,41 @@ def main():
     order = ["this one", *all_machines]
     bad = 0
     try:
+        places = {}  # by name, or the line that was told; None: this machine
+        named = [word for word in options.what if word != "all"]
         for word in options.what:
-            chosen = []
-            if word in ("host", "all"):
+            if word == "all":
+                places |= {"host": None} | all_machines
+            else:
+                places[word] = None if word == "host" else all_machines.get(word) or machines.parse("given " + word)
+        if only:
+            plans = {place: steps_for(machine, build_for(machine.arch), options.form, []) if machine
+                     else host_steps(build_for("x86_64"), options.form) for place, machine in places.items()}
+            check_only(only, plans, named)
+            places = {place: machine for place, machine in places.items() if any(wanted(step, only) for step in plans[place])}
+        for place, machine in places.items():
+            if machine is None:
                 steps = run_host(build_for("x86_64"), options.form, only)
                 bad += sum(step.status not in (0, 77) for step in steps)
                 if options.write_results:
                     results.add("this one", platform.release(), options.form, at_commit, steps, order, only)
-            if word == "all":
-                chosen = list(all_machines.values())
-            elif word in all_machines:
-                chosen = [all_machines[word]]
-            elif word != "host":
-                chosen = [machines.parse("given " + word)]
-            for machine in chosen:
-                others = OTHER_KERNELS if word == "all" and machine.name in ("4x2", "arm-4x2") else []
-                for name in options.kernel or ["stable", *others]:
+                continue
+            others = OTHER_KERNELS if place not in named and place in ("4x2", "arm-4x2") else []
+            for name in options.kernel or ["stable", *others]:
+                try:
                     kernel = kernels.find(options.cache, name, machine.arch)
-                    run = run_machine(machine, build_for(machine.arch), kernel, options, only)
-                    bad += run.status != 0
-                    if options.write_results:
-                        results.add(machine.name, run.release if run.booted else name, options.form, at_commit, run.steps, order, only)
-    except (machines.BadMachine, kernels.NotToBeHad, FileNotFoundError) as error:
+                except kernels.NotToBeHad as error:
+                    if name not in others:
+                        raise
+                    # A suite may be without a kernel for a while: the others run all the same.
+                    print(f"== {machine.name}, kernel {name}: FAILED, {error}", flush=True)
+                    bad += 1
+                    continue
+                run = run_machine(machine, build_for(machine.arch), kernel, options, only)
+                bad += run.status != 0
+                if options.write_results:
+                    results.add(machine.name, run.release if run.booted else name, options.form, at_commit, run.steps, order, only)
+    except (NothingToRun, machines.BadMachine, kernels.NotToBeHad, FileNotFoundError) as error:
         print(f"scripts/lab: {error}", file=sys.stderr)
         return 2
     return 1 if bad else 0

@@ -62,6 +62,9 @@ class Machine:
             yield f"node/node{number}/cpulist", list_text(cpu for cpu in self.nodes[number].cpus if cpu in online)
             # One for each node that is online.
             yield f"node/node{number}/distance", " ".join(str(self.distance(number, other)) for other in nodes)
+        for cpu in online if self.threads > 1 else ():
+            siblings = [other for other in online if other // self.threads == cpu // self.threads]
+            yield f"cpu/cpu{cpu}/topology/thread_siblings_list", list_text(siblings)
 
     def distance(self, a, b):
         return 10 if a == b else self.distances.get((a, b), 20)

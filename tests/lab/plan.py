@@ -123,6 +123,12 @@ def faults(build):
             if test["name"].startswith("faults_") and not test["name"].startswith("faults_catches_")]
 
 
+def faults_every(build):
+    """The long form, every call with every errno: for what the library asks of a kernel with several nodes only (mbind, move_pages)."""
+    return [build.step("faults", test, 4 * UNIT_SECONDS) for test in build.programs("full")
+            if test["name"].startswith("faults_") and test["name"].endswith("_every")]
+
+
 def programs(build):
     """Debian's programs for the machine's processor, which cross.py brings."""
     here = str(pathlib.Path(__file__).parent / "programs.sh")

@@ -16,9 +16,9 @@
 //   fork() is an outsider's: the kernel copies a page at a time, and in each page finds what was stored last.
 //
 // What is proved: blocks. Each is in one place: in a thread's hand, in an outsider's, or in the structure. A commit that
-// pushes puts the hand's block into the structure, one that pops takes one from there, and so does the outsider. Taking what
-// is not there is an error at once; in the end the structure must hold just the blocks that are said to be there. What a fork's
-// child finds in its copies of the structure and of the threads' hands must be each block once.
+// pushes puts the hand's block into the structure, one that pops takes one from there; so does the outsider, or it gives its
+// own. Taking what is not there is an error at once; in the end the structure must hold just the blocks that are said to be
+// there. What a fork's child finds in its copies of the structure and of the threads' hands must be each block once.
 #ifndef PERCPU_TESTS_MODEL_PROTOCOLS_H
 #define PERCPU_TESTS_MODEL_PROTOCOLS_H
 
@@ -55,6 +55,7 @@ struct Instruction {
     kJumpIf,    // r[a] == value: to the instruction `target`
     kJump,
     kTake,      // the block r[a] is the outsider's
+    kGive,      // the block r[a] was the outsider's, and is in the structure
     kCopy,      // the child's location = location
     kCopyHands, // the child's hands = the threads'
     kPush,      // location = r[a]: the commit; the hand's block is in the structure
@@ -236,6 +237,7 @@ class Explorer {
       case Instruction::kTake:
         if (!take(&state, a, "the outsider")) return;
         break;
+      case Instruction::kGive: state.where[a] = kInside; break;
       case Instruction::kCopy: state.child_memory[at] = state.memory[at].value[state.memory[at].count - 1].value; break;
       case Instruction::kCopyHands: std::copy(std::begin(state.hand), std::end(state.hand), state.child_hand); break;
       case Instruction::kPush:

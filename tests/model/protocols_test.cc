@@ -5,6 +5,7 @@
 //
 //   list          include/percpu/list.h: push, pop, drain
 //   stack         include/percpu/stack.h and lib/runtime/front_cache.cc: push, pop, stop, drain, start
+//   filled stack  the same; Pool::make_ready_stopped() in place of the drain
 //   closed copy   preload/heap/cache_table.h and preload/heap/cpu_cache.cc: push, pop, close, empty, reopen
 //   fork          the last two; Library::fork_prepare() and CpuCache::fork_prepare(), fork(), fork_parent()
 #include "protocols.h"
@@ -188,6 +189,33 @@ Protocol stack() {
   return protocol;
 }
 
+// The stack holds block 2 and takes three. The outsider has blocks 3 and 4, and puts there as many as there is room for.
+Protocol filled_stack() {
+  Protocol protocol = stack();
+  protocol.name = "filled stack";
+  protocol.outsider = {
+      {.kind = kSet, .a = 2, .value = 0},
+      {.kind = kStore, .a = 2, .location = kLimit, .order = model::kRelease},  // 1: stop
+      {.kind = kFence},                                                       // 2
+      {.kind = kLoad, .a = 1, .location = kCount},                            // 3
+      {.kind = kJumpIf, .a = 1, .value = kMost, .target = 14},
+      {.kind = kSet, .a = 0, .value = 3},
+      {.kind = kStore, .a = 0, .location = kSlot, .index = 1},  // 6
+      {.kind = kAdd, .a = 1, .value = 1},
+      {.kind = kGive, .a = 0},
+      {.kind = kJumpIf, .a = 1, .value = kMost, .target = 14},  // 9
+      {.kind = kSet, .a = 0, .value = 4},
+      {.kind = kStore, .a = 0, .location = kSlot, .index = 1},  // 11
+      {.kind = kAdd, .a = 1, .value = 1},
+      {.kind = kGive, .a = 0},
+      {.kind = kStore, .a = 1, .location = kCount},  // 14
+      {.kind = kSet, .a = 2, .value = kMost},
+      {.kind = kStore, .a = 2, .location = kLimit, .order = model::kRelease},  // 16: start
+  };
+  protocol.memory = {1, kMost, 2, 0, 0};
+  return protocol;
+}
+
 // ---- the closed copy -------------------------------------------------------------------------------------------------
 
 enum { kEntry, kTop, kEnd, kFirst };
@@ -338,6 +366,40 @@ TEST_CASE("a front cache that is emptied with a fault loses or doubles blocks") 
                      {.kind = kStore, .a = 1, .location = kCount},
                      {.kind = kTake, .a = 0}};
   is_caught("the limit restored before the change", mutant);
+}
+
+TEST_CASE("a stack is filled while its CPU pushes and pops") {
+  holds(filled_stack());
+}
+
+TEST_CASE("a stack that is filled with a fault loses or doubles blocks") {
+  Protocol mutant = filled_stack();
+  mutant.outsider[2] = {.kind = kJump, .target = 3};
+  is_caught("no fence", mutant);
+  mutant = filled_stack();
+  mutant.outsider = with_value(mutant.outsider, 2, 1);
+  is_caught("a fence that aborts nothing", mutant);
+  mutant = filled_stack();
+  mutant.outsider = moved(mutant.outsider, 2, 1);
+  is_caught("the fence before the limit", mutant);
+  mutant = filled_stack();
+  mutant.outsider[1] = {.kind = kJump, .target = 2};
+  is_caught("a stack that is not stopped", mutant);
+  mutant = filled_stack();
+  mutant.outsider = moved(moved(mutant.outsider, 16, 3), 16, 3);
+  is_caught("the limit restored before the change", mutant);
+  mutant = filled_stack();
+  mutant.outsider = moved(mutant.outsider, 14, 16);
+  is_caught("the count raised behind the limit", mutant);
+  mutant = filled_stack();
+  mutant.outsider = with_order(mutant.outsider, 16, model::kRelaxed);
+  is_caught("the limit restored without release", mutant);
+  mutant = filled_stack();
+  mutant.pop = with_order(mutant.pop, 0, model::kRelaxed);
+  is_caught("the limit loaded without acquire", mutant);
+  mutant = filled_stack();
+  mutant.outsider[9] = {.kind = kJump, .target = 10};
+  is_caught("more blocks than there is room for", mutant);
 }
 
 TEST_CASE("a closed CPU's stacks are emptied while its threads go on") {

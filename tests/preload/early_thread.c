@@ -11,10 +11,13 @@
 #include <string.h>
 #include <time.h>
 
+#include "../as_told.h"
+
 int preload_early_thread(void);
 
 #if defined(PROGRAM)
 int main(void) {
+  expect_preload_as_told();
   static void *blocks[64];
   const size_t mebibyte = 1 << 20;
   if (!preload_early_thread()) return 2;

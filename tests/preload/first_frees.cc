@@ -24,6 +24,8 @@
 #include <thread>
 #include <vector>
 
+#include "../as_told.h"
+
 namespace {
 
 constexpr size_t kSizes[] = {8, 16, 32, 48, 64, 24, 100, 8, 304, 2000};
@@ -176,6 +178,7 @@ void fork_and_go_on() {
 }  // namespace
 
 int main(int argc, char** argv) {
+  expect_preload_as_told();
   const auto seconds = std::chrono::seconds(argc > 1 ? atoi(argv[1]) : 5);
   if (sched_getaffinity(0, sizeof allowed, &allowed) != 0) fail("sched_getaffinity");
   std::vector<std::thread> threads;

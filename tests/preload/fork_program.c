@@ -5,6 +5,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "../as_told.h"
+
 void fork_library_work(void);
 
 static int stop;
@@ -15,6 +17,7 @@ static void *work(void *unused) {
 }
 
 int main(void) {
+  expect_preload_as_told();
   enum { kThreads = 2, kForks = 500 };
   pthread_t threads[kThreads];
   for (int i = 0; i < kThreads; i++) pthread_create(&threads[i], NULL, work, NULL);

@@ -21,6 +21,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "../as_told.h"
+
 enum { kForks = 400, kBlocks = 200, kLargest = 70000, kHangSeconds = 600 };
 
 static void fail(const char *what) {
@@ -138,6 +140,7 @@ static void stdio(void) {
 }
 
 int main(int argc, char **argv) {
+  expect_preload_as_told();
   alarm(kHangSeconds);
   if (argc == 2 && strcmp(argv[1], "handler") == 0) {
     handler();

@@ -10,6 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "../as_told.h"
+
 enum { kMiB = 1 << 20 };
 
 static size_t kib(const char *name) {
@@ -38,6 +40,7 @@ static void fill(int from, int to) {
 }
 
 int main(int argc, char **argv) {
+  expect_preload_as_told();
   char setting[128] = "";
   FILE *file = fopen("/sys/kernel/mm/transparent_hugepage/enabled", "r");
   if (argc != 2 || file == NULL || fgets(setting, sizeof setting, file) == NULL || strstr(setting, "[never]") != NULL) return 77;

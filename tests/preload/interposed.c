@@ -9,6 +9,8 @@
 #include <string.h>
 #include <time.h>
 
+#include "../as_told.h"
+
 static void *work(void *unused) {
   void *blocks[200];
   for (int round = 0; round < 20; round++) {
@@ -25,6 +27,7 @@ static void *work(void *unused) {
 }
 
 int main(void) {
+  expect_preload_as_told();
   pthread_t threads[4];
   for (int i = 0; i < 4; i++) {
     if (pthread_create(&threads[i], NULL, work, NULL) != 0) abort();

@@ -17,6 +17,8 @@
 #include <sys/resource.h>
 #include <time.h>
 
+#include "../as_told.h"
+
 static size_t total;
 
 static uint64_t state = 88172645463325252u;
@@ -213,6 +215,7 @@ static const struct {
 };
 
 int main(int argc, char **argv) {
+  expect_preload_as_told();
   if (argc != 3) {
     for (size_t i = 0; i < sizeof patterns / sizeof patterns[0]; i++) printf("%s %d\n", patterns[i].name, patterns[i].limit);
     return 0;

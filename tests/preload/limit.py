@@ -80,6 +80,10 @@ try:
         print(f"{pattern} in {limit} MiB: glibc {'fits' if fits[0] else 'does not fit'}, ours {'fits' if fits[1] else 'does not'}", flush=True)
         if not fits[1]:  # (Of glibc's it is only said: some patterns it does not fit itself.)
             failed.append(pattern)
+    # A limit that stops nobody would show nothing.
+    for name, environment in (("glibc", clean), ("ours", ours)):
+        if group.run(4 * MIB, [program, "large", str(SIZE)], environment):
+            failed.append(f"{name}: expected {SIZE} MiB not to fit in 4 MiB, found that they do")
 finally:
     group.remove()
 assert not failed, failed

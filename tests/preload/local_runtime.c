@@ -10,7 +10,10 @@
 #include <stdint.h>
 #include <stdio.h>
 
+#include "../as_told.h"
+
 int main(int argc, char **argv) {
+  expect_preload_as_told();
   if (argc != 2) return 2;
   if (dlsym(RTLD_DEFAULT, "_ZSt15get_new_handlerv") != NULL) {
     fprintf(stderr, "local_runtime: expected no C++ runtime in the global scope, found one\n");

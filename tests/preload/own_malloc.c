@@ -7,6 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "../as_told.h"
+
 static _Alignas(16) unsigned char memory[1 << 22];
 static size_t used;
 
@@ -34,6 +36,7 @@ void *realloc(void *block, size_t bytes) {
 static int is_own(const void *block) { return (uintptr_t)block - (uintptr_t)memory < sizeof memory; }
 
 int main(void) {
+  expect_preload_as_told();
   char *block = malloc(10);
   if (!is_own(block)) return 1;
   strcpy(block, "content");

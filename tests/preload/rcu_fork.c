@@ -18,6 +18,7 @@
 #include <urcu-bp.h>
 
 #include "../abi/check.h"
+#include "../as_told.h"
 #include "../balance_thread.h"
 
 static int reads, forks;
@@ -82,6 +83,7 @@ static void fork_beside(pthread_t thread) {
 }
 
 int main(int argc, char **argv) {
+  expect_preload_as_told();
   CHECK(argc == 2);
   alarm(kHangSeconds);
   pthread_t thread;

@@ -9,6 +9,8 @@
 #include <new>
 #include <vector>
 
+#include "../as_told.h"
+
 namespace {
 size_t live = 0;
 size_t most = SIZE_MAX;  // larger blocks are refused
@@ -41,6 +43,7 @@ __attribute__((noinline)) void operator delete(void* block, std::align_val_t) no
 }
 
 int main() {
+  expect_preload_as_told();
   for (int round = 0; round < 3; ++round) {
     int* volatile one = new int(1);
     int* volatile many = new int[100];

@@ -19,6 +19,8 @@
 
 #include <thread>
 
+#include "../as_told.h"
+
 namespace {
 
 constexpr size_t kMiB = size_t{1} << 20;
@@ -92,6 +94,7 @@ int grown(const char* self, bool last_try) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  expect_preload_as_told();
   if (argc < 2) return 2;
   const char* const which = argv[1];
   int result = 2;

@@ -9,11 +9,14 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "../as_told.h"
+
 int preload_resolved_function(void);
 int preload_calls_resolved(void);
 
 #if defined(PROGRAM)
 int main(void) {
+  expect_preload_as_told();
   const int found = preload_calls_resolved();
   if (found != 1) {
     fprintf(stderr, "resolver: expected that the system calls answer (1), found %d\n", found);

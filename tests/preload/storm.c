@@ -22,6 +22,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "../as_told.h"
+
 enum { kThreads = 6, kShared = 4096, kOwn = 256 };
 
 struct block {
@@ -53,22 +55,32 @@ static size_t some_size(uint64_t *seed) {
   return sizeof(struct block) + next(seed) % 600;
 }
 
+/* The bytes at both ends that are written and looked at, behind the head. */
+enum { kEnd = 200 };
+
 static void fill(struct block *b, size_t size, uint64_t tag) {
+  unsigned char *bytes = (unsigned char *)(b + 1);
+  const size_t length = size - sizeof *b, end = length < kEnd ? length : kEnd;
   b->tag = tag;
   b->size = size;
-  memset(b + 1, (int)(tag & 0xff), size - sizeof *b > 200 ? 200 : size - sizeof *b);
-  ((unsigned char *)b)[size - 1] = size > sizeof *b ? (unsigned char)(tag & 0xff) : ((unsigned char *)b)[size - 1];
+  memset(bytes, (int)(tag & 0xff), end);
+  memset(bytes + length - end, (int)(tag & 0xff), end);
 }
 
-static void check(const struct block *b) {
+/* `kept`: as many of the block's bytes as there still are. */
+static void check_kept(const struct block *b, size_t kept) {
   const unsigned char *bytes = (const unsigned char *)(b + 1);
-  const size_t length = b->size - sizeof *b > 200 ? 200 : b->size - sizeof *b;
-  for (size_t i = 0; i < length; i++) {
+  const size_t length = b->size - sizeof *b;
+  for (size_t i = 0; i < kept - sizeof *b; i = i + 1 == kEnd && length > 2 * kEnd ? length - kEnd : i + 1) {
     if (bytes[i] == (unsigned char)(b->tag & 0xff)) continue;
     fprintf(stderr, "storm: block %p of %zu bytes: byte %zu is %u, expected %u\n", (const void *)b, b->size, i, bytes[i],
             (unsigned)(b->tag & 0xff));
     abort();
   }
+}
+
+static void check(const struct block *b) {
+  check_kept(b, b->size);
   if (malloc_usable_size((void *)(uintptr_t)b) < b->size) abort();
 }
 
@@ -95,11 +107,10 @@ static void work(uint64_t *seed, long rounds) {
       check(own[k]);
       if (next(seed) % 8 == 0) {
         const size_t size = some_size(seed);
-        const size_t kept = own[k]->size < size ? own[k]->size : size;
-        const uint64_t tag = own[k]->tag;
+        const struct block head = *own[k];
         own[k] = realloc(own[k], size);
-        if (own[k] == NULL || own[k]->tag != tag) abort();
-        if (kept > sizeof(struct block) && ((unsigned char *)(own[k] + 1))[0] != (unsigned char)(tag & 0xff)) abort();
+        if (own[k] == NULL || own[k]->tag != head.tag || own[k]->size != head.size) abort();
+        check_kept(own[k], head.size < size ? head.size : size);
         fill(own[k], size, next(seed));
         continue;
       }
@@ -123,6 +134,7 @@ static void *thread_main(void *argument) {
 }
 
 int main(int argc, char **argv) {
+  expect_preload_as_told();
   const int forks = argc > 2 ? atoi(argv[2]) : 50;
   const uint64_t told_seed = argc > 3 ? strtoull(argv[3], NULL, 0) : 0;
   const uint64_t first_seed = told_seed != 0 ? told_seed : (uint64_t)getpid() * 2654435761u + 1;

@@ -222,10 +222,11 @@ def java():
     check("Owner: CN=percpu" in printed and "2048-bit RSA key" in printed, f"keytool -list wrote {printed}")
 
 
-STRESSORS = ["malloc", "mmap", "fork", "vfork", "clone", "pthread", "rseq", "numa", "affinity", "membarrier"]
+STRESSORS = ["malloc", "mmap", "fork", "vfork", "clone", "pthread", "rseq", "numa", "affinity", "membarrier", "bigheap",
+             "mremap", "madvise"]  # (of those left out tests/others/README.md tells)
 # Few enough of each to take a second or so, so that --verify decides and no clock does.
 STRESS_OPS = {"malloc": 200000, "mmap": 4, "fork": 500, "vfork": 500, "clone": 300, "pthread": 1000, "rseq": 100,
-              "numa": 20, "affinity": 500, "membarrier": 100}
+              "numa": 20, "affinity": 500, "membarrier": 100, "bigheap": 100, "mremap": 4, "madvise": 20}
 
 
 def stress_ng():
@@ -239,6 +240,10 @@ def stress_ng():
             args += ["--mmap-bytes", "32m"]
         if stressor == "malloc":
             args += ["--malloc-pthreads", "2", "--malloc-bytes", "64m"]
+        if stressor == "bigheap":
+            args += ["--bigheap-growth", "1m"]
+        if stressor == "mremap":
+            args += ["--mremap-bytes", "16m"]
         run(args, extra=extra)
         print(stressor, flush=True)
 

@@ -16,6 +16,7 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "../as_told.h"
 #include "leave_rseq.h"
 #include "storm.h"
 
@@ -235,6 +236,7 @@ class Counting {
 }  // namespace
 
 int main(int argc, char **argv) {
+  expect_preload_as_told();
   const uint64_t events = argc > 1 ? std::strtoull(argv[1], nullptr, 0) : 100'000'000;
   const uint64_t seed = storm::seed();
   std::printf("PERCPU_SEED=%" PRIu64 "\n", seed);

@@ -14,6 +14,8 @@
 #include <sys/wait.h>
 #include <vector>
 
+#include "../as_told.h"
+
 namespace {
 
 std::atomic<bool> stop{false};
@@ -186,6 +188,7 @@ void ask(uint64_t seed) {
 }  // namespace
 
 int main(int argc, char **argv) {
+  expect_preload_as_told();
   const int forks = argc > 1 ? atoi(argv[1]) : 200;
   const uint64_t seed = storm::seed();
   printf("PERCPU_SEED=%" PRIu64 "\n", seed);

@@ -19,6 +19,8 @@
 #include <urcu-bp.h>
 #include <vector>
 
+#include "../as_told.h"
+
 namespace {
 
 constexpr uint64_t kGood = 0x600d600d600d600d;
@@ -153,6 +155,7 @@ void register_brackets() {
 }  // namespace
 
 int main(int argc, char **argv) {
+  expect_preload_as_told();
   EXPECT(argc > 1);
   const char *when = argv[1];
   const int forks = argc > 2 ? atoi(argv[2]) : 200;

@@ -16,6 +16,8 @@
 #include <sys/syscall.h>
 #include <vector>
 
+#include "../as_told.h"
+
 namespace {
 
 constexpr size_t kKept = 16;
@@ -159,6 +161,7 @@ void work(uint64_t seed) {
 }  // namespace
 
 int main(int argc, char **argv) {
+  expect_preload_as_told();
   const double seconds = argc > 1 ? atof(argv[1]) : 3;
   const uint64_t seed = storm::seed();
   printf("PERCPU_SEED=%" PRIu64 "\n", seed);

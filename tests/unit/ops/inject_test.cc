@@ -155,6 +155,30 @@ void add_pair_operations(std::vector<Operation> *all) {
                   }});
 }
 
+// Two nodes on every list. One pop takes one, off this CPU's list, or, where those are stopped, off a shared one; and nothing else changes.
+bool pops_one(bool stopped) {
+  auto *p = make<percpu_list>();
+  percpu_list_node second{nullptr};
+  std::vector<percpu_list_node> first(percpu_default_view_.nr_copies, percpu_list_node{&second});
+  percpu_list *copy;
+  unsigned nr = 0, nr_taken = 0;
+  percpu_for_each_copy(copy, p) {
+    copy->head = &first[nr++];
+    copy->stop = stopped;
+  }
+  percpu_list_node *node = percpu_list_pop(p);
+  nr = 0;
+  percpu_for_each_copy(copy, p) {
+    if (copy->stop != stopped) return false;
+    if (copy->head == &second && &first[nr] == node) ++nr_taken;
+    else if (copy->head != &first[nr]) return false;
+    ++nr;
+  }
+  for (uint32_t cpu = 0; stopped && fixture_process_has_rseq() && cpu < fixture_nr_cpus(); ++cpu)
+    if (percpu_ptr(p, cpu)->head == &second) return false;
+  return nr_taken == 1;
+}
+
 void add_list_operations(std::vector<Operation> *all) {
   all->push_back({"push", [] {
                     auto *p = make<percpu_list>();
@@ -166,22 +190,8 @@ void add_list_operations(std::vector<Operation> *all) {
                     percpu_for_each_copy(copy, p) nr += copy->head == &node ? 1 : copy->head == &old ? 0 : 100;
                     return nr == 1 && node.next == &old;
                   }});
-  all->push_back({"pop", [] {
-                    auto *p = make<percpu_list>();
-                    percpu_list_node second{nullptr};
-                    std::vector<percpu_list_node> first(percpu_default_view_.nr_copies, percpu_list_node{&second});
-                    percpu_list *copy;
-                    unsigned nr = 0, nr_taken = 0;
-                    percpu_for_each_copy(copy, p) copy->head = &first[nr++];
-                    percpu_list_node *node = percpu_list_pop(p);
-                    nr = 0;
-                    percpu_for_each_copy(copy, p) {
-                      if (copy->head == &second && &first[nr] == node) ++nr_taken;
-                      else if (copy->head != &first[nr]) return false;
-                      ++nr;
-                    }
-                    return nr_taken == 1;
-                  }});
+  all->push_back({"pop", [] { return pops_one(false); }});
+  all->push_back({"pop of a stopped list", [] { return pops_one(true); }});
   all->push_back({"pop of an empty list", [] { return percpu_list_pop(make<percpu_list>()) == nullptr; }});
   all->push_back({"push to a stopped list", [] {
                     auto *p = make<percpu_list>();
@@ -198,39 +208,69 @@ void add_list_operations(std::vector<Operation> *all) {
                   }});
 }
 
+// What every copy of a stack is made to be, or is to be found as.
+struct StackState {
+  uint32_t limit, count;
+  uint64_t nr_pops, last;  // last: the value that was put on it last
+};
+
+percpu_stack *make_stack(const StackState &state) {
+  constexpr uint32_t kSlots = 2;
+  auto *p = static_cast<percpu_stack *>(fixture_alloc(PERCPU_STACK_BYTES(kSlots), 8));
+  percpu_stack *copy;
+  percpu_for_each_copy(copy, p) {
+    copy->limit = state.limit;
+    percpu_stack_set_count(copy, state.count);
+    if (state.count != 0) percpu_stack_slots(copy)[state.count - 1] = state.last;
+  }
+  return p;
+}
+
+unsigned nr_stacks_as(percpu_stack *p, const StackState &state) {
+  unsigned nr = 0;
+  percpu_stack *copy;
+  percpu_for_each_copy(copy, p) {
+    nr += copy->limit == state.limit && percpu_stack_count(copy) == state.count && percpu_stack_nr_pops(copy) == state.nr_pops &&
+          (state.count == 0 || percpu_stack_slots(copy)[state.count - 1] == state.last);
+  }
+  return nr;
+}
+
 void add_stack_operations(std::vector<Operation> *all) {
-  constexpr uint32_t kLimit = 2;
-  const auto with_one = [] {
-    auto *p = static_cast<percpu_stack *>(fixture_alloc(PERCPU_STACK_BYTES(kLimit), 8));
-    percpu_stack *copy;
-    percpu_for_each_copy(copy, p) {
-      copy->limit = kLimit;
-      percpu_stack_set_count(copy, 1);
-      percpu_stack_slots(copy)[0] = 7;
-    }
-    return p;
-  };
-  const auto nr_with = [](percpu_stack *p, uint32_t count, uint64_t last) {
-    unsigned nr = 0;
-    percpu_stack *copy;
-    percpu_for_each_copy(copy, p)
-      nr += percpu_stack_count(copy) == count && (count == 0 || percpu_stack_slots(copy)[count - 1] == last);
-    return nr;
-  };
+  constexpr StackState kOne{2, 1, 0, 7}, kFull{2, 2, 0, 7}, kEmpty{2, 0, 0, 0}, kStopped{0, 1, 0, 7};
   all->push_back({"push to a stack", [=] {
-                    percpu_stack *p = with_one();
+                    percpu_stack *p = make_stack(kOne);
                     const bool pushed = percpu_stack_push_(nullptr, p, 9) != 0;
-                    return pushed == fixture_process_has_rseq() && nr_with(p, 2, 9) == pushed &&
-                           nr_with(p, 1, 7) == percpu_default_view_.nr_copies - 1 - pushed;
+                    return pushed == fixture_process_has_rseq() && nr_stacks_as(p, {2, 2, 0, 9}) == pushed &&
+                           nr_stacks_as(p, kOne) == percpu_default_view_.nr_copies - 1 - pushed;
                   }});
   all->push_back({"pop of a stack", [=] {
-                    percpu_stack *p = with_one();
+                    percpu_stack *p = make_stack(kOne);
                     uint64_t value = 0;
                     const bool popped = percpu_stack_pop_(nullptr, p, &value) != 0;
                     return popped == fixture_process_has_rseq() && (!popped || value == 7) &&
-                           nr_with(p, 0, 0) == popped &&
-                           nr_with(p, 1, 7) == percpu_default_view_.nr_copies - 1 - popped;
+                           nr_stacks_as(p, {2, 0, 1, 0}) == popped &&
+                           nr_stacks_as(p, kOne) == percpu_default_view_.nr_copies - 1 - popped;
                   }});
+  const auto add_refused_push = [=](const char *name, const StackState &state) {
+    all->push_back({name, [=] {
+                      percpu_stack *p = make_stack(state);
+                      return percpu_stack_push_(nullptr, p, 9) == 0 &&
+                             nr_stacks_as(p, state) == percpu_default_view_.nr_copies - 1;
+                    }});
+  };
+  const auto add_refused_pop = [=](const char *name, const StackState &state) {
+    all->push_back({name, [=] {
+                      percpu_stack *p = make_stack(state);
+                      uint64_t value = 0;
+                      return percpu_stack_pop_(nullptr, p, &value) == 0 &&
+                             nr_stacks_as(p, state) == percpu_default_view_.nr_copies - 1;
+                    }});
+  };
+  add_refused_push("push to a full stack", kFull);
+  add_refused_push("push to a stopped stack", kStopped);
+  add_refused_pop("pop of an empty stack", kEmpty);
+  add_refused_pop("pop of a stopped stack", kStopped);
 }
 
 std::vector<Operation> all_operations() {
@@ -249,10 +289,13 @@ std::vector<Operation> all_operations() {
 
 uint64_t *noise;
 
-// A handler that runs sequences of its own between the abort and the new beginning.
+// A handler that runs sequences of its own between the abort and the new beginning. They do not stop: it is the operation that is to.
 void handler(int) {
+  const uint32_t point = inject.point;
+  inject.point = 0;
   percpu_inc(noise);
   percpu_add_return(noise, 1);
+  inject.point = point;
 }
 
 enum class Blow { kSignal, kMigrate, kPreempt };
