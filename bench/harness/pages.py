@@ -27,12 +27,15 @@ def as_json(results):
     return f"{head[:-1]}, \"suites\": {{\n" + ",\n".join(suites) + "\n}}\n"
 
 
-def _ratios(suite, rows, of, mean_label="geometric mean"):
+def _ratios(suite, rows, quantity="time", mean_label="geometric mean"):
     """Rows of ratios to jemalloc's figure for plot.dots(); the last is their mean, our own programs left out."""
     names = report.names_of(suite)
-    found = [(report.label_of(row), {name: of(row, name) / of(row, BASE) for name in names if of(row, name)})
-             for row in rows if of(row, BASE)]
-    for_mean = {name: report.mean_ratio(report.others_programs(rows), name, BASE, of) for name in names}
+    found = []
+    for row in rows:
+        ratios = {name: report.ratio(row, name, BASE, quantity) for name in names}
+        if ratios[BASE]:
+            found.append((report.label_of(row), {name: one.value for name, one in ratios.items() if one}))
+    for_mean = {name: report.mean_ratio(report.others_programs(rows), name, BASE, quantity) for name in names}
     most = max((count for _, count in for_mean.values()), default=0)
     if len(found) > 1:
         found.append((mean_label, {name: mean for name, (mean, count) in for_mean.items() if mean and count == most}))
@@ -43,14 +46,15 @@ def _of_allocators(name, suite):
     names = report.names_of(suite)
     if BASE not in names:
         return
-    rows = _ratios(suite, report.time_rows(suite), report.value)
+    rows = _ratios(suite, report.time_rows(suite))
     if rows:
         yield (f"{name}_time", f"Time of each row of {suite['title']}, relative to jemalloc",
                plot.dots(f"{suite['title']}: time", f"relative to {BASE}; further left is faster", rows, names,
                          f"time, {BASE} = 1 (logarithmic)", BASE))
     held = report.held_rows(suite)
-    rows = _ratios(suite, report.time_rows(suite), report.memory_of, "mean of peaks" if held else "geometric mean")
-    rows += _ratios(suite, held, report.memory_of, "mean of what is held")
+    rows = _ratios(suite, report.with_peaks(suite), "peak", "mean of peaks" if held else "geometric mean")
+    rows += [(f"{label}, held" if held and label[:4] != "mean" else label, cells)
+             for label, cells in _ratios(suite, held, mean_label="mean of what is held")]
     if rows:
         yield (f"{name}_memory", f"Resident memory of each row of {suite['title']}, relative to jemalloc",
                plot.dots(f"{suite['title']}: resident memory", f"relative to {BASE}; further left is less", rows, names,

@@ -190,11 +190,15 @@ echo '{{"rows": [{{"name": "a percpu", "unit": "ns", "samples": [1]}}]}}' > "$2"
         rows = harness.measure_suite(harness.Suite("alloc", "A", "about", [], [case]), 1, goal_rounds=2, tell=None)["rows"]
         equal([line.split() for line in told.read_text().splitlines()][1:], [["--only", "a"], ["--only", "b"]], "runs of a goal round")
         equal(rows[0]["cells"]["libpercpu"]["time"], [1, 1, 1], "samples of rows and of goal rounds")
+    once = [{"name": "live/10", "unit": "ns", "absent": {}, "cells": {"libpercpu": {"time": [4], "extremes": [3, 5]},
+                                                                     "jemalloc": {"time": [2], "extremes": [2, 2]}, "calloc": {"time": [1]}}}]
+    equal(report.row_table(once).splitlines()[::2], ["|  |  | libpercpu | jemalloc | calloc | libpercpu / jemalloc | libpercpu / best |",
+          "| `live/10` | ns | 4.00 ±25% | 2.00 ±0% | **1.00** | 2.00 | 4.00 |"], "a row of one round")
     equal(report.row_table(found["rows"]), """\
 |  |  | libpercpu | librseq | libpercpu / best |
 | --- | --- | ---: | ---: | ---: |
-| `live/10` | ns | **2.00** | 8.00 | 0.250 |
-| `alone` | KiB | **5.00** | - | - |
+| `live/10` | ns | **2.00 ±0%** | 8.00 ±0% | 0.250 |
+| `alone` | KiB | **5.00 ±0%** | - | - |
 | `silent` |  | wrote no rows |  |  |
 | `none` |  | none was not built (package libbenchmark-dev) |  |  |""", "table of rows")
 
@@ -210,21 +214,28 @@ def tables():
 | pair 64 B | ns | 8.00 ±12% | 4.00 ±0% | **2.00 ±50%** | - | 0.500 | 0.500 | - |
 | batch | ns | 10.0 | ends with signal SIGSEGV | **5.00** | - | - | 0.500 | - |
 | large 5 to 25 MiB | us | **50.0 ±0%** | 200 ±0% | 100 ±0% | - | 0.500 | 2.00 | - |
-| geometric mean, jemalloc = 1 |  | 0.707 (2 rows) | 1.00 (2 rows) | 0.500 (2 rows) | - | 0.500 | 0.630 (glibc) | - |"""
+| geometric mean, jemalloc = 1 |  | 0.707 (2 rows) | 1.00 (2 rows) | 0.500 (2 rows) | - | 0.500 | 0.606 (glibc) | - |"""
     # Fewer than three rows have both: no mean without the best.
     equal(report.compare_table(suite, report.time_rows(suite)), expected, "table of times")
-    check("| large 5 to 25 MiB | MiB | **100** | 200 | 150 | - | 0.750 | 1.50 | - |" in report.memory_table(suite, report.time_rows(suite)), "peaks")
-    check("| 200 idle threads | MiB | 40.0 | 80.0 | **10.0** | - | 0.125 | 0.250 | - |" in report.memory_table(suite, report.held_rows(suite)), "held")
+    # Peaks of all rows that have one: of those about memory too, and a mean without them.
+    equal(report.peak_table(suite).splitlines()[2:], [
+        "| large 5 to 25 MiB | MiB | **100** | 200 | 150 | - | 0.750 | 1.50 | - |",
+        "| 200 idle threads | MiB | 80.0 | 80.0 | **15.0** | - | 0.188 | 0.188 | - |",
+        "| geometric mean, jemalloc = 1 |  | 0.707 | 1.00 | 0.375 | - | 0.375 | 0.530 (glibc) | - |",
+        "| of the rows with a time |  | 0.500 | 1.00 | 0.750 | - | 0.750 | 1.50 (glibc) | - |"], "peaks")
+    check("| 200 idle threads | MiB | 40.0 | 80.0 | **10.0** | - | 0.125 | 0.250 | - |" in report.compare_table(suite, report.held_rows(suite)), "held")
     equal([row["name"] for row in report.time_rows(suite) + report.held_rows(suite)], ["pair", "batch", "large", "idle_threads"], "rows")
     verdicts = {(figure, goal): (measured, said) for figure, goal, measured, _, said in goals.goals(results)}
     equal(verdicts["malloc and free of 64 B", "at most 0.75 times the best of jemalloc, tcmalloc, mimalloc"],
           ("0.500 (of jemalloc's)", "held"), "a goal that was held")
     equal(verdicts["large blocks of 5 to 25 MiB", "at most 0.25 times jemalloc's time"], ("0.500", "**missed**"), "a goal that was missed")
     equal(verdicts["producer-consumer", "at most 0.25 times jemalloc's time"], ("not measured", "-"), "a goal without a row")
+    equal(verdicts["malloc patterns, geometric mean of peak memory", "at most 0.8 times jemalloc"],
+          ("0.375; 0.750 of the rows with a time", "undecided"), "the goal of peaks")
 
     def row(name, ours, theirs):
         return {"name": name, "unit": "s", "absent": {}, "cells": {
-            column: {"time": [time] * 3, "peak": [time]} for column, time in (("libpercpu", ours), ("jemalloc", theirs), ("glibc", 1))}}
+            column: {"time": [time] * 3, "peak": [time], "cpu": [2 * time]} for column, time in (("libpercpu", ours), ("jemalloc", theirs), ("glibc", 1))}}
     # By hand: of all the mean is 1/2, without our own 1, without the best row too 2.
     rows = [row("many threads", 1, 16), row("a", 1, 4), row("b", 2, 1), row("c", 2, 1)]
     programs = {**suite, "name": "programs", "columns": suite["columns"], "rows": rows}
@@ -236,8 +247,11 @@ def tables():
     rows[1]["cells"]["libpercpu pin:none"] = {"time": [.5] * 3}
     line = report.compare_table({**programs, "columns": [*suite["columns"], {"name": "libpercpu pin:none", "absent": ""}]}, rows).splitlines()[3]
     equal(line, "| a | s | 1.00 ±0% | 4.00 ±0% | 1.00 ±0% | **0.500 ±0%** | 0.250 | 1.00 | 2.00 |", "a row with placement and without")
+    equal([line.split(" | ")[-1] for line in report.compare_table(programs, rows, cpu=True).splitlines()[2:5]], ["0.0625 |", "0.250 |", "2.00 |"],
+          "ratios of CPU time")
     told = {figure: (measured, said) for figure, _, measured, _, said in goals.goals({"suites": {"programs": programs}})}
-    equal(told["Debian's programs, geometric mean of time"], ("1.00; 0.500 with our own; 2.00 without a", "**missed**"), "the goal's mean")
+    equal(told["Debian's programs, geometric mean of time"], ("1.00; 1.00 of CPU time; 0.500 with our own; 2.00 without a", "**missed**"),
+          "the goal's mean")
     equal(told["Debian's programs, each row"], ("2.00 (b); 2.00 c, missed", "**missed**"), "the goal of each row")
     equal(told["Debian's programs, each row's memory"], ("2.00 (b); 2.00 c, undecided", "undecided"), "the goal of each row's memory")
     with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as two:
@@ -282,8 +296,15 @@ def verdicts():
     # Allocators that had more rounds than others: the rounds that both had.
     equal(verdict.ratio_of(cell(1, 2, 3), cell(2, 2)).rounds, [.5, 1], "rounds of both")
     equal(verdict.ratio_of(cell(1), None), None, "no such cell")
+    # The median of the rounds' ratios; that of medians would be 1, and 2 with a round that only one had.
+    equal(verdict.ratio_of(cell(1, 2, 3), cell(2, 3, 1)).value, 2 / 3, "a ratio")
+    equal(verdict.ratio_of(cell(1, 4, 3, 8, 9), cell(2, 2, 2)).value, 1.5, "a ratio of cells of unlike rounds")
+    equal(verdict.beyond(cell(5, 1, 9), cell(1, 4)).value, .5, "a difference, in the rounds of both")
+    # c has the least median in the rounds that all have, a in its own.
+    rounds = {"cells": {"a": cell(3, 3, 1, 1, 1), "b": cell(4, 4), "c": cell(2, 2)}}
+    equal((report.least_of(rounds, "abc"), report.least_of(rounds, "ab"), report.least_of(rounds, "d")), (["c"], ["a"], []), "the least of a row")
     mean = verdict.mean_of([verdict.ratio_of(cell(1, 1, 4), cell(4, 1, 1)), verdict.ratio_of(cell(4, 4), cell(1, 4))])
-    equal((mean.value, mean.rounds), (math.sqrt(1.6), [1, 1]), "a mean, and of its rounds")
+    equal((mean.value, mean.rounds), (math.sqrt(2.5), [1, 1]), "a mean, and of its rounds")
 
     def rows(**pairs):
         return [(name, verdict.ratio_of(cell(*ours), cell(2, 2, 2))) for name, ours in pairs.items()]
