@@ -162,7 +162,7 @@ def _alloc(results):
                   note=_beside(rows.ratio("sustained/256", "memset_copies/256"), "of memset copy by copy")
                   + _beside(rows.ratio("sustained/256", "memset_contiguous/256"), "of memset of as many bytes in one piece")))
     yield ("the same, one thread per CPU", "at least 0.9 times linear", *_goal(rows.ratio("threads/1", "threads/2"), .9, at_least=True))
-    yield ("allocation, 1e7 live areas against 1e3; 10,000 taken, and freed in random order", "at most 1.2 times",
+    yield ("allocation, 1e7 live areas against 1e3; 200,000 taken, and freed in random order", "at most 1.2 times",
            *_goal(rows.ratio("live_random/10000000", "live_random/1000"), 1.2,
                   note=_beside(rows.ratio("live/10000000", "live/1000"), "of one, again and again")))
     left = [figure for figure in (rows.of(f"100000 x 64 x 64{written} left") for written in ("", " written")) if figure]
