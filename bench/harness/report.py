@@ -61,8 +61,8 @@ def label_of(row):
 
 
 def main_rows(suite):
-    """The rows that geometric means are made of: all but those of series, which tell one thing many times."""
-    return [row for row in suite["rows"] if not row.get("series")]
+    """The rows that geometric means are made of: all but those of series, which tell one thing many times, and what no allocator can save."""
+    return [row for row in suite["rows"] if not row.get("series") and row.get("kind") != "floor"]
 
 
 def time_rows(suite):

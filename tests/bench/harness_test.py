@@ -51,7 +51,7 @@ def context():
 def patterns():
     """Each pattern, under glibc's malloc and under ours, gives a figure; and one that is handed overlapping blocks ends with a message."""
     names = subprocess.run([PROGRAM, "--list"], capture_output=True, text=True, check=True).stdout.split()
-    equal(len(names), 14, "number of patterns")
+    equal(len(names), 15, "number of patterns")
     allocators = [harness.Allocator("glibc")] + ([harness.Allocator("libpercpu", str(PRELOAD))] if PRELOAD.exists() else [])
     here = context()
     jobs = [(name, allocator) for name in sorted(names, key=lambda name: name != "given_back") for allocator in allocators]
@@ -67,11 +67,11 @@ def patterns():
     # The cases of the suite are these patterns.
     sys.path.insert(0, str(ROOT / "bench" / "malloc"))
     import suite as malloc_suite
-    used = {name for name, *_ in malloc_suite.PATTERNS} | {"idle_threads", "given_back"}
+    used = {name for name, *_ in malloc_suite.PATTERNS} | {"pair_floor", "idle_threads", "given_back"}
     equal(used, set(names), "patterns of the suite")
 
     broken = harness.Allocator("broken", str(BROKEN))
-    for name in ("batch",):
+    for name in ("batch", "small_churn"):
         told = raises(measure.Failed, lambda name=name: here.run([PROGRAM, name, "--scale", "0.002"], broken))
         check("does not hold what was written" in told, f"{name} with overlapping blocks says {told!r}")
     told = raises(measure.Failed, lambda: here.run([PROGRAM, "pair", "--scale", "no"]))
@@ -155,6 +155,11 @@ def interleaving():
     equal("".join(order), "ABCABCABC" "CBCB" "BC" "CB", "order of runs: a round of all, and goal rounds")
     equal((found["rounds"], found["goal_columns"], found["goal_rounds"]), (1, ["B", "C"], 4), "rounds of what goals are about")
     equal([[len(row["cells"][name]["time"]) for name in "ABC"] for row in found["rows"]], [[1, 4, 4], [1, 1, 1], [1, 2, 2]], "samples of each")
+    # A case of some columns is run under no others.
+    order.clear()
+    some = dataclasses.replace(suite, cases=[harness.Case("row", "what", "ns", second, columns=("B",), goal=True)], goal_columns=())
+    rows = harness.measure_suite(some, 1, goal_rounds=2, tell=None, clock=lambda: now[0])["rows"]
+    equal(("".join(order), list(rows[0]["cells"])), ("BB", ["B"]), "runs of a case of one column")
     # Rounds of all may be more than those of goals.
     order.clear()
     found = harness.measure_suite(suite, 3, goal_rounds=2, tell=None, clock=lambda: now[0])
