@@ -4,7 +4,7 @@ from .suites import Program, Suite
 
 
 # What Google Benchmark adds to a name begins with a slash and a word.
-OPS_OF_GOALS = "^(program/loop/(percpu_add|thread_local|librseq_add)|(sum|memcpy)/256/1000)(/[a-z]|$)"
+OPS_OF_GOALS = "^(program/loop/(percpu_add|thread_local|librseq_add)|(sum|memcpy|memcpy_one)/256/1000)(/[a-z]|$)"
 # Rows that goals compare with others' too, and those that they compare with ours alone.
 ALLOC_BESIDE_OTHERS = ("units/2",)
 ALLOC_OF_OURS = ("warm_burst/2", "warm_burst/256", "burst/2", "burst/256", "sustained/256", "memset/256", "memset_copies/256",

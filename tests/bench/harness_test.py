@@ -186,6 +186,27 @@ def areas():
     check(run.returncode == 2 and "found '--row'" in run.stderr, f"bench_alloc --row says {run.stderr!r}")
 
 
+def operations():
+    """Rows of bench_ops: those that goals are about, in a goal round; and an atomic counter is contended where several threads are."""
+    with tempfile.TemporaryDirectory() as place:
+        told = pathlib.Path(place) / "rows.json"
+
+        def measured(wanted):
+            subprocess.run([BUILD / "bench" / "bench_ops", "--quick", f"--benchmark_filter={wanted}", "--json", told], capture_output=True, check=True)
+            return {row["name"]: row["samples"] for row in json.loads(told.read_text())["rows"]}
+        found = measured(native.OPS_OF_GOALS)
+        wanted = {"program/loop/percpu_add", "program/loop/thread_local", *(f"{what}/256/1000" for what, _ in report.SUMS)}
+        equal(set(found) - {"program/loop/librseq_add"}, wanted, "rows of a goal round")
+        check(all(len(samples) == 3 and min(samples) > 0 for samples in found.values()), f"samples: {found}")
+        alone = len(os.sched_getaffinity(0)) == 1
+        found = measured("(contended|one_instruction)/|global_dynamic")
+        found = {name: min(samples) for name, samples in found.items() if "one_instruction" not in name}
+        wanted = {f"library/{how}/thread_local_global_dynamic" for how in ("loop", "call", "work")}
+        equal(set(found), wanted | ({f"{place}/{report.CONTENDED}" for place in report.CONTENDED_PLACES} if not alone else set()), "contended rows")
+        # What one step takes, however many threads and steps there are.
+        check(all(.01 < least < 10_000 for least in found.values()), f"ns a step: {found}")
+
+
 def programs():
     """A program that prints rows of its own: their columns, their medians; and what it says when it fails."""
     with tempfile.TemporaryDirectory() as place:
@@ -363,6 +384,7 @@ def command():
 
 if __name__ == "__main__":
     os.environ.pop("LD_PRELOAD", None)
-    {"patterns": patterns, "runs": runs, "interleaving": interleaving, "areas": areas, "programs": programs, "tables": tables, "verdicts": verdicts,
+    {"patterns": patterns, "runs": runs, "interleaving": interleaving, "areas": areas, "operations": operations,
+     "programs": programs, "tables": tables, "verdicts": verdicts,
      "command": command}[sys.argv[3]]()
     print("good")
