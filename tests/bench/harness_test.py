@@ -7,6 +7,8 @@ ARGV: the build tree, the broken malloc (overlap.c), and which test.
 """
 import concurrent.futures
 import dataclasses
+import importlib.machinery
+import importlib.util
 import json
 import math
 import os
@@ -19,7 +21,7 @@ import xml.etree.ElementTree
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT / "bench"))
 import harness  # noqa: E402
-from harness import goals, measure, native, pages, plot, report, verdict  # noqa: E402
+from harness import goals, machine, measure, native, pages, plot, report, verdict  # noqa: E402
 
 BUILD, BROKEN = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2])
 PROGRAM = BUILD / "bench" / "bench_malloc"
@@ -376,6 +378,32 @@ def command():
     check(run.returncode == 1 and "expected one of glibc, " in run.stderr, f"scripts/bench --allocator none says {run.stderr!r}")
     run = subprocess.run([bench, "--build", BUILD, "--row", "none", "--out", "/nonexistent"], capture_output=True, text=True, check=False)
     check(run.returncode == 1 and "--row: expected one of pair, " in run.stderr, f"scripts/bench --row none says {run.stderr!r}")
+    # A quick run, and rows by themselves, leave bench/RESULTS.md alone.
+    loader = importlib.machinery.SourceFileLoader("bench_command", str(bench))  # its name does not end as modules' do
+    script = importlib.util.module_from_spec(importlib.util.spec_from_loader(loader.name, loader))
+    loader.exec_module(script)
+
+    def out_of(*arguments):
+        sys.argv = ["scripts/bench", *arguments]
+        return script.parse().out
+    equal([out_of(), out_of("--quick"), out_of("--quick", "--build", "/x"), out_of("--quick", "--out", "/y"), out_of("--quick", "--row", "pair")],
+          [ROOT / "bench", ROOT / "build-bench" / "results", pathlib.Path("/x/results"), pathlib.Path("/y"), ROOT / "build-bench" / "results"],
+          "where results go")
+    # Suites of an earlier run stay, and tell where and when they were measured.
+    before = json.loads((ROOT / "tests" / "bench" / "canned.json").read_text())
+    equal(script.others_of(before, True), {}, "suites of a run that was not quick")
+    kept = script.others_of(before, False)
+    equal(kept["malloc"]["machine"], before["machine"], "the machine of a suite that stays")
+    again = script.others_of({**before, "machine": {**before["machine"], "date": "2026-02-02"}, "suites": kept}, False)
+    equal(again["malloc"]["machine"]["date"], "2026-01-01", "the date of a suite that stays again")
+    here = machine.describe_machine(ROOT)
+    page = report.page({**before, "machine": here, "suites": {"malloc": {**again["malloc"], "versions": {"a": "1.2"}}}}, [], {})
+    check("Measured apart from the rest: canned, 2 CPUs, 8 GiB, Linux 6.1, glibc 2.36, g++, 2026-01-01; commit none." in page
+          and "Versions: a 1.2." in page and f"{here['date']}; commit {here['commit']}" in page, f"a page of two machines: {page[:400]}")
+    check("apart" not in report.page({**before, "suites": kept}, [], {}), "a page of one machine")
+    equal([machine.cpus_of("0,2-4"), machine.share_a_core([0, 1], lambda cpu: f"{cpu},{cpu + 2}"), machine.share_a_core([0, 2], lambda cpu: "0-3"),
+           machine.share_a_core([0], lambda cpu: "")], [{0, 2, 3, 4}, False, True, None], "siblings")
+    check(machine.versions_of("programs").get("python3", "").count(".") >= 1, f"versions: {machine.versions_of('programs')}")
     for bad in (["--rounds", "0"], ["--with", "name"], ["--suite", "none"], ["--row", "pair"]):
         run = subprocess.run([bench, *bad], capture_output=True, text=True, check=False)
         equal(run.returncode, 2, f"status of scripts/bench {bad}")
