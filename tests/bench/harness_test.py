@@ -13,6 +13,7 @@ import json
 import math
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import tempfile
@@ -251,6 +252,13 @@ echo '{{"rows": [{{"name": "a percpu", "unit": "ns", "samples": [1]}}]}}' > "$2"
 | `none` |  | none was not built (package libbenchmark-dev) |  |  |""", "table of rows")
 
 
+def drawn_of(rows, suite, unit):
+    """{name: SVG} of the plots of a suite without allocators, from {row: figure}."""
+    rows = [{"name": name, "unit": unit, "absent": {}, "cells": {"libpercpu": {"time": [figure]}}} for name, figure in rows.items()]
+    results = {"machine": {"cpus": 2}, "suites": {suite: {"name": suite, "rows": rows}}}
+    return {name: svg for name, _, svg in pages.plots_of(results)[suite]}
+
+
 def tables():
     """From canned.json: medians, spread, ratios, means and verdicts, computed by hand; plots that are well-formed and the same each time."""
     results = json.loads((ROOT / "tests" / "bench" / "canned.json").read_text())
@@ -313,6 +321,21 @@ def tables():
         for name, words in written[0].items():
             if name.endswith(".svg"):
                 xml.etree.ElementTree.fromstring(words)
+    drawn = drawn_of({"program/loop/percpu_add": 1, "program/loop/atomic": 3, "program/call/percpu_add": 2, "thread_per_cpu/atomic_contended": 7,
+                      "four_per_cpu/atomic_contended": 9, "one_thread/atomic_contended": 3, "one_thread/percpu_add": 1, "thread_per_cpu/percpu_add": 1, "four_per_cpu/percpu_add": 1,
+                      "sum/2/1000": 5, "sum/64/1000": 6, "memcpy_one/2/1000": 4, "memcpy_one/64/1000": 8, "sum/2/1": 1}, "ops", "ns")
+    equal(list(drawn), ["ops", "ops_threads", "ops_sums"], "plots of operations")
+    words = [one.text for one in xml.etree.ElementTree.fromstring(drawn["ops"]).iter("{http://www.w3.org/2000/svg}text")]
+    equal(words[2:12], ["in a loop", "libpercpu", "1.00", "atomic, own", "3.00", "atomic, contended, 2 threads", "7.00",
+                        "each in a function that is called", "libpercpu", "2.00"], "words of the plot of operations")
+    # One thread contends with nobody: of the contended line there are two points.
+    equal([len(points.split()) for points in re.findall('<polyline points="([^"]*)"', drawn["ops_threads"])], [2, 3], "points of lines")
+    drawn = drawn_of({"live_random/100": 1, "live_random/1000": 2, "warm_burst/2": 1, "warm_burst/256": 3}, "alloc", "ns")
+    equal(list(drawn), ["alloc_live_random", "alloc_warm_burst"], "plots of times of areas")
+    drawn = drawn_of({"1000 x 8 x 2 resident": 200, "1000 x 8 x 64 written resident": 50, "1000 x 8 x 2 left": 125}, "alloc", "%")
+    equal(list(drawn), ["alloc_resident", "alloc_left"], "plots of the memory of areas")
+    check("1,000 x 8 x 64 written" in drawn["alloc_resident"] and ">0.500<" in drawn["alloc_resident"] and ">8.00<" in drawn["alloc_left"],
+          "figures of the memory of areas")
     equal([plot.number(value) for value in (0, .01234, .996, 9.996, 12.34, 123.4, 12345)],
           ["0", "0.0123", "0.996", "10.00", "12.3", "123", "12,345"], "three digits")
 
