@@ -38,6 +38,7 @@
 #include <deque>
 #include <functional>
 #include <initializer_list>
+#include <iterator>
 #include <map>
 #include <numeric>
 #include <random>
@@ -174,7 +175,7 @@ Sample memset_of_written(std::shared_ptr<S> subject, unsigned units, Bytes bytes
 }
 
 // Until an allocator that works in the background has done so.
-void pause(bool asleep) {
+void rest(bool asleep) {
   const double until = seconds(CLOCK_MONOTONIC) + 25e-3;
   while (seconds(CLOCK_MONOTONIC) < until)
     if (asleep) usleep(500);
@@ -195,7 +196,7 @@ Sample burst(std::shared_ptr<S> subject, bool warm) {
     // be most of a mean.
     std::vector<double> spent(std::max<size_t>(6 / scale, 3));
     for (double& burst : spent) {
-      pause(!warm);
+      rest(!warm);
       if (warm) take_and_give(kBefore);
       const double before = seconds(CLOCK_MONOTONIC);
       take_and_give(kBurst);
@@ -400,7 +401,30 @@ Found measure_apart(const Row& row, const std::vector<std::string>& subjects, si
 
 struct Options {
   size_t most_rounds = 9;
+  bool list = false;
   std::vector<std::string> parts, rows, subjects;
+
+  // Returns false, having said why, when there is something that it does not know. Sets `scale` too.
+  bool parse(int argc, char** argv) {
+    const std::pair<const char*, std::vector<std::string>*> lists[] = {{"--only", &parts}, {"--row", &rows}, {"--subject", &subjects}};
+    for (int i = 1; i < argc; i++) {
+      const std::string option = argv[i];
+      const auto* into = std::find_if(std::begin(lists), std::end(lists), [&](const auto& one) { return option == one.first; });
+      if (into != std::end(lists) && i + 1 < argc) {
+        into->second->push_back(argv[++i]);
+      } else if (option == "--quick") {
+        most_rounds = 3;
+        scale = 10;
+      } else if (option == "--list") {
+        list = true;
+      } else {
+        std::fprintf(stderr,
+                     "bench_alloc: expected --quick, --only PART, --row NAME, --subject NAME, --list or --json FILE, found '%s'\n", argv[i]);
+        return false;
+      }
+    }
+    return true;
+  }
 
   bool wants(const std::string& name) const {
     const auto part_of = [&](const std::string& part) { return name.find(part) != std::string::npos; };
@@ -418,25 +442,10 @@ int main(int argc, char** argv) {
   make_room_for_jemalloc(argv);
   JsonRows json(&argc, argv);
   Options options;
-  for (int i = 1; i < argc; i++) {
-    const std::string option = argv[i];
-    if (option == "--quick") {
-      options.most_rounds = 3;
-      scale = 10;
-    } else if (option == "--only" && i + 1 < argc) {
-      options.parts.push_back(argv[++i]);
-    } else if (option == "--row" && i + 1 < argc) {
-      options.rows.push_back(argv[++i]);
-    } else if (option == "--subject" && i + 1 < argc) {
-      options.subjects.push_back(argv[++i]);
-    } else if (option == "--list") {
-      for (const Row& row : all_rows()) std::printf("%s\n", row.name.c_str());
-      return 0;
-    } else {
-      std::fprintf(stderr, "bench_alloc: expected --quick, --only PART, --row NAME, --subject NAME, --list or --json FILE, found '%s'\n",
-                   argv[i]);
-      return 2;
-    }
+  if (!options.parse(argc, argv)) return 2;
+  if (options.list) {
+    for (const Row& row : all_rows()) std::printf("%s\n", row.name.c_str());
+    return 0;
   }
   std::printf("%-22s", "ns");
   for (const char* subject : kSubjects) std::printf(" %12s", subject);
