@@ -17,6 +17,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import time
 import xml.etree.ElementTree
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
@@ -67,6 +68,10 @@ def patterns():
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         for job, good in zip(jobs, pool.map(one, jobs)):
             check(good, f"{job[0]} under {job[1].name} gives no figure")
+    # Six repetitions, each as long as half of the work is to last, however little work there is.
+    begin = time.monotonic()
+    here.run([PROGRAM, "pair_floor", "--scale", "0.5"])
+    check(time.monotonic() - begin > 6 * .05, f"six repetitions of 50 ms take {time.monotonic() - begin} s")
     # The cases of the suite are these patterns.
     sys.path.insert(0, str(ROOT / "bench" / "malloc"))
     import suite as malloc_suite
