@@ -31,6 +31,12 @@ class Comparison {
     benchmarks_.push_back(benchmark::RegisterBenchmark(name.c_str(), std::move(body)));
     return benchmarks_.back();
   }
+  // One whose body measures long enough by itself: one iteration a repetition.
+  benchmark::internal::Benchmark* add_once(const std::string& name, Body body) {
+    benchmark::internal::Benchmark* added = add(name, std::move(body))->Iterations(1);
+    once_.push_back(added);
+    return added;
+  }
   // Asks for the ratio of two of them.
   void ratio(std::string over, std::string under) { ratios_.emplace_back(std::move(over), std::move(under)); }
 
@@ -47,7 +53,10 @@ class Comparison {
       repetitions_ = 3;
       seconds_ = 0.005;
     }
-    for (benchmark::internal::Benchmark* one : benchmarks_) one->Repetitions(repetitions_)->MinTime(seconds_);
+    for (benchmark::internal::Benchmark* one : benchmarks_) {
+      one->Repetitions(repetitions_);
+      if (std::find(once_.begin(), once_.end(), one) == once_.end()) one->MinTime(seconds_);
+    }
     char interleave[] = "--benchmark_enable_random_interleaving=true";
     arguments.insert(arguments.begin() + 1, interleave);
     int count = static_cast<int>(arguments.size());
@@ -105,7 +114,7 @@ class Comparison {
   int repetitions_ = 9;
   double seconds_ = 0.05;
   std::vector<std::string> names_;
-  std::vector<benchmark::internal::Benchmark*> benchmarks_;
+  std::vector<benchmark::internal::Benchmark*> benchmarks_, once_;
   std::vector<std::pair<std::string, std::string>> ratios_;
   std::map<std::string, std::vector<double>> times_;
 };

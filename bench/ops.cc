@@ -7,11 +7,13 @@
 //   program/call/NAME   the same, each step in a function of its own that is called
 //   program/work/NAME   the loop, in which each step follows a little work: a hash of what was hashed before
 //   library/...         the same in a shared library, whose operations clear rseq_cs besides
-//   THREADS/NAME        the loop in one_thread, in thread_per_cpu, in four_per_cpu at once: CPU time of one of them
+//   THREADS/NAME        the loop in one_thread, in thread_per_cpu, in four_per_cpu at once, each for 20 ms or more on a CPU that it
+//                       does not leave: CPU time of one of them
 //
 // NAME: an operation of ours (by_handle: the eight counters are eight areas, found through an array of handles);
-// thread_local; one_instruction: an addition to memory and no more; atomic: of the thread's own, contended: of all
-// threads; sched_getcpu: an array of padded elements, indexed by it; the ways of liburcu, librseq and RocksDB
+// thread_local: by the initial-exec model, and in a library by the global-dynamic model too, which is a compiler's default there;
+// one_instruction: an addition to memory and no more; atomic: of the thread's own, contended: of all threads, and only where
+// there are several on several CPUs; sched_getcpu: an array of padded elements, indexed by it; the ways of liburcu, librseq and RocksDB
 // (ops_liburcu.c, ops_librseq.c, ops_rocksdb.cc), the last two where they are installed.
 //
 // A loop of two or three instructions is bound by how processors fetch loops: it may run twice as fast or slow by where
@@ -20,7 +22,10 @@
 //
 //   sum/U/N             the sums of N counters over the copies of U CPUs
 //   memcpy/U/N          copying the bytes that were summed
+//   memcpy_one/U/N      copying them into one buffer of the size of the sums, which stays in the cache: each copy over the last
 #include <benchmark/benchmark.h>
+#include <pthread.h>
+#include <sched.h>
 
 #include <percpu.h>
 
@@ -40,9 +45,10 @@
 
 namespace {
 
-constexpr size_t kSteps = 1 << 14;
-// Of each thread: long beside what it takes until all of them run.
-constexpr size_t kThreadSteps = 1 << 18;
+// Long beside reading the thread's clock, which is a system call.
+constexpr size_t kSteps = 1 << 18;
+// Of each thread, uncontended: long beside what it takes until all of them run, and of several time slices where they share a CPU.
+constexpr double kThreadSeconds = 25e-3, kQuickThreadSeconds = 2.5e-3;
 
 double thread_seconds() {
   timespec now{};
@@ -91,8 +97,11 @@ ops_areas make_areas() {
   return areas;
 }
 
-void add_steps(Comparison *comparison, const ops_areas &areas, const std::string &name,
-               void (*run)(const ops_areas *, size_t)) {
+using Loop = void (*)(const ops_areas *, size_t);
+
+bool is_contended(const ops_loop *loop) { return std::strcmp(loop->name, "atomic_contended") == 0; }
+
+void add_steps(Comparison *comparison, const ops_areas &areas, const std::string &name, Loop run) {
   comparison
       ->add(name,
             [&areas, run](benchmark::State &state) {
@@ -106,12 +115,11 @@ void add_steps(Comparison *comparison, const ops_areas &areas, const std::string
 }
 
 void add_loops(Comparison *comparison, const ops_areas &areas, const ops_loop *loops, const std::string &where) {
-  for (const ops_loop *loop = loops; loop->name != nullptr; ++loop)
-    add_steps(comparison, areas, where + "loop/" + loop->name, loop->in_loop);
-  for (const ops_loop *loop = loops; loop->name != nullptr; ++loop)
-    add_steps(comparison, areas, where + "call/" + loop->name, loop->called);
-  for (const ops_loop *loop = loops; loop->name != nullptr; ++loop)
-    add_steps(comparison, areas, where + "work/" + loop->name, loop->beside_work);
+  const std::pair<const char *, Loop ops_loop::*> hows[] = {
+      {"loop/", &ops_loop::in_loop}, {"call/", &ops_loop::called}, {"work/", &ops_loop::beside_work}};
+  for (const auto &[how, run] : hows)
+    for (const ops_loop *loop = loops; loop->name != nullptr; ++loop)
+      if (!is_contended(loop)) add_steps(comparison, areas, where + how + loop->name, loop->*run);
   for (const char *how : {"loop/", "call/", "work/"})
     for (const char *other :
          {"thread_local", "atomic", "sched_getcpu", "liburcu_counter", "librseq_add", "rocksdb_record_tick"})
@@ -119,21 +127,48 @@ void add_loops(Comparison *comparison, const ops_areas &areas, const ops_loop *l
         if (loop->name == std::string(other)) comparison->ratio(where + how + "percpu_add", where + how + other);
 }
 
-// CPU seconds of nr_threads threads together, each doing the loop once, all at the same time.
-double threads_seconds(const ops_areas &areas, unsigned nr_threads, void (*run)(const ops_areas *, size_t)) {
+std::vector<int> allowed_cpus() {
+  std::vector<int> cpus;
+  cpu_set_t set;
+  if (sched_getaffinity(0, sizeof set, &set) != 0) return {0};
+  for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu)
+    if (CPU_ISSET(cpu, &set)) cpus.push_back(cpu);
+  return cpus;
+}
+
+void stay_on(int cpu) {
+  cpu_set_t own;
+  CPU_ZERO(&own);
+  CPU_SET(static_cast<size_t>(cpu), &own);
+  (void)pthread_setaffinity_np(pthread_self(), sizeof own, &own);  // where it is not allowed, the scheduler places it
+}
+
+// How many steps take so long in one thread.
+size_t steps_of(const ops_areas &areas, Loop run, double seconds) {
+  run(&areas, kSteps);
+  const double before = thread_seconds();
+  run(&areas, kSteps);
+  const double taken = thread_seconds() - before;
+  return taken < seconds ? static_cast<size_t>(static_cast<double>(kSteps) * seconds / std::max(taken, 1e-6)) : kSteps;
+}
+
+// CPU seconds of nr_threads threads together, each doing so many steps of the loop, all at the same time, spread over the CPUs.
+double threads_seconds(const ops_areas &areas, unsigned nr_threads, Loop run, size_t steps) {
+  static const std::vector<int> cpus = allowed_cpus();
   std::barrier<> start(nr_threads);
   std::vector<double> seconds(nr_threads);
   std::vector<std::thread> threads;
-  for (double &mine : seconds) {
-    threads.emplace_back([&] {
+  for (unsigned i = 0; i < nr_threads; ++i) {
+    threads.emplace_back([&, i] {
+      stay_on(cpus[i % cpus.size()]);
       ops_areas local = areas;
       ops_shard own{};
       local.own = &own;
       run(&local, kOpsCounters);
       start.arrive_and_wait();
       const double before = thread_seconds();
-      run(&local, kThreadSteps);
-      mine = thread_seconds() - before;
+      run(&local, steps);
+      seconds[i] = thread_seconds() - before;
     });
   }
   double sum = 0;
@@ -144,21 +179,24 @@ double threads_seconds(const ops_areas &areas, unsigned nr_threads, void (*run)(
   return sum;
 }
 
-void add_threads(Comparison *comparison, const ops_areas &areas, const std::vector<const ops_loop *> &tables) {
-  const unsigned nr_cpus = std::max(1u, std::thread::hardware_concurrency());
+void add_threads(Comparison *comparison, const ops_areas &areas, const std::vector<const ops_loop *> &tables, double seconds) {
+  const auto nr_cpus = static_cast<unsigned>(allowed_cpus().size());
   const std::pair<const char *, unsigned> counts[] = {
       {"one_thread/", 1}, {"thread_per_cpu/", nr_cpus}, {"four_per_cpu/", 4 * nr_cpus}};
   for (const auto &[name, count] : counts) {
     for (const ops_loop *table : tables) {
       for (const ops_loop *loop = table; loop->name != nullptr; ++loop) {
+        // Threads that take turns on one CPU find the line in its cache.
+        if (is_contended(loop) && (count == 1 || nr_cpus == 1)) continue;
         std::string row = name;
         row += loop->name;
         comparison
-            ->add(row,
-                  [&areas, run = loop->in_loop, nr_threads = count](benchmark::State &state) {
-                    while (state.KeepRunningBatch(kThreadSteps))
-                      state.SetIterationTime(threads_seconds(areas, nr_threads, run) / nr_threads);
-                  })
+            ->add_once(row,
+                       [&areas, run = loop->in_loop, nr_threads = count, seconds](benchmark::State &state) {
+                         const size_t steps = steps_of(areas, run, seconds);
+                         for (auto _ : state)
+                           state.SetIterationTime(threads_seconds(areas, nr_threads, run, steps) / nr_threads / static_cast<double>(steps));
+                       })
             ->UseManualTime();
         std::string ours = name;
         ours += "percpu_add";
@@ -201,6 +239,13 @@ struct Reading {
     }
     benchmark::ClobberMemory();
   }
+  void copy_bytes_over() {
+    const uint64_t *copy;
+    percpu_pool_for_each_copy(pool, copy, counters) {
+      std::memcpy(sums.data(), copy, count * 8);
+      benchmark::ClobberMemory();
+    }
+  }
 };
 
 void add_reading(Comparison *comparison, unsigned nr_cpus, size_t n) {
@@ -211,16 +256,17 @@ void add_reading(Comparison *comparison, unsigned nr_cpus, size_t n) {
     comparison
         ->add(name,
               [body](benchmark::State &state) {
-                for (auto _ : state) {
+                while (state.KeepRunningBatch(16)) {
                   const double before = thread_seconds();
                   for (int i = 0; i < 16; ++i) body();
-                  state.SetIterationTime((thread_seconds() - before) / 16);
+                  state.SetIterationTime(thread_seconds() - before);
                 }
               })
         ->UseManualTime();
   };
   timed("sum" + suffix, [reading] { reading->sum(); });
   timed("memcpy" + suffix, [reading] { reading->copy_bytes(); });
+  timed("memcpy_one" + suffix, [reading] { reading->copy_bytes_over(); });
   comparison->ratio("memcpy" + suffix, "sum" + suffix);
 }
 
@@ -240,7 +286,8 @@ int main(int argc, char **argv) {
 #endif
   for (const ops_loop *table : peers) add_loops(&comparison, areas, table, "program/");
   peers.insert(peers.begin(), ops_loops_of_program);
-  add_threads(&comparison, areas, peers);
+  const bool quick = std::any_of(argv + 1, argv + argc, [](const char *argument) { return std::strcmp(argument, "--quick") == 0; });
+  add_threads(&comparison, areas, peers, quick ? kQuickThreadSeconds : kThreadSeconds);
   for (unsigned nr_cpus : {2u, 64u, 256u})
     for (size_t n : {size_t{1}, size_t{1000}, size_t{100'000}}) add_reading(&comparison, nr_cpus, n);
   return comparison.run(argc, argv);

@@ -4,12 +4,10 @@
 A goal whose rows are not there (a suite that was not run, a peer that is not installed) says so. A losing row is printed like a
 winning one.
 """
-import dataclasses
-
 from .allocators import BASE, OURS
 from .plot import number
-from .report import best_peer, best_row, held_rows, label_of, main_rows, memory_of, others_programs, peak_of, time_rows, value
-from .verdict import HELD, MISSED, UNKNOWN, figure_of, mean_of, ratio_of, spread, verdict, verdict_of_each
+from .report import best_peer, best_row, held_rows, label_of, least_of, others_programs, ratio, time_rows, with_peaks
+from .verdict import HELD, MISSED, UNKNOWN, beyond, figure_of, mean_of, ratio_of, spread, verdict, verdict_of_each
 
 NOT_MEASURED = ("not measured", "-", UNKNOWN)
 THREE_PEERS = [BASE, "tcmalloc (gperftools)", "mimalloc"]
@@ -37,23 +35,14 @@ class _Rows:
         """Ours over another allocator's, in one row."""
         return ratio_of(self.cell(name), self.cell(name, column))
 
-    def beyond(self, name, column):
-        """By how much ours is more than another allocator's."""
-        ours, theirs = self.of(name), self.of(name, column)
-        if not ours or not theirs:
-            return None
-        return dataclasses.replace(ours, value=ours.value - theirs.value, rounds=[a - b for a, b in zip(ours.rounds, theirs.rounds)], widest=())
-
     def over_best(self, name, columns):
-        """Ours over the best of several allocators by their medians, in one row; and which that was."""
-        found = [(self.of(name, column).value, column) for column in columns if self.of(name, column)]
-        best = min(found)[1] if found else ""
-        return self.over(name, best), f" (of {best}'s)"
+        """Ours over the best of several allocators, in one row; and which that was."""
+        best = least_of(self.rows[name], columns) if name in self.rows else []
+        return (self.over(name, best[0]), best[0]) if best else (None, "")
 
-    def ratios(self, rows, column, of=value):
-        """(label, ours over another allocator's) of each of some rows that both have: of times, or of memory."""
-        quantities = {row["name"]: "peak" if of is peak_of or of is memory_of and row.get("kind") != "memory" else "time" for row in rows}
-        found = [(label_of(row), ratio_of(row["cells"].get(OURS), row["cells"].get(column), quantities[row["name"]])) for row in rows]
+    def ratios(self, rows, column, quantity="time"):
+        """(label, ours over another allocator's) of each of some rows that both have."""
+        found = [(label_of(row), ratio(row, OURS, column, quantity)) for row in rows]
         return [(label, figure) for label, figure in found if figure]
 
 
@@ -64,14 +53,19 @@ def _goal(figure, limit, unit="", note="", at_least=False):
     return f"{number(figure.value)}{unit}{note}", spread(figure, unit), verdict(figure, limit, at_least)
 
 
-def _mean(rows, timed, column, limit, of=value, note=""):
+def _mean(rows, timed, column, limit, quantity="time", note=""):
     """The mean of ours over a column's, beside what it is without our best row."""
-    figure = mean_of([one for _, one in rows.ratios(timed, column, of)])
-    best = best_row(timed, of, column)
+    figure = mean_of([one for _, one in rows.ratios(timed, column, quantity)])
+    best = best_row(timed, quantity, column)
     if best:
-        rest = mean_of([one for _, one in rows.ratios([row for row in timed if row is not best], column, of)])
+        rest = mean_of([one for _, one in rows.ratios([row for row in timed if row is not best], column, quantity)])
         note = f"{note}; {number(rest.value)} without {label_of(best)}"
     return _goal(figure, limit, note=note)
+
+
+def _beside(figure, words):
+    """A figure that is told beside one that is judged. Nothing where it was not measured."""
+    return f"; {number(figure.value)} {words}" if figure else ""
 
 
 def _each(ratios, limit):
@@ -94,11 +88,13 @@ def _instructions(results):
 
 def _malloc(results):
     rows = _Rows(results, "malloc")
-    ratio, note = rows.over_best("pair", THREE_PEERS)
-    yield "malloc and free of 64 B", "at most 0.75 times the best of jemalloc, tcmalloc, mimalloc", *_goal(ratio, .75, note=note)
+    figure, best = rows.over_best("pair", THREE_PEERS)
+    floor = rows.of("pair_floor", "glibc")
+    note = f" (of {best}'s)" + (f"; {number(floor.value)} ns of each are the loop and two calls" if floor else "")
+    yield "malloc and free of 64 B", "at most 0.75 times the best of jemalloc, tcmalloc, mimalloc", *_goal(figure, .75, note=note)
     yield "the same", "at most 0.75 times jemalloc", *_goal(rows.over("pair", BASE), .75)
-    ratio, note = rows.over_best("batch", THREE_PEERS)
-    yield "batch of 1,000, a pair", "at most 1.0 times the best of them", *_goal(ratio, 1.0, note=note)
+    figure, best = rows.over_best("batch", THREE_PEERS)
+    yield "batch of 1,000, a pair", "at most 1.0 times the best of them", *_goal(figure, 1.0, note=f" (of {best}'s)")
     yield "the same", "at most 0.5 times jemalloc", *_goal(rows.over("batch", BASE), .5)
     timed = time_rows(rows.suite) if rows.suite else []
     ratios = rows.ratios(timed, BASE)
@@ -106,17 +102,20 @@ def _malloc(results):
     best = best_peer(timed, rows.suite) if timed else None
     yield "the same", "at most 0.95 times the best single peer", *_mean(rows, timed, best, .95, note=f" (of {best}'s)")
     yield "malloc patterns, each row", "at most 1.1 times jemalloc", *_each(ratios, 1.1)
-    # The peaks of all patterns: that of the idle threads is one, beside which the table has what they hold.
-    patterns = main_rows(rows.suite) if rows.suite else []
-    yield "malloc patterns, geometric mean of peak memory", "at most 0.8 times jemalloc", *_mean(rows, patterns, BASE, .8, peak_of)
+    # The peaks of all patterns, as the table of peaks has them: of those about memory too.
+    patterns = with_peaks(rows.suite) if rows.suite else []
+    beside = _beside(mean_of([one for _, one in rows.ratios(timed, BASE, "peak")]), "of the rows with a time")
+    yield "malloc patterns, geometric mean of peak memory", "at most 0.8 times jemalloc", *_mean(rows, patterns, BASE, .8, "peak", beside)
     held = held_rows(rows.suite) if rows.suite else []
-    yield "malloc patterns, geometric mean of memory held", "at most 0.8 times jemalloc", *_mean(rows, held, BASE, .8, memory_of)
+    yield "malloc patterns, geometric mean of memory held", "at most 0.8 times jemalloc", *_mean(rows, held, BASE, .8)
     yield "200 idle threads that worked, memory held", "at most 0.3 times jemalloc's", *_goal(rows.over("idle_threads", BASE), .3)
     yield "producer-consumer", "at most 0.25 times jemalloc's time", *_goal(rows.over("producer_consumer", BASE), .25)
     yield "Larson-like with 64 threads", "at most 0.65 times jemalloc's time", *_goal(rows.over("larson_64", BASE), .65)
     yield "large blocks of 5 to 25 MiB", "at most 0.25 times jemalloc's time", *_goal(rows.over("large", BASE), .25)
-    yield ("256 MiB freed, held three seconds later, 2 threads", "given back by the decay: at most a tenth",
-           *_goal(rows.of("given_back_2"), 25.6, " MiB"))
+    for threads, words in ((2, "2 threads"), (1, "the only thread")):
+        theirs = rows.of(f"given_back_{threads}", BASE)
+        yield (f"256 MiB freed, held three seconds later, {words}", "given back by the decay: at most a tenth",
+               *_goal(rows.of(f"given_back_{threads}"), 25.6, " MiB", f" (jemalloc {number(theirs.value)} MiB)" if theirs else ""))
 
 
 def _programs(results):
@@ -124,15 +123,16 @@ def _programs(results):
     timed = time_rows(rows.suite) if rows.suite else []
     theirs = others_programs(timed)
 
-    def note(of):
+    def own(quantity):
         """With our own program."""
-        all_rows = mean_of([one for _, one in rows.ratios(timed, BASE, of)])
-        return f"; {number(all_rows.value)} with our own" if all_rows and len(theirs) < len(timed) else ""
-    yield "Debian's programs, geometric mean of time", "at most 0.97 times jemalloc", *_mean(rows, theirs, BASE, .97, note=note(value))
-    yield "Debian's programs, geometric mean of memory", "less than jemalloc", *_mean(rows, theirs, BASE, .9999, memory_of, note(memory_of))
+        return _beside(mean_of([one for _, one in rows.ratios(timed, BASE, quantity)]) if len(theirs) < len(timed) else None, "with our own")
+    cpu = _beside(mean_of([one for _, one in rows.ratios(theirs, BASE, "cpu")]), "of CPU time")
+    yield "Debian's programs, geometric mean of time", "at most 0.97 times jemalloc", *_mean(rows, theirs, BASE, .97, note=cpu + own("time"))
+    yield "Debian's programs, geometric mean of memory", "less than jemalloc", *_mean(rows, theirs, BASE, .9999, "peak", own("peak"))
     yield "Debian's programs, each row", "not slower than with glibc's malloc", *_each(rows.ratios(theirs, "glibc"), 1)
-    yield "`true`", "within 1 ms of its time with glibc's malloc", *_goal(rows.beyond("true", "glibc"), 1, " ms")
-    yield "Debian's programs, each row's memory", "at most 1.1 times jemalloc's", *_each(rows.ratios(theirs, BASE, memory_of), 1.1)
+    more = beyond(rows.cell("true"), rows.cell("true", "glibc"))
+    yield "`true`", "within 1 ms of its time with glibc's malloc", *_goal(more, 1, " ms")
+    yield "Debian's programs, each row's memory", "at most 1.1 times jemalloc's", *_each(rows.ratios(theirs, BASE, "peak"), 1.1)
 
 
 def _ops(results):
@@ -140,9 +140,10 @@ def _ops(results):
     yield ("`percpu_add`, eight counters in turn", "at most 1.05 times `thread_local` increment",
            *_goal(rows.ratio("program/loop/percpu_add", "program/loop/thread_local"), 1.05))
     yield ("the same", "at most 0.75 times librseq's", *_goal(rows.ratio("program/loop/percpu_add", "program/loop/librseq_add"), .75))
-    reach = rows.ratio("memcpy/256/1000", "sum/256/1000")
-    yield ("sum of 1,000 counters over 256 units", "at least 60 % of memcpy's rate",
-           *_goal(reach.scaled(100) if reach else None, 60, " %", at_least=True))
+    reach, harder = (rows.ratio(f"{memcpy}/256/1000", "sum/256/1000") for memcpy in ("memcpy", "memcpy_one"))
+    yield ("sum of 1,000 counters over 256 units", "at least 60 % of the rate of memcpy of the same bytes",
+           *_goal(reach.scaled(100) if reach else None, 60, " %", at_least=True,
+                  note=_beside(harder.scaled(100) if harder else None, "% of memcpy into one buffer of the sums' size")))
 
 
 def _alloc(results):
@@ -150,19 +151,28 @@ def _alloc(results):
     theirs = rows.of("units/2", "librseq")
     yield ("`percpu_alloc(8)` and free, zeroed, 2 units, warm", "at most 15 ns",
            *_goal(rows.of("units/2"), 15, " ns", f" (librseq {number(theirs.value)} ns)" if theirs else ""))
-    yield ("the same at 256 units, in bursts", "at most 2 times the time at 2 units", *_goal(rows.ratio("burst/256", "burst/2"), 2))
-    yield ("the same at 256 units, sustained", "at most 1.3 times memset of those bytes, all threads' CPU time counted",
-           *_goal(rows.ratio("written/256", "memset/256"), 1.3))
+    yield ("the same at 256 units, in warm bursts within the reserve", "at most 2 times the time at 2 units, of a warm pair",
+           *_goal(rows.ratio("warm_burst/256", "units/2"), 2,
+                  note=_beside(rows.ratio("warm_burst/256", "warm_burst/2"), "of a warm burst's at 2 units")
+                  + _beside(rows.ratio("burst/256", "burst/2"), "cold, of a cold burst's at 2 units")
+                  + _beside(rows.ratio("burst/256", "units/2"), "cold, of a warm pair's")))
+    yield ("the same at 256 units, sustained for half a second",
+           "at most 1.3 times memset of those bytes where they lie, area by area; all threads' CPU time counted",
+           *_goal(rows.ratio("sustained/256", "memset/256"), 1.3,
+                  note=_beside(rows.ratio("sustained/256", "memset_copies/256"), "of memset copy by copy")
+                  + _beside(rows.ratio("sustained/256", "memset_contiguous/256"), "of memset of as many bytes in one piece")))
     yield ("the same, one thread per CPU", "at least 0.9 times linear", *_goal(rows.ratio("threads/1", "threads/2"), .9, at_least=True))
-    yield "allocation, 1e7 live areas against 1e3", "at most 1.2 times", *_goal(rows.ratio("live/10000000", "live/1000"), 1.2)
+    yield ("allocation, 1e7 live areas against 1e3; 200,000 taken, and freed in random order", "at most 1.2 times",
+           *_goal(rows.ratio("live_random/10000000", "live_random/1000"), 1.2,
+                  note=_beside(rows.ratio("live/10000000", "live/1000"), "of one, again and again")))
     left = [figure for figure in (rows.of(f"100000 x 64 x 64{written} left") for written in ("", " written")) if figure]
     left = max(left, key=lambda figure: figure.value).scaled(1 / 1024) if left else None
     theirs = rows.of("100000 x 64 x 64 written left", "librseq")
     yield ("held one second after freeing 100,000 areas of 64 B on 64 units", "at most 4 MiB",
            *_goal(left, 4, " MiB", f" (librseq {number(theirs.value / 1024)} MiB)" if theirs else ""))
-    for units, most in ((2, 5.5), (64, .2)):
-        yield (f"metadata, {units} units", f"at most {most} % of the populated bytes",
-               *_goal(rows.of(f"100000 x 64 x {units} of populated"), most, " %"))
+    for units, written, most in ((2, "", 5.5), (64, " written", .2)):
+        yield (f"metadata, {units} units{', all written' if written else ''}", f"at most {most} % of the populated bytes",
+               *_goal(rows.of(f"100000 x 64 x {units}{written} of populated"), most, " %"))
 
 
 def goals(results):

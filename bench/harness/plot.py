@@ -24,7 +24,7 @@ STYLES = {
     "calloc": ("#848d97", "square"),
 }
 OTHERS = [("#8a63d2", "plus"), ("#d1436b", "square-open"), ("#2f9fb3", "triangle-open"), ("#7a8f1a", "circle-open"),
-          ("#9a6a4f", "down-open")]
+          ("#9a6a4f", "down-open"), ("#4f8f4f", "cross")]
 
 
 def style_of(name, names):
@@ -105,7 +105,8 @@ def legend(names, all_names, width, y):
 
 def dots(title, subtitle, rows, names, axis, reference="", ours="libpercpu"):
     """rows: (label, {name: ratio}), less is better; the value of ours is written at the right. reference: what 1 is."""
-    width, left, right, pitch = 860, 190, 70, 27
+    width, right, pitch = 860, 70, 27
+    left = max(190, 24 + 7.2 * max(len(label) for label, _ in rows))
     values = [value for _, cells in rows for value in cells.values()]
     low, high = min([*values, .9]) / 1.08, max([*values, 1.1]) * 1.08
     least, most = low, high
@@ -199,19 +200,22 @@ def lines(title, subtitle, series, x_axis, y_axis, names=None, log_y=True, ours=
     return document(width, height, title, subtitle, body)
 
 
-def bars(title, subtitle, rows, axis, strong=()):
-    """rows: (label, value), less is better; those in `strong` are ours. The value stands behind its bar."""
-    width, left, right, pitch, top = 860, 250, 80, 26, 66
-    high = max(value for _, value in rows)
-    bottom = top + pitch * len(rows)
+def bars(title, subtitle, panels, axis, strong=()):
+    """panels: (heading, [(label, value), ...]) on one axis, less is better; those in `strong` are ours. The value stands behind its bar."""
+    width, left, right, pitch, y = 860, 250, 80, 26, 66.0
+    high = max(value for _, rows in panels for _, value in rows)
     body = []
-    for index, (label, value) in enumerate(rows):
-        y = top + pitch * index
-        length = value / high * (width - left - right)
-        colour = STYLES["libpercpu"][0] if label in strong else STYLES["glibc"][0]
-        weight = "600" if label in strong else "400"
-        body += [text(left - 12, y + 17, label, "end", 13, colour if label in strong else TEXT, weight),
-                 f'<rect x="{left}" y="{y + 5}" width="{max(length, 1):.1f}" height="{pitch - 10}" rx="2" fill="{colour}"/>',
-                 text(left + length + 8, y + 17, number(value), "start", 13, colour if label in strong else TEXT, weight)]
-    body.append(text(left, bottom + 20, axis, "start", 12.5))
-    return document(width, int(bottom + 34), title, subtitle, body)
+    for heading, rows in panels:
+        body.append(text(left, y + 12, heading, weight="600"))
+        y += 20
+        for label, value in rows:
+            length = value / high * (width - left - right)
+            colour = STYLES["libpercpu"][0] if label in strong else STYLES["glibc"][0]
+            weight = "600" if label in strong else "400"
+            body += [text(left - 12, y + 17, label, "end", 13, colour if label in strong else TEXT, weight),
+                     f'<rect x="{left}" y="{y + 5:.0f}" width="{max(length, 1):.1f}" height="{pitch - 10}" rx="2" fill="{colour}"/>',
+                     text(left + length + 8, y + 17, number(value), "start", 13, colour if label in strong else TEXT, weight)]
+            y += pitch
+        y += 14
+    body.append(text(left, y + 6, axis, "start", 12.5))
+    return document(width, int(y + 20), title, subtitle, body)

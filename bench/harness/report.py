@@ -3,6 +3,7 @@
 from .allocators import BASE, OURS, UNPINNED
 from .measure import geometric_mean, median
 from .plot import number
+from .verdict import ratio_of
 
 MIB = 1 << 20
 
@@ -22,11 +23,27 @@ def value(row, column, quantity="time"):
     return median(samples) if samples else None
 
 
-def with_spread(samples, scale=1.0):
-    """A median, and how far the extremes lie apart: half of that, in percent."""
+def ratio(row, over, under, quantity="time"):
+    """Of two columns of a row, round by round. None where one has no such samples."""
+    return ratio_of(row["cells"].get(over), row["cells"].get(under), quantity)
+
+
+def least_of(row, names, quantity="time"):
+    """The names with the least median, over the rounds that all of these have which have any; none where none has."""
+    found = {name: row["cells"].get(name, {}).get(quantity) for name in names}
+    found = {name: samples for name, samples in found.items() if samples}
+    rounds = min(map(len, found.values()), default=0)
+    medians = {name: median(samples[:rounds]) for name, samples in found.items()}
+    least = min(medians.values(), default=None)
+    return [name for name, one in medians.items() if one == least]
+
+
+def with_spread(samples, scale=1.0, extremes=()):
+    """A median, and how far the extremes lie apart: half of that, in percent. Of one round: the extremes of what was repeated within it."""
     middle = median(samples)
-    spread = 50 * (max(samples) - min(samples)) / middle if middle else 0
-    return f"{number(middle / scale)} ±{spread:.0f}%" if len(samples) > 1 else number(middle / scale)
+    ends = samples if len(samples) > 1 else extremes
+    spread = f" ±{50 * (max(ends) - min(ends)) / middle if middle else 0:.0f}%" if ends else ""
+    return number(middle / scale) + spread
 
 
 def names_of(suite):
@@ -44,8 +61,8 @@ def label_of(row):
 
 
 def main_rows(suite):
-    """The rows that geometric means are made of: all but those of series, which tell one thing many times."""
-    return [row for row in suite["rows"] if not row.get("series")]
+    """The rows that geometric means are made of: all but those of series, which tell one thing many times, and what no allocator can save."""
+    return [row for row in suite["rows"] if not row.get("series") and row.get("kind") != "floor"]
 
 
 def time_rows(suite):
@@ -66,94 +83,83 @@ def others_programs(rows):
     return [row for row in rows if row["name"] not in OWN_PROGRAMS]
 
 
-def peak_of(row, column):
-    """Bytes at most, of any row."""
-    return value(row, column, "peak")
-
-
-def memory_of(row, column):
-    """Bytes: the figure of a row about memory, else the peak beside the time."""
-    if row.get("kind") == "memory":
-        figure = value(row, column)
-        return None if figure is None else figure * MIB
-    return value(row, column, "peak")
-
-
-def mean_ratio(rows, over, under, of=value):
+def mean_ratio(rows, over, under, quantity="time"):
     """The geometric mean of the ratios of two columns, and how many rows have both. None where there is none."""
-    ratios = [of(row, over) / of(row, under) for row in rows if of(row, over) and of(row, under)]
+    ratios = [one.value for one in (ratio(row, over, under, quantity) for row in rows) if one]
     return (geometric_mean(ratios), len(ratios)) if ratios else (None, 0)
 
 
-def best_row(rows, of=value, under=BASE):
+def best_row(rows, quantity="time", under=BASE):
     """The row that does most for the mean of ours over another's: a mean without it is never better. None where fewer than two are left."""
-    ratios = {row["name"]: of(row, OURS) / of(row, under) for row in rows if of(row, OURS) and of(row, under)}
-    if len(ratios) < 3:
-        return None
-    return min((row for row in rows if row["name"] in ratios), key=lambda row: ratios[row["name"]])
+    found = [(one.value, index) for index, one in enumerate(ratio(row, OURS, under, quantity) for row in rows) if one]
+    return rows[min(found)[1]] if len(found) >= 3 else None
 
 
-def means_of(rows, of=value):
-    """(label, rows) of the means that stand below a table: of all; without our own programs; without the best row."""
+def means_of(rows, quantity="time"):
+    """(label, rows) of the means that stand below a table: of all; of those with a time; without our own programs; without the best row."""
     yield f"geometric mean, {BASE} = 1", rows
+    with_time = [row for row in rows if row.get("kind", "time") == "time"]
+    if 0 < len(with_time) < len(rows):
+        yield "of the rows with a time", with_time
     theirs = others_programs(rows)
     if len(theirs) < len(rows):
         yield "without our own", theirs
-    best = best_row(theirs, of)
+    best = best_row(theirs, quantity)
     if best:
         yield f"{'and ' if len(theirs) < len(rows) else ''}without our best, {label_of(best)}", [row for row in theirs if row is not best]
 
 
-def best_peer(rows, suite, of=value):
+def best_peer(rows, suite, quantity="time"):
     """The peer whose geometric mean is the least, among those that have most rows. Returns: name, or None."""
-    means = {name: mean_ratio(rows, name, BASE, of) for name in peers_of(suite)}
+    means = {name: mean_ratio(rows, name, BASE, quantity) for name in peers_of(suite)}
     most = max((count for _, count in means.values()), default=0)
     return min((mean, name) for name, (mean, count) in means.items() if count == most and mean is not None)[1] if most else None
 
 
-def compare_table(suite, rows, of=value, show=None, unit=None, means=True):
-    """Rows by allocators, the least of each row bold, with ours over jemalloc's, the best peer's, and ours without placement; below, where
-    that is wanted, geometric means."""
-    names = names_of(suite)
-    show = show or (lambda row, name: with_spread(row["cells"][name]["time"]))
+# The ratios beside each row: what over what, and of which quantity (none: of the table's).
+def _compared(cpu):
+    return [(f"{OURS} / {BASE}", BASE, None), (f"{OURS} / best peer", "", None), (f"{OURS} / pin:none", UNPINNED, None),
+            *([(f"CPU time, {OURS} / {BASE}", BASE, "cpu")] if cpu else [])]
+
+
+def compare_table(suite, rows, quantity="time", unit=None, scale=1.0, means=True, cpu=False):
+    """Rows by allocators, the least of each row bold, with the ratios of ours to jemalloc's, the best peer's, and ours without placement;
+    cpu: of the CPU time too. Below, where that is wanted, geometric means."""
+    names, peers = names_of(suite), peers_of(suite)
+    compared = _compared(cpu)
     lines = []
     for row in rows:
-        found = {name: of(row, name) for name in names if of(row, name) is not None}
-        least = min(found.values(), default=None)
+        least = least_of(row, names, quantity)
         cells = []
         for name in names:
-            if name in found:
-                shown = show(row, name)
-                cells.append(f"**{shown}**" if found[name] == least else shown)
-            else:
-                cells.append(row["absent"].get(name, "-"))
-        peers = [found[name] for name in peers_of(suite) if name in found]
-        ratios = [number(found[OURS] / found[BASE]) if OURS in found and BASE in found else "-",
-                  number(found[OURS] / min(peers)) if OURS in found and peers else "-",
-                  number(found[OURS] / found[UNPINNED]) if OURS in found and found.get(UNPINNED) else "-"]
-        lines.append([label_of(row), unit or row["unit"], *cells, *ratios])
+            samples = row["cells"].get(name, {}).get(quantity)
+            shown = with_spread(samples, scale) if samples else row["absent"].get(name, "-")
+            cells.append(f"**{shown}**" if name in least else shown)
+        best = least_of(row, peers, quantity)
+        ratios = [ratio(row, OURS, under or (best[0] if best else ""), of or quantity) for _, under, of in compared]
+        lines.append([label_of(row), unit or row["unit"], *cells, *(number(one.value) if one else "-" for one in ratios)])
     if means:
-        lines += [_mean_line(suite, label, part, of) for label, part in means_of(rows, of)]
-    return table(["", "", *names, f"{OURS} / {BASE}", f"{OURS} / best peer", f"{OURS} / pin:none"], lines, 2)
+        lines += [_mean_line(suite, label, part, quantity, compared) for label, part in means_of(rows, quantity)]
+    return table(["", "", *names, *(head for head, *_ in compared)], lines, 2)
 
 
-def _mean_line(suite, label, rows, of):
-    means = {name: mean_ratio(rows, name, BASE, of) for name in names_of(suite)}
+def _mean_line(suite, label, rows, quantity, compared):
+    means = {name: mean_ratio(rows, name, BASE, quantity) for name in names_of(suite)}
     shown = [("-" if mean is None else number(mean) + ("" if count == len(rows) else f" ({count} rows)")) for mean, count in means.values()]
-    best = best_peer(rows, suite, of)
-    ours, _ = mean_ratio(rows, OURS, BASE, of)
-    over_best, _ = mean_ratio(rows, OURS, best, of) if best else (None, 0)
-    over_unpinned, _ = mean_ratio(rows, OURS, UNPINNED, of)
-    return [label, "", *shown, number(ours) if ours else "-", f"{number(over_best)} ({best})" if over_best else "-",
-            number(over_unpinned) if over_unpinned else "-"]
+    best = best_peer(rows, suite, quantity)
+    for _, under, of in compared:
+        mean, _ = mean_ratio(rows, OURS, under or best, of or quantity)
+        shown.append("-" if mean is None else number(mean) + ("" if under else f" ({best})"))
+    return [label, "", *shown]
 
 
-def memory_table(suite, rows):
-    return compare_table(suite, rows, memory_of, lambda row, name: number(memory_of(row, name) / MIB), "MiB")
+def with_peaks(suite):
+    """The rows whose peaks are known: those with a time, and those about what is held."""
+    return [row for row in main_rows(suite) if any(value(row, name, "peak") for name in names_of(suite))]
 
 
-def p99_of(row, column):
-    return value(row, column, "p99")
+def peak_table(suite):
+    return compare_table(suite, with_peaks(suite), "peak", "MiB", MIB)
 
 
 def columns_of(rows):
@@ -162,60 +168,77 @@ def columns_of(rows):
 
 
 def row_table(rows):
-    """Of a suite without allocators. One column: median and extremes. More: their medians, the least bold, and ours over the best other."""
+    """Of a suite without allocators. One column: median and extremes. More: medians with their spread, the least bold, and ours over
+    jemalloc's and the best other."""
     columns = columns_of(rows) or [OURS]
+    alone = len(columns) == 1
+    compared = [(f"{OURS} / {BASE}", BASE)] * (BASE in columns) + [(f"{OURS} / best", "")]
+    width = 3 if alone else len(columns) + len(compared)
     lines = []
     for row in rows:
         if not row["cells"]:
-            lines.append([f"`{row['name']}`", "", next(iter(row["absent"].values()), "-"), *[""] * max(len(columns), 2)])
-        elif len(columns) == 1:
+            lines.append([f"`{row['name']}`", "", next(iter(row["absent"].values()), "-"), *[""] * (width - 1)])
+        elif alone:
             cell = next(iter(row["cells"].values()))
             extremes = cell.get("extremes", cell["time"])
             lines.append([f"`{row['name']}`", row["unit"], number(median(cell["time"])), number(min(extremes)), number(max(extremes))])
         else:
-            found = {name: value(row, name) for name in row["cells"]}
-            least = min(found.values())
-            cells = [(f"**{number(found[name])}**" if found[name] == least else number(found[name])) if name in found else "-"
-                     for name in columns]
-            others = [found[name] for name in found if name != OURS]
-            ratio = number(found[OURS] / min(others)) if OURS in found and others and min(others) > 0 else "-"
-            lines.append([f"`{row['name']}`", row["unit"], *cells, ratio])
-    return table(["", "", *(["median", "least", "most"] if len(columns) == 1 else [*columns, f"{OURS} / best"])], lines, 2)
+            least = least_of(row, columns)
+            shown = {name: with_spread(cell["time"], 1, cell.get("extremes", ())) for name, cell in row["cells"].items()}
+            cells = [f"**{shown[name]}**" if name in least else shown.get(name, "-") for name in columns]
+            best = least_of(row, [name for name in columns if name != OURS])
+            ratios = [ratio(row, OURS, under or (best[0] if best else "")) for _, under in compared]
+            lines.append([f"`{row['name']}`", row["unit"], *cells, *(number(one.value) if one else "-" for one in ratios)])
+    return table(["", "", *(["median", "least", "most"] if alone else [*columns, *(head for head, _ in compared)])], lines, 2)
+
+
+OPS_PLACES = ["program/loop", "program/call", "program/work", "library/loop", "library/call", "one_thread", "thread_per_cpu", "four_per_cpu"]
+CONTENDED, CONTENDED_PLACES = "atomic_contended", ("thread_per_cpu", "four_per_cpu")  # elsewhere there is nobody to contend with
+SUMS = [("sum", "sum, ns"), ("memcpy", "memcpy of the same bytes, ns"), ("memcpy_one", "memcpy into one buffer, ns")]
 
 
 def ops_tables(rows):
-    """The operations as ways of counting by where they are, and sums beside copying the same bytes."""
-    places = ["program/loop", "program/call", "program/work", "library/loop", "library/call", "one_thread", "thread_per_cpu", "four_per_cpu"]
-    found = {}
-    reading = {}
-    for row in rows:
-        place, _, way = row["name"].rpartition("/")
-        if place in places and value(row, OURS):
-            found.setdefault(way, {})[place] = value(row, OURS)
-        elif row["name"].startswith(("sum/", "memcpy/")) and value(row, OURS):
-            what, units, count = row["name"].split("/")
-            reading.setdefault((int(units), int(count)), {})[what] = value(row, OURS)
-    places = [place for place in places if any(place in cells for cells in found.values())]
-    if found:
-        yield table(["ns a step", *places], [[f"`{way}`", *(number(cells[place]) if place in cells else "-" for place in places)]
-                                             for way, cells in found.items()])
+    """The operations as ways of counting by where they are, with their ratios to thread_local's and librseq's; and sums beside copying the
+    same bytes."""
+    cells = {row["name"]: row["cells"].get(OURS) for row in rows}
+    ways = dict.fromkeys(row["name"].rpartition("/")[2] for row in rows if row["name"].rpartition("/")[0] in OPS_PLACES)
+    found = {way: {place: value(row, OURS) for row in rows for place in OPS_PLACES if row["name"] == f"{place}/{way}" and value(row, OURS)}
+             for way in ways}
+    found.get(CONTENDED, {}).update({place: None for place in OPS_PLACES if place not in CONTENDED_PLACES})
+    places = [place for place in OPS_PLACES if any(place in times for times in found.values())]
+    compared = [(place, other) for place in places for other in ("thread_local", "librseq_add")
+                if place in ("program/loop", "program/call", "library/call") and cells.get(f"{place}/{other}")]
+
+    def over(way, place, other):
+        one = ratio_of(cells.get(f"{place}/{way}"), cells[f"{place}/{other}"]) if found[way].get(place) else None
+        return number(one.value) if one else "-"
+    if ways:
+        yield table(["ns a step", *places],
+                    [[f"`{way}`", *(number(times[place]) if times.get(place) else "-" for place in places)] for way, times in found.items()])
+        yield table(["over another's", *(f"{place}, / {other}" for place, other in compared)],
+                    [[f"`{way}`", *(over(way, *one) for one in compared)] for way in found])
+    reading = sorted({tuple(map(int, name.split("/")[1:])) for name in cells if name.startswith("sum/")})
     if reading:
-        yield table(["CPUs (units)", "counters", "sum, ns", "memcpy of the same bytes, ns", "memcpy / sum"],
-                    [[f"{units}", f"{count:,}", number(cells.get("sum", 0)), number(cells.get("memcpy", 0)),
-                      number(cells["memcpy"] / cells["sum"]) if len(cells) == 2 else "-"] for (units, count), cells in sorted(reading.items())])
+        lines = []
+        for units, count in reading:
+            of = {what: cells.get(f"{what}/{units}/{count}") for what, _ in SUMS}
+            ratios = [ratio_of(of[what], of["sum"]) for what, _ in SUMS[1:]]
+            lines.append([str(units), f"{count:,}", *(number(median(cell["time"])) if cell else "-" for cell in of.values()),
+                          *(number(one.value) if one else "-" for one in ratios)])
+        yield table(["CPUs (units)", "counters", *(head for _, head in SUMS), "memcpy / sum", "memcpy into one / sum"], lines)
 
 
 def figure(name, what):
     return f"![{what}](plots/{name}.svg)"
 
 
-def series_of(suite, name, of=value):
+def series_of(suite, name):
     """{column: [(x, y), ...]} of the rows of a series."""
     found = {}
     for row in suite["rows"]:
         if row.get("series") == name:
             for column in names_of(suite):
-                y = of(row, column)
+                y = value(row, column)
                 if y:
                     found.setdefault(column, []).append((row["x"], y))
     return {column: sorted(points) for column, points in found.items()}
@@ -226,17 +249,21 @@ def allocator_section(suite, plots):
     parts = [f"## {suite['title']}", suite["about"]]
     parts += [figure(name, what) for name, what in plots]
     if timed:
-        parts += ["### Time", "Medians, ± half the distance between least and most; the least of a row is bold.", compare_table(suite, timed)]
+        parts += ["### Time", "Medians, ± half the distance between least and most; the least of a row is bold. Ratios are medians of the rounds' "
+                  "ratios.", compare_table(suite, timed, cpu=suite["name"] == "programs")]
+    for row in suite["rows"]:
+        if row.get("kind") == "floor":
+            parts += [f"Of *{label_of(row)}*, {with_spread(cell['time'])} {row['unit']}: {row['what']}" for cell in row["cells"].values()]
     if start_rows(suite):
         parts += ["### Start", "In no mean with the times above.", compare_table(suite, start_rows(suite), means=False)]
-    if any(memory_of(row, name) for row in timed for name in names_of(suite)):
-        parts += ["### Peak memory", "Peak resident memory in MiB beside the times above.", memory_table(suite, timed)]
+    if with_peaks(suite):
+        parts += ["### Peak memory", "Peak resident memory in MiB of each row's process, of the rows about memory too.", peak_table(suite)]
     if held_rows(suite):
-        parts += ["### Memory held", "Resident memory in MiB of a process that waits.", memory_table(suite, held_rows(suite))]
-    waits = [row for row in timed if any(p99_of(row, name) for name in names_of(suite))]
+        parts += ["### Memory held", "Resident memory in MiB of a process that waits.", compare_table(suite, held_rows(suite))]
+    waits = [row for row in timed if any(value(row, name, "p99") for name in names_of(suite))]
     if waits:
         parts += ["### Slow requests", "The time in which 99 % of the requests were answered, as the client saw it.",
-                  compare_table(suite, waits, p99_of, lambda row, name: with_spread(row["cells"][name]["p99"]), "us")]
+                  compare_table(suite, waits, "p99", "us")]
     described = [f"- *{label_of(row)}*: {row['what']}" for row in suite["rows"] if row.get("what") and not row.get("series")]
     if described:
         parts += ["<details><summary>What each row does</summary>", "\n".join(described), "</details>"]
@@ -251,23 +278,30 @@ def row_section(suite, plots):
     for row in suite["rows"]:
         programs.setdefault(row.get("program", ""), []).append(row)
     for rows in programs.values():
-        if len(rows) > 40:
+        if len(rows) > 80:
             parts += [f"<details><summary>All {len(rows)} rows</summary>", row_table(rows), "</details>"]
         else:
             parts.append(row_table(rows))
     return parts
 
 
+def machine_line(machine):
+    """Where something was measured, and of which commit."""
+    pages = machine.get("huge_pages")
+    return (f"{machine['processor']}, {machine['cpus']} CPUs"
+            + {True: " (some share a core)", False: " (none share a core)"}.get(machine.get("siblings"), "")
+            + f", {machine['memory_gib']} GiB, Linux {machine['kernel']}"
+            + (f" (transparent huge pages: {pages})" if pages else "")
+            + f", {machine['libc']}, {machine['compiler']}, {machine['date']}; commit {machine['commit']}."
+            + (" A virtual machine that shares its processor with others: ratios hold where times do not." if machine.get("virtual") else ""))
+
+
 def page(results, goals, plots):
     """RESULTS.md. goals: (figure, goal, measured, spread, verdict); plots: {suite: [(file, what it shows)]}."""
-    machine = results["machine"]
     parts = ["# Results",
              "Written by `scripts/bench` from `results.json`; do not edit. [README.md](README.md) tells what is measured and how to read it.",
-             f"{machine['processor']}, {machine['cpus']} CPUs, {machine['memory_gib']} GiB, Linux {machine['kernel']}, {machine['libc']}, "
-             f"{machine['compiler']}, {machine['date']}; commit {machine['commit']}."
-             + (" A quick run: every figure is from a tenth of the work." if results["quick"] else "")]
-    if machine.get("virtual"):
-        parts[-1] += " A virtual machine that shares its processor with others: ratios hold where times do not."
+             machine_line(results["machine"])
+             + (" A quick run: every figure is from about a tenth of the work." if results["quick"] else "")]
     if goals:
         said = [verdict.strip("*") for *_, verdict in goals]
         counts = [f"{said.count(word)} {word}" for word in ("held", "missed", "undecided") if word != "undecided" or word in said]
@@ -281,6 +315,10 @@ def page(results, goals, plots):
     for suite in results["suites"].values():
         with_allocators = len(suite["columns"]) > 1
         parts += (allocator_section if with_allocators else row_section)(suite, plots.get(suite["name"], []))
+        if suite.get("machine", results["machine"]) != results["machine"]:
+            parts.append(f"Measured apart from the rest: {machine_line(suite['machine'])}")
+        if suite.get("versions"):
+            parts.append("Versions: " + ", ".join(f"{name} {version}" for name, version in suite["versions"].items()) + ".")
         more = suite.get("goal_rounds", suite["rounds"]) - suite["rounds"]
         under = f" under {', '.join(suite['goal_columns'])}" if suite.get("goal_columns") else ""
         parts.append(f"{suite['rounds']} round{'s' if suite['rounds'] != 1 else ''}, in turn"

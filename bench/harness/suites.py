@@ -54,11 +54,13 @@ class Case:
     unit: str
     run: Callable
     label: str = ""          # how tables and plots call it; its name, unless it says otherwise
-    kind: str = "time"       # "memory": the figure is MiB, and no time; "start": a time that is in no mean with others
+    kind: str = "time"       # "memory": the figure is MiB, and no time; "start": a time that is in no mean with others; "floor": what
+                             # no allocator can save of a row of that label
     series: str = ""         # the rows of a series make one line of a plot, and are no part of geometric means
     x: float = 0             # its place in the series
     rounds: int = 0          # at most so many; 0: as many as the others
     goal: bool = False       # a goal is about it: it has goal rounds
+    columns: tuple = ()      # names of the allocators under which it is run; empty: all
 
     def describe(self):
         told = {"name": self.name, "what": self.what, "unit": self.unit}
@@ -82,6 +84,7 @@ class Program:
     context: Context
     rounds: int = 0
     goals: tuple = ()        # the arguments of runs that make the rows which goals are about, for goal rounds
+    columns = ()
 
     @property
     def goal(self):
@@ -170,7 +173,7 @@ def _runs(suite, columns, rows, number):
     """The runs of a round in their order, every second time the other way round: case, column, the column's name."""
     for case, column in itertools.product(suite.cases, columns[::-1] if number % 2 else columns):
         name = column.name if column else ONLY
-        unusable = (column and column.absent) or name in rows.get(case.name, {}).get("absent", ())
+        unusable = (column and column.absent) or (case.columns and name not in case.columns) or name in rows.get(case.name, {}).get("absent", ())
         if not unusable and not (case.rounds and number >= case.rounds):
             yield case, column, name
 

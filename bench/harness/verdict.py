@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: MIT
 """Whether a figure holds a goal: held, missed or undecided, by one rule for all goals and both ways.
 
-Allocators take turns, so what the machine does in a round falls on all of that round: a ratio is made within each round, and it is on
-these that the verdict stands, beside the ratio of the medians that tables show. A figure is *held* when it holds, and so do so many of its
-rounds that half of them or fewer would hold by chance in less than one case of twenty (a sign test); *missed* when it does not hold,
-and as many do not; else *undecided*. Of nine rounds that is eight, of five all. Three rounds or four have to agree all, which by chance
-three do in one case of eight. Fewer than three give no verdict, but for rows whose program repeats them within a round: then the
-least of one over the most of the other has to be on the same side of the goal as the most over the least.
+Allocators take turns, so what the machine does in a round falls on all of that round: a ratio is made within each round, and the figure is
+the median of these; it is on them that the verdict stands. Of allocators that had more rounds than others, those that both had count. A
+mean over rows is made of the rows' figures, and in each round. A figure is *held* when it holds, and so do so many of its rounds that
+half of them or fewer would hold by chance in less than one case of twenty (a sign test); *missed* when it does not hold, and as many do
+not; else *undecided*. Of nine rounds that is eight, of five all. Three rounds or four have to agree all, which by chance three do in one
+case of eight. Fewer than three give no verdict, but for rows whose program repeats them within a round: then the least of one over the
+most of the other has to be on the same side of the goal as the most over the least.
 """
 import dataclasses
 import math
@@ -21,7 +22,8 @@ CHANCE = .05
 
 @dataclasses.dataclass
 class Figure:
-    """What was measured: by medians, in each round, and the widest interval that repetitions within rounds give, if there are any."""
+    """What was measured: the median of the rounds (of a mean, the mean of such), each round, and the widest interval that repetitions within
+    rounds give, if there are any."""
     value: float
     rounds: list
     widest: tuple = ()
@@ -37,17 +39,24 @@ def figure_of(cell):
 
 
 def ratio_of(over, under, quantity="time"):
-    """Of two cells, round by round. None where one has no such samples."""
-    above, below = ((cell or {}).get(quantity) for cell in (over, under))
-    if not above or not below or min(below) <= 0 or min(above) <= 0:
+    """Of two cells, round by round, in the rounds that both have. None where one has no such samples."""
+    pairs = list(zip(*((cell or {}).get(quantity, []) for cell in (over, under))))
+    if not pairs or min(min(pair) for pair in pairs) <= 0:
         return None
+    rounds = [above / below for above, below in pairs]
     high, low = _extremes(over), _extremes(under)
     widest = (high[0] / low[1], high[1] / low[0]) if high and low and low[0] > 0 and quantity == "time" else ()
-    return Figure(median(above) / median(below), [a / b for a, b in zip(above, below)], widest)
+    return Figure(median(rounds), rounds, widest)
+
+
+def beyond(over, under):
+    """By how much the time of one cell is more than another's, round by round."""
+    rounds = [above - below for above, below in zip(*((cell or {}).get("time", []) for cell in (over, under)))]
+    return Figure(median(rounds), rounds) if rounds else None
 
 
 def mean_of(figures):
-    """The geometric mean of ratios, in each round that all of them have. None of none."""
+    """The geometric mean of ratios, and that of each round that all of them have. None of none."""
     if not figures:
         return None
     rounds = min(len(figure.rounds) for figure in figures)

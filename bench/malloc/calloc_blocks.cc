@@ -37,10 +37,11 @@ size_t nr_words(bench::Random& random) {
 double bench::calloc_blocks(const Scale& scale) {
   constexpr uint32_t kBlocks = 500;
   const size_t steps = scale.of(20'000);
-  Random random(1);
+  Random first(1);
   std::vector<Zeroed> blocks(kBlocks);
-  for (Zeroed& block : blocks) block.fill(nr_words(random));
-  const double ns = median_ns(3, [&] {
+  for (Zeroed& block : blocks) block.fill(nr_words(first));
+  const double ns = median_ns(scale, 3, [&] {
+    Random random(2);
     for (size_t step = 0; step < steps; step++) {
       Zeroed& block = blocks[random.below(kBlocks)];
       block.clear();

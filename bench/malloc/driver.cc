@@ -31,15 +31,26 @@ double now_ns() {
   return 1e9 * static_cast<double>(now.tv_sec) + static_cast<double>(now.tv_nsec);
 }
 
-double median_ns(int runs, const std::function<void()>& work) {
-  std::vector<double> times;
-  for (int i = 0; i <= runs; i++) {
-    const double before = now_ns();
-    work();
-    if (i > 0) times.push_back(now_ns() - before);
+double median_of(int repetitions, const std::function<double()>& repetition) {
+  std::vector<double> figures;
+  for (int i = 0; i <= repetitions; i++) {
+    const double figure = repetition();
+    if (i > 0) figures.push_back(figure);
   }
-  std::nth_element(times.begin(), times.begin() + runs / 2, times.end());
-  return times[static_cast<size_t>(runs / 2)];
+  std::nth_element(figures.begin(), figures.begin() + repetitions / 2, figures.end());
+  return figures[static_cast<size_t>(repetitions / 2)];
+}
+
+double median_ns(const Scale& scale, int repetitions, const std::function<void()>& work) {
+  return median_of(repetitions, [&] {
+    const double before = now_ns();
+    double spent = 0, times = 0;
+    for (; spent < scale.least_ns(); times++) {
+      work();
+      spent = now_ns() - before;
+    }
+    return spent / times;
+  });
 }
 
 double run_threads(unsigned count, const std::function<void(unsigned)>& body) {
@@ -79,6 +90,7 @@ namespace {
 
 constexpr Pattern kPatterns[] = {
     {"pair", "ns", pair},
+    {"pair_floor", "ns", pair_floor},
     {"batch", "ns", batch},
     {"small_churn", "ns", small_churn},
     {"random_sizes", "ns", random_sizes},
@@ -86,7 +98,7 @@ constexpr Pattern kPatterns[] = {
     {"realloc_growth", "us", realloc_growth},
     {"large", "us", large},
     {"producer_consumer", "ns", producer_consumer},
-    {"larson", "ms", larson},
+    {"larson", "ns", larson},
     {"false_sharing_active", "ms", false_sharing_active},
     {"false_sharing_passive", "ms", false_sharing_passive},
     {"thread_storm", "us", thread_storm},

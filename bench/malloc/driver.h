@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: MIT
 //
-// What the patterns share. A pattern is one file: it does a fixed amount of work with malloc and free, and returns what that took.
+// What the patterns share. A pattern is one file: it does a fixed amount of work with malloc and free, again and again until that has
+// taken a while, and returns what one time took.
 // Which allocator it runs under is none of its business (LD_PRELOAD decides).
 //
 // Invariants: Every block is written when it is taken and read when it is given back, and what was read is compared: two blocks that
 // overlap, or one that lost its bytes, end the program with a message. Nothing of it can be optimized away: the patterns are compiled
-// with -fno-builtin, so a call of malloc is a call. Random numbers are the same in every run.
+// with -fno-builtin, so a call of malloc is a call, and what is compared is read from the block. Random numbers are the same each time.
 #ifndef PERCPU_BENCH_MALLOC_DRIVER_H
 #define PERCPU_BENCH_MALLOC_DRIVER_H
 
@@ -24,6 +25,8 @@ struct Scale {
     const double scaled = static_cast<double>(count) * factor;
     return scaled < 1 ? 1 : static_cast<size_t>(scaled);
   }
+  // As long as a repetition takes at least: what disturbs it for a millisecond is a hundredth of it.
+  double least_ns() const { return 100e6 * (factor < 1 ? factor : 1); }
 };
 
 struct Pattern {
@@ -36,8 +39,11 @@ struct Pattern {
 
 double now_ns();
 
-// The median of several runs of the same work, in ns. The first run warms up and does not count.
-double median_ns(int runs, const std::function<void()>& work);
+// The median of several repetitions, each of which tells its own figure. One before them warms up and does not count.
+double median_of(int repetitions, const std::function<double()>& repetition);
+
+// What the work takes, in ns: the median of several repetitions, in each of which it is done until scale.least_ns() have gone by.
+double median_ns(const Scale& scale, int repetitions, const std::function<void()>& work);
 
 // Runs body(index) in so many threads at once, from one starting shot to the last one's end. Returns: ns.
 double run_threads(unsigned count, const std::function<void(unsigned)>& body);
@@ -65,16 +71,20 @@ class Random {
   uint64_t state_;
 };
 
-// Blocks of at least 8 bytes that carry a number in their first word.
-inline uint64_t* take(size_t size, uint64_t number) {
-  auto* block = static_cast<uint64_t*>(std::malloc(size));
+// Blocks of at least 8 bytes that carry a number in their first word. The compiler does not know that it still is what was written
+// there: it waits in memory, at the address that malloc returned.
+template <void* (*kMalloc)(size_t) = std::malloc>
+uint64_t* take(size_t size, uint64_t number) {
+  auto* block = static_cast<uint64_t*>(kMalloc(size));
   if (block == nullptr) fail("malloc() found no memory");
   *block = number;
+  __asm__ volatile("" : "+r"(block) : : "memory");
   return block;
 }
-inline void give_back(uint64_t* block, uint64_t number) {
+template <void (*kFree)(void*) = std::free>
+void give_back(uint64_t* block, uint64_t number) {
   if (*block != number) fail("a block does not hold what was written to it");
-  std::free(block);
+  kFree(block);
 }
 
 // The same with the last byte written and compared as well: a block is as long as it was asked for.
@@ -105,6 +115,7 @@ double idle_threads(const Scale&);
 double large(const Scale&);
 double larson(const Scale&);
 double pair(const Scale&);
+double pair_floor(const Scale&);
 double producer_consumer(const Scale&);
 double random_sizes(const Scale&);
 double realloc_growth(const Scale&);

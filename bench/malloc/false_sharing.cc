@@ -21,7 +21,7 @@ double share(const bench::Scale& scale, bool passive) {
   constexpr uint64_t kWrites = 1000;
   const unsigned threads = bench::nr_cpus();
   const size_t blocks = scale.of(60'000);
-  return bench::median_ns(3, [&] {
+  return bench::median_ns(scale, 3, [&] {
            std::vector<uint64_t*> first(threads);
            if (passive)
              for (uint64_t*& block : first) block = bench::take(8, 7);

@@ -31,16 +31,17 @@ struct Pages {
 
 double bench::large(const Scale& scale) {
   constexpr uint32_t kBlocks = 10;
-  const size_t steps = scale.of(8);
-  Random random(1);
-  const auto size = [&] { return size_t{random.between(5 << 10, 25 << 10)} << 10; };
+  const size_t steps = scale.of(64);
+  const auto size = [](Random& random) { return size_t{random.between(5 << 10, 25 << 10)} << 10; };
+  Random first(1);
   std::vector<Pages> blocks(kBlocks);
-  for (Pages& block : blocks) block.fill(size());
-  const double ns = median_ns(3, [&] {
+  for (Pages& block : blocks) block.fill(size(first));
+  const double ns = median_ns(scale, 3, [&] {
+    Random random(2);
     for (size_t step = 0; step < steps; step++) {
       Pages& block = blocks[random.below(kBlocks)];
       block.clear();
-      block.fill(size());
+      block.fill(size(random));
     }
   });
   for (Pages& block : blocks) block.clear();

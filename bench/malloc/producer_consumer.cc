@@ -23,7 +23,7 @@ struct Ring {
 }  // namespace
 
 double bench::producer_consumer(const Scale& scale) {
-  const size_t blocks = (scale.of(500'000) + Ring::kBatch - 1) / Ring::kBatch * Ring::kBatch;
+  const size_t blocks = (scale.of(2'000'000) + Ring::kBatch - 1) / Ring::kBatch * Ring::kBatch;
   const auto ring = std::make_unique<Ring>();
   const auto produce = [&] {
     Random random(1);
@@ -40,7 +40,7 @@ double bench::producer_consumer(const Scale& scale) {
       ring->consumed.store(i + Ring::kBatch, std::memory_order_release);
     }
   };
-  return median_ns(3, [&] {
+  return median_ns(scale, 3, [&] {
            ring->produced = ring->consumed = 0;
            run_threads(2, [&](unsigned thread) { thread == 0 ? produce() : consume(); });
          }) / static_cast<double>(blocks);

@@ -39,5 +39,5 @@ void grow_all(size_t most_words, size_t most_alone) {
 }  // namespace
 
 double bench::realloc_growth(const Scale& scale) {
-  return median_ns(3, [&] { grow_all((64 << 10) / 8, scale.of((16 << 20) / 8)); }) / 1e3;
+  return median_ns(scale, 3, [&] { grow_all((64 << 10) / 8, scale.of((16 << 20) / 8)); }) / 1e3;
 }

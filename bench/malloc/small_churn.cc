@@ -33,6 +33,6 @@ double bench::small_churn(const Scale& scale) {
     for (uint32_t i = 0; i < kBlocks; i++) blocks[i].clear(i);
   };
   const double work = static_cast<double>(steps * threads);
-  if (threads == 1) return median_ns(5, [&] { churn(0); }) / work;
-  return median_ns(5, [&] { run_threads(threads, churn); }) / work;
+  if (threads == 1) return median_ns(scale, 5, [&] { churn(0); }) / work;
+  return median_ns(scale, 5, [&] { run_threads(threads, churn); }) / work;
 }

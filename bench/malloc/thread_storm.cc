@@ -37,7 +37,7 @@ struct Chain {
 double bench::thread_storm(const Scale& scale) {
   const size_t length = scale.of(150);
   const unsigned count = nr_cpus();
-  return median_ns(3, [&] {
+  return median_ns(scale, 3, [&] {
            std::vector<std::unique_ptr<Chain>> chains;
            for (unsigned i = 0; i < count; i++) chains.push_back(std::make_unique<Chain>(length));
            for (const auto& chain : chains) chain->begin(0);

@@ -6,6 +6,7 @@
 """
 import dataclasses
 import pathlib
+import signal
 import socket
 import subprocess
 import sys
@@ -80,6 +81,22 @@ def copies(context):
         check(extra["LD_PRELOAD"] in maps, f"expected {extra['LD_PRELOAD']} in a program, found {maps}")
 
 
+def same_state(context):
+    """Each run of PostgreSQL finds the tables as they were made, whatever the runs before have done to them."""
+    cluster = serving.Cluster(context)
+    try:
+        found = []
+        for _ in range(2):
+            with cluster.start(context.allocators[0]) as server:
+                found.append(cluster.ask("SELECT (SELECT count(*) FROM pgbench_accounts), (SELECT count(*) FROM pgbench_history)"))
+                cluster.ask("DELETE FROM pgbench_accounts")
+                server.stop(signal.SIGINT)
+    except Missing as missing:
+        print(f"not tried: {missing}")
+        return
+    check(found == ["200000|0"] * 2, f"expected the same rows twice, found {found}")
+
+
 def corrupt(context):
     """memcached_load finds a value with one wrong byte."""
     path = context.work / "corrupt"
@@ -130,7 +147,7 @@ def main():
     allocators = [allocator for allocator in find_allocators(build / "preload" / "libpercpu_preload.so")
                   if allocator.name in ("glibc", "libpercpu")]
     check([allocator.absent for allocator in allocators] == ["", ""], f"allocators: {allocators}")
-    for test in (measured, absent, different, copies, corrupt):
+    for test in (measured, absent, different, copies, same_state, corrupt):
         with tempfile.TemporaryDirectory(prefix="percpu-check-") as work:
             test(Context(ROOT, build, pathlib.Path(work), allocators, quick=True))
     print("good")

@@ -35,7 +35,7 @@ SELECT max(length(name)), sum(length(name)), count(*) FROM a;
 
 
 def sqlite3(context, allocator):
-    run = context.run(["sqlite3", ":memory:"], allocator, stdin=SQL.format(n=10000 if context.quick else 60000))
+    run = context.run(["sqlite3", ":memory:"], allocator, stdin=SQL.format(n=20000 if context.quick else 200000))
     same("sqlite3", run.stdout)
     return _measured(run)
 
@@ -149,7 +149,7 @@ quit
 def ghostscript(context, allocator):
     page = context.work / "pages.ppm"
     run = context.run(["gs", "-q", "-dSAFER", "-dBATCH", "-dNOPAUSE", "-sDEVICE=ppmraw", "-r100", f"-o{page}", "-dNumRenderingThreads=2",
-                       "-dMaxBitmap=0", "-"], allocator, stdin=POSTSCRIPT.format(pages=1 if context.quick else 5))
+                       "-dMaxBitmap=0", "-"], allocator, stdin=POSTSCRIPT.format(pages=1 if context.quick else 10))
     content = page.read_bytes()
     page.unlink()
     if content[:2] != b"P6":
@@ -163,7 +163,7 @@ def xz(context, allocator):
     if not original.exists():
         seed = random.Random(7)
         words = [f"{seed.getrandbits(4 * seed.randint(1, 12)):x}" for _ in range(5000)]
-        original.write_text(" ".join(seed.choice(words) for _ in range(200_000 if context.quick else 700_000)))
+        original.write_text(" ".join(seed.choice(words) for _ in range(70_000 if context.quick else 700_000)))
     run = context.run(["xz", "-T2", "-4", "--block-size=2MiB", "--keep", "--force", original], allocator)
     packed = context.work / "text.xz"
     content = packed.read_bytes()

@@ -58,7 +58,7 @@ def table(results, allocators):
 def main():
     parser = argparse.ArgumentParser(description="Real programs under glibc's malloc, jemalloc and libpercpu's preload.")
     parser.add_argument("build", type=pathlib.Path)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--quick", action="store_true", help="a tenth of the work")
     options = parser.parse_args()
     preload = options.build.resolve() / "preload" / "libpercpu_preload.so"

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Servers and databases with a load, and programs that generate their own. Only what is being measured runs under the allocator: a
 client that only asks runs under glibc's malloc. `time` is microseconds a request, `p99` the latency, in microseconds, that all but one
-of 100 requests stay below, `peak` the server's peak resident memory: of all its processes together where it forks."""
+of 100 requests stay below, `peak` the server's peak resident memory: of all its processes together where it forks. A run takes some
+seconds, a tenth of that when it is to be quick."""
 import json
 import math
 import re
@@ -38,7 +39,7 @@ def redis(context, allocator):
     extra = {} if allocator.library else {"LD_PRELOAD": "libc.so.6"}
     with context.start(servers.redis(socket, context.work), allocator, extra) as server:
         _wait_until(lambda: servers.listens(socket), server, "listen")
-        told = context.run(["redis-benchmark", "-s", socket, "-t", ",".join(REDIS).lower(), "-n", "5000" if context.quick else "30000",
+        told = context.run(["redis-benchmark", "-s", socket, "-t", ",".join(REDIS).lower(), "-n", "18000" if context.quick else "180000",
                             "-r", "50000", "-d", "200", "-c", "20", "-P", "8", "--threads", "1", "--csv"])
         # "test","rps","avg_latency_ms","min_latency_ms","p50_latency_ms","p95_latency_ms","p99_latency_ms","max_latency_ms"
         rows = [[word.strip('"') for word in line.split('","')] for line in told.stdout.splitlines()[1:]]
@@ -68,7 +69,7 @@ def memcached(context, allocator):
     load = context.build / "bench" / "memcached_load"
     with context.start(servers.memcached(socket, 4, 256), allocator) as server:
         _wait_until(lambda: servers.listens(socket), server, "listen")
-        told = json.loads(context.run([load, socket, "--requests", "10000" if context.quick else "80000"]).stdout)
+        told = json.loads(context.run([load, socket, "--requests", "40000" if context.quick else "400000"]).stdout)
         run = server.stop()
     socket.unlink(missing_ok=True)
     return _measured(run, told["per_second"], told["p99_us"])
@@ -81,7 +82,7 @@ ROCKSDB = ["fillseq", "readrandom", "seekrandom", "overwrite"]
 
 def rocksdb(context, allocator):
     """db_bench with four threads. It reads what it wrote under sums of its own (ReadOptions::verify_checksums)."""
-    number = 5000 if context.quick else 50000
+    number = 12000 if context.quick else 120000
     run = context.run(["db_bench", f"--benchmarks={','.join(ROCKSDB)}", f"--db={context.work / 'rocksdb'}", f"--num={number}",
                        f"--reads={number // 2}", "--threads=4", "--value_size=200", "--write_buffer_size=4194304",
                        "--cache_size=16777216", "--compression_type=none", "--verify_checksum=1", "--histogram=1", "--seed=7",
@@ -104,7 +105,7 @@ def rocksdb(context, allocator):
 
 
 def many_threads(context, allocator):
-    run = context.run([context.build / "bench" / "many_threads", "--requests", "4000" if context.quick else "50000"], allocator)
+    run = context.run([context.build / "bench" / "many_threads", "--requests", "30000" if context.quick else "300000"], allocator)
     told = json.loads(run.stdout)
     return _measured(run, told["per_second"], told["p99_us"])
 
@@ -113,7 +114,8 @@ def many_threads(context, allocator):
 
 
 class Cluster:
-    """One cluster for all runs: made when it is first needed."""
+    """One cluster with the tables of all loads: made under glibc's malloc when it is first needed. Each run starts from a copy of it, so
+    that no run finds what others left."""
 
     def __init__(self, context):
         self.context = context
@@ -124,17 +126,35 @@ class Cluster:
         context = self.context
         if not servers.PostgreSQL.home():
             raise Missing("PostgreSQL is not installed")
-        extra = servers.readable_copy(allocator.library, servers.folder_of(context.work, allocator.name)) if allocator.library else {}
         if self.pg is None:
             pg = servers.PostgreSQL(context.work / "postgresql")
             pg.make_place()
             try:
-                context.run([*pg.as_user(), *pg.initdb()], cwd=pg.place)
+                self._make(pg)
             except BaseException:
                 shutil.rmtree(pg.place, ignore_errors=True)  # the next try says the same, not that something is there
                 raise
             self.pg = pg
         pg = self.pg
+        shutil.rmtree(pg.data, ignore_errors=True)
+        context.run([*pg.as_user(), "cp", "-a", pg.place / "made", pg.data], cwd=pg.place)
+        extra = servers.readable_copy(allocator.library, servers.folder_of(context.work, allocator.name)) if allocator.library else {}
+        return self._server(pg, allocator, extra)
+
+    def _make(self, pg):
+        context = self.context
+        context.run([*pg.as_user(), *pg.initdb()], cwd=pg.place)
+        with self._server(pg, None, {}) as server:
+            context.run([pg.program("pgbench"), "-i", "-q", "-s", "2", *pg.client])
+            if shutil.which("sysbench"):
+                context.run([*sysbench_of(pg), "prepare"])
+            for statement in ("VACUUM ANALYZE", "CHECKPOINT"):
+                context.run(pg.ask(statement))
+            server.stop(signal.SIGINT)
+        pg.data.rename(pg.place / "made")
+
+    def _server(self, pg, allocator, extra):
+        context = self.context
         # Its memory is that of many processes, which share some: proportional, added up five times a second.
         server = context.start([*pg.as_user(), *pg.server(shared_buffers="32MB")], allocator, extra, cwd=pg.place, tree_ms=200)
         try:
@@ -148,28 +168,19 @@ class Cluster:
     def ask(self, question):
         return self.context.run(self.pg.ask(question)).stdout.strip()
 
-    def has(self, table):
-        return self.ask(f"SELECT count(*) FROM pg_class WHERE relname = '{table}'") == "1"
-
 
 def pgbench(cluster, allocator):
     context = cluster.context
-    transactions = 30 if context.quick else 400
+    transactions = 160 if context.quick else 1600
     with cluster.start(allocator) as server:
         pg = cluster.pg
-        if not cluster.has("pgbench_accounts"):
-            context.run([pg.program("pgbench"), "-i", "-q", "-s", "2", *pg.client])
-        # What earlier runs left; pgbench itself would empty its history before it begins.
-        for table in ("accounts", "tellers", "branches"):
-            cluster.ask(f"VACUUM pgbench_{table}")
-        before = int(cluster.ask("SELECT count(*) FROM pgbench_history"))
         logs = context.work / "pgbench_log"
         told = context.run([pg.program("pgbench"), "-n", "-c", "8", "-j", "2", "-t", str(transactions), "-l", f"--log-prefix={logs}",
                             *pg.client]).stdout
-        done = int(cluster.ask("SELECT count(*) FROM pgbench_history")) - before
+        done = cluster.ask("SELECT count(*) FROM pgbench_history")
         books = cluster.ask(servers.PostgreSQL.BOOKS).split()
         run = server.stop(signal.SIGINT)
-    if done != 8 * transactions or len(books) != 1:
+    if done != str(8 * transactions) or len(books) != 1:
         raise Failed(f"expected {8 * transactions} transactions and books that balance, found {done} and {books}")
     latencies = []
     for log in context.work.glob("pgbench_log.*"):
@@ -179,17 +190,19 @@ def pgbench(cluster, allocator):
     return _measured(run, float(rate[1]), sorted(latencies)[len(latencies) * 99 // 100])
 
 
+def sysbench_of(pg):
+    return ["sysbench", "oltp_read_write", "--db-driver=pgsql", f"--pgsql-host={pg.place}", "--pgsql-user=percpu", "--pgsql-db=postgres",
+            "--tables=2", "--table-size=10000", "--rand-type=uniform", "--percentile=99", "--rand-seed=7"]
+
+
 def sysbench(cluster, allocator):
     """sysbench's read-write transactions; it runs under the allocator too."""
     context = cluster.context
+    if not shutil.which("sysbench"):
+        raise Missing("sysbench is not installed")
     with cluster.start(allocator) as server:
-        pg = cluster.pg
-        common = ["sysbench", "oltp_read_write", "--db-driver=pgsql", f"--pgsql-host={pg.place}", "--pgsql-user=percpu",
-                  "--pgsql-db=postgres", "--tables=2", "--table-size=10000", "--rand-type=uniform", "--percentile=99", "--rand-seed=7"]
-        if not cluster.has("sbtest1"):
-            context.run([*common, "prepare"])
-        events = 40 if context.quick else 3000  # 600 take a quarter of a second, and differ by a tenth from run to run
-        client = context.run([*common, "--threads=8", f"--events={events}", "--time=120", "run"], allocator)
+        events = 600 if context.quick else 6000
+        client = context.run([*sysbench_of(cluster.pg), "--threads=8", f"--events={events}", "--time=120", "run"], allocator)
         rows = cluster.ask("SELECT (SELECT count(*) FROM sbtest1) + (SELECT count(*) FROM sbtest2)")
         run = server.stop(signal.SIGINT)
     rate = re.search(r"transactions: +(\d+) +\(([\d.]+) per sec", client.stdout)
