@@ -66,6 +66,11 @@ PRELOAD_EXPORT FILE* popen(const char* command, const char* mode) {
   OffPlace off;
   return pin_next().popen(command, mode);
 }
+// libc's second name.
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wmissing-attributes"  // it need not repeat what the first name promises
+#endif
+PRELOAD_EXPORT FILE* _IO_popen(const char*, const char*) __attribute__((alias("popen")));
 
 PRELOAD_EXPORT int posix_spawn(pid_t* child, const char* path, const posix_spawn_file_actions_t* actions,
                                const posix_spawnattr_t* attr, char* const argv[], char* const envp[]) {

@@ -63,6 +63,7 @@ void find_all_next() {
   PERCPU_FIND_(pthread_setaffinity_np);
   PERCPU_FIND_(pthread_getaffinity_np);
   PERCPU_FIND_(pthread_getattr_np);
+  PERCPU_FIND_(clone);
   PERCPU_FIND_(system);
   PERCPU_FIND_(popen);
   PERCPU_FIND_(posix_spawn);

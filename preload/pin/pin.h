@@ -51,6 +51,7 @@ struct PinNext {
   decltype(&::pthread_setaffinity_np) pthread_setaffinity_np;
   decltype(&::pthread_getaffinity_np) pthread_getaffinity_np;
   decltype(&::pthread_getattr_np) pthread_getattr_np;
+  decltype(&::clone) clone;
   int (*system)(const char*);
   FILE* (*popen)(const char*, const char*);
   decltype(&::posix_spawn) posix_spawn;
