@@ -137,6 +137,7 @@ class __attribute__((visibility("hidden"))) Placement {
   void look_at(ThreadRecord* record, uint64_t now) PERCPU_REQUIRES(lock_);
   void placed() PERCPU_REQUIRES(lock_);
 
+  static bool is_self(pid_t tid, pthread_t thread);
   static bool has_own_mask();
   static int32_t own_place();
   bool is_mask_of(const CpuMask& mask, int32_t place) const;
