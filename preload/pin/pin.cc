@@ -1,11 +1,15 @@
 // SPDX-License-Identifier: MIT
 #include "preload/pin/pin.h"
 
+#include <sys/syscall.h>
+
 #include <atomic>
 
 #include "api/for_preload.h"
 #include "base/cpu_mask.h"
+#include "base/raw_syscall.h"
 #include "preload/abi/next.h"
+#include "preload/heap/heap.h"  // in_vfork_word
 #include "preload/pin/placement.h"
 
 namespace percpu::heap {
@@ -39,6 +43,13 @@ __attribute__((visibility("hidden"))) long pin_syscall_sched_setaffinity(long nu
 __attribute__((visibility("hidden"))) long pin_syscall_sched_getaffinity(long number, long tid, long size_bytes, void* mask) {
   const auto call = [=] { return __atomic_load_n(&pin_next_syscall, __ATOMIC_RELAXED)(number, tid, size_bytes, mask); };
   return placement.active() && placement.any_placed() ? placement.ask_kernel(static_cast<pid_t>(tid), mask, call) : call();
+}
+// A main thread that ends leaves the balance thread behind, which is to end with the last of the program's. (A vfork child is no thread of
+// ours.)
+__attribute__((visibility("hidden"))) long pin_syscall_exit(long number, long status) {
+  const bool main = in_vfork_word == 0 && raw_syscall(SYS_gettid) == raw_syscall(SYS_getpid);
+  if (main && percpu_main_leaves_() != 0) number = SYS_exit_group;
+  return __atomic_load_n(&pin_next_syscall, __ATOMIC_RELAXED)(number, status);
 }
 }
 
