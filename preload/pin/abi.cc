@@ -29,6 +29,10 @@ PRELOAD_EXPORT int thrd_create(thrd_t* thread, thrd_start_t start, void* argumen
   return result;
 }
 
+PRELOAD_EXPORT int pthread_setattr_default_np(const pthread_attr_t* attr) noexcept {
+  return percpu::heap::pin_pthread_setattr_default(attr);
+}
+
 PRELOAD_EXPORT int pthread_setname_np(pthread_t thread, const char* name) noexcept {
   return percpu::heap::pin_pthread_setname(thread, name);
 }

@@ -15,11 +15,13 @@
 namespace percpu::heap {
 namespace {
 
+// Whether threads that are created without attributes begin with a mask of the program's.
+constinit std::atomic<bool> mask_by_default{false};
+
 bool is_our_code(const void* address) { return is_own_code(address) || percpu_own_code_(address) != 0; }
 
 // An attribute without a mask answers with all CPUs. Anything that does not fit our masks is a mask.
 bool has_mask(const pthread_attr_t* attr) {
-  if (attr == nullptr) return false;
   CpuMask mask;
   if (pthread_attr_getaffinity_np(attr, sizeof mask.words, reinterpret_cast<cpu_set_t*>(mask.words)) != 0) return true;
   for (uint64_t word : mask.words) {
@@ -68,6 +70,7 @@ void find_all_next() {
 #define PERCPU_FIND_(name) find_next(#name, &g_next.name)
   PERCPU_FIND_(pthread_create);
   PERCPU_FIND_(thrd_create);
+  PERCPU_FIND_(pthread_setattr_default_np);
   PERCPU_FIND_(pthread_setname_np);
   PERCPU_FIND_(sched_setaffinity);
   PERCPU_FIND_(sched_getaffinity);
@@ -144,7 +147,8 @@ const PinNext& pin_next() {
 
 int pin_pthread_create(pthread_t* thread, const pthread_attr_t* attr, void* (*start)(void*), void* argument) {
   const bool ours = is_our_code(reinterpret_cast<const void*>(start));
-  return create(placement.active() && has_mask(attr), ours, [=](ThreadRecord* record) {
+  const bool mask = attr != nullptr ? placement.active() && has_mask(attr) : mask_by_default.load(std::memory_order_relaxed);
+  return create(mask, ours, [=](ThreadRecord* record) {
     if (record == nullptr) return pin_next().pthread_create(thread, attr, start, argument);
     record->start = start;
     record->argument = argument;
@@ -153,12 +157,18 @@ int pin_pthread_create(pthread_t* thread, const pthread_attr_t* attr, void* (*st
 }
 
 int pin_thrd_create(thrd_t* thread, thrd_start_t start, void* argument) {
-  return create(false, false, [=](ThreadRecord* record) {
+  return create(mask_by_default.load(std::memory_order_relaxed), false, [=](ThreadRecord* record) {
     if (record == nullptr) return pin_next().thrd_create(thread, start, argument);
     record->c11_start = start;
     record->argument = argument;
     return pin_next().thrd_create(thread, run_c11_thread, record);
   });
+}
+
+int pin_pthread_setattr_default(const pthread_attr_t* attr) {
+  const int result = pin_next().pthread_setattr_default_np(attr);
+  if (result == 0) mask_by_default.store(has_mask(attr), std::memory_order_relaxed);
+  return result;
 }
 
 int pin_pthread_setname(pthread_t thread, const char* name) {

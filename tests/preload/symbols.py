@@ -44,12 +44,11 @@ for kind in ("_ZdlPv", "_ZdaPv"):
     required += [kind + suffix for suffix in ("", "m", "RKSt9nothrow_t", "St11align_val_t", "mSt11align_val_t",
                                               "St11align_val_tRKSt9nothrow_t")]
 # Children that share the memory, forks, and the placement of threads.
-required += """vfork __vfork clone __clone __register_atfork pthread_create thrd_create pthread_setname_np sched_setaffinity sched_getaffinity
-    pthread_setaffinity_np pthread_getaffinity_np pthread_getattr_np syscall system popen _IO_popen posix_spawn posix_spawnp execve execv
-    execvpe execvp fexecve execveat execl execle execlp""".split()
+required += """vfork __vfork clone __clone __register_atfork pthread_create thrd_create pthread_setattr_default_np pthread_setname_np
+    sched_setaffinity sched_getaffinity pthread_setaffinity_np pthread_getaffinity_np pthread_getattr_np syscall system popen _IO_popen
+    posix_spawn posix_spawnp execve execv execvpe execvp fexecve execveat execl execle execlp""".split()
 # jemalloc's interface, for programs that look whether it is all there.
-required += """mallocx rallocx xallocx sallocx dallocx sdallocx nallocx mallctl mallctlnametomib mallctlbymib
-    malloc_stats_print""".split()
+required += """mallocx rallocx xallocx sallocx dallocx sdallocx nallocx mallctl mallctlnametomib mallctlbymib malloc_stats_print""".split()
 missing = [name for name in required if name not in ours]
 
 # And what this machine's libraries have beside it. (What is passed over frees libc's own data, or reads and writes the state

@@ -559,6 +559,33 @@ static void c11(void) {
   EXPECT(result == -7 && c11_cpu >= 0);
 }
 
+/* What a thread without attributes begins with may be the program's too; until it takes that back. */
+static void default_attribute(void) {
+  pthread_attr_t attr, plain;
+  EXPECT(pthread_attr_init(&plain) == 0 && pthread_attr_init(&attr) == 0);
+  for (int i = 0; i < 2; i++) {
+    const cpu_set_t wanted = i == 0 ? only(nth_cpu(1)) : initial;
+    EXPECT(pthread_attr_setaffinity_np(&attr, sizeof wanted, &wanted) == 0 && pthread_setattr_default_np(&attr) == 0);
+    struct worker worker = {0};
+    begin(&worker);
+    const cpu_set_t mask = true_mask(worker.tid);
+    EXPECT(CPU_EQUAL(&mask, &wanted));
+    thrd_t thread;
+    int argument = 0;
+    EXPECT(thrd_create(&thread, c11_work, &argument) == thrd_success && thrd_join(thread, NULL) == thrd_success);
+    EXPECT(c11_cpu == (i == 0 ? nth_cpu(1) : -1));
+    end(&worker);
+    begin_with(&worker, &plain); /* this one has attributes, without a mask */
+    await(&worker);
+    EXPECT(is_placed(worker.tid));
+    end(&worker);
+    EXPECT(pthread_setattr_default_np(&plain) == 0);
+    begin(&worker);
+    EXPECT(is_placed(worker.tid));
+    end(&worker);
+  }
+}
+
 static void named(void) {
   for (int i = 0; i < 200; i++) {
     struct worker workers[3] = {{0}, {0}, {0}};
@@ -1276,6 +1303,7 @@ static const struct {
     {"failure", failure},
     {"ends", ends},
     {"c11", c11},
+    {"default_attribute", default_attribute},
     {"named", named},
     {"skipped", skipped},
     {"children", children},
