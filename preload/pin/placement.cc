@@ -371,7 +371,7 @@ void Placement::hide(pid_t tid, pthread_t thread, size_t size_bytes, void* mask)
   const ThreadRecord* record = self ? t_place.record : find(tid, thread);
   const int32_t place = self ? own_place() : record != nullptr ? record->place : kNoPlace;
   bool ours = is_mask_of(scratch_, place);
-  if (record == nullptr && (self ? this_tid() : tid) != this_process()) {
+  if (record == nullptr && (self ? this_tid() : tid) != this_process() && !is_gone(tid)) {
     // Perhaps a thread that has not begun, and still has what it inherited; its signal handlers may ask already.
     for (record = records_.first(); record != nullptr && !ours; record = record->next)
       ours = record->tid == 0 && !record->mask_in_attr && is_mask_of(scratch_, record->inherited);

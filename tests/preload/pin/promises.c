@@ -352,6 +352,8 @@ static void libc_hides(void) {
 
 static struct worker inner;
 
+static void *leave(void *how);
+
 static void begin_inner(struct worker *worker) {
   (void)worker;
   begin_with(&inner, NULL);
@@ -370,6 +372,39 @@ static void threads_of_threads(void) {
     end(&inner);
     end(&workers[0]);
   }
+}
+
+/* Of another process the truth is told, also while a thread that has not begun yet may be whoever is asked about. */
+static void create_many(struct worker *worker) {
+  worker->tid = (pid_t)syscall(SYS_gettid);
+  while (!worker->stop) {
+    pthread_t thread;
+    EXPECT(pthread_create(&thread, NULL, leave, (void *)0) == 0 && pthread_join(thread, NULL) == 0);
+  }
+}
+
+static void other_process(void) {
+  struct worker worker = {.first = create_many};
+  int cpu = -1;
+  while (cpu < 0) { /* on a busy machine it may be set free again at once */
+    begin(&worker);
+    cpu = cpu_of(worker.tid);
+    if (cpu < 0) end(&worker);
+  }
+  const cpu_set_t wanted = only(cpu);
+  const pid_t child = fork();
+  if (child == 0) {
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    for (;;) pause();
+  }
+  EXPECT(sched_setaffinity(child, sizeof wanted, &wanted) == 0);
+  for (int i = 0; i < 20000; i++) {
+    cpu_set_t mask;
+    EXPECT(sched_getaffinity(child, sizeof mask, &mask) == 0 && CPU_EQUAL(&mask, &wanted));
+  }
+  kill(child, SIGKILL);
+  EXPECT(waitpid(child, NULL, 0) == child);
+  end(&worker);
 }
 
 static void attribute(void) {
@@ -1293,6 +1328,7 @@ static const struct {
     {"libc_hides", libc_hides},
     {"system_calls", system_calls},
     {"threads_of_threads", threads_of_threads},
+    {"other_process", other_process},
     {"attribute", attribute},
     {"set_at_once", set_at_once},
     {"set_later", set_later},
