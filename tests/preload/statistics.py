@@ -73,6 +73,29 @@ for name in b"background_thread", b"thread.tcache.enabled":
     assert tell(name, ctypes.c_bool(False))[0] == 1 and ask(name, ctypes.c_bool) == (0, True), name
 for name in b"stats.allocated", b"opt.background_thread":
     assert tell(name, ctypes.c_size_t(1))[0] == 1, name
+# As jemalloc 5.3: what can only be asked for takes no size of a value, what only does something none either; a value without a size is
+# not asked for.
+for name, kind in ((b"stats.allocated", ctypes.c_size_t), (b"version", ctypes.c_char_p)):
+    old = kind(); size = ctypes.c_size_t(8)
+    assert here.mallctl(name, ctypes.byref(old), ctypes.byref(size), None, ctypes.c_size_t(8)) == 1, name
+for name in b"thread.tcache.flush", b"arena.0.purge", b"arena.0.destroy":
+    assert here.mallctl(name, None, None, None, ctypes.c_size_t(8)) == 1, name
+    assert here.mallctl(name, None, ctypes.byref(ctypes.c_size_t(8)), None, ctypes.c_size_t(0)) == 1, name
+old = ctypes.c_size_t(7)
+assert here.mallctl(b"stats.allocated", ctypes.byref(old), None, None, ctypes.c_size_t(0)) == 0 and old.value == 7
+# An arena of one's own, as named makes: it is the only one.
+assert ask(b"arenas.create", ctypes.c_uint) == (0, 0)
+for name in b"arena.0.dirty_decay_ms", b"arena.0.muzzy_decay_ms", b"arenas.dirty_decay_ms", b"arenas.muzzy_decay_ms":
+    expected = 0 if b"muzzy" in name else 1000
+    assert ask(name, ctypes.c_ssize_t) == (0, expected), name
+    assert tell(name, ctypes.c_ssize_t(5000)) == (0, expected) and tell(name, ctypes.c_ssize_t(-1))[0] == 0, name
+    assert tell(name, ctypes.c_ssize_t(-2))[0] == 14 and tell(name, ctypes.c_uint(1))[0] == 22, name
+    mib = (ctypes.c_size_t * 4)(); words = ctypes.c_size_t(4)
+    assert here.mallctlnametomib(name, mib, ctypes.byref(words)) == 0, name
+    again = ctypes.c_ssize_t(); size = ctypes.c_size_t(8)
+    assert here.mallctlbymib(mib, words, ctypes.byref(again), ctypes.byref(size), None, ctypes.c_size_t(0)) == 0, name
+    assert again.value == expected, (name, again)
+assert here.mallctl(b"arena.0.destroy", None, None, None, ctypes.c_size_t(0)) == 0
 assert tell(b"epoch", ctypes.c_uint64(1))[0] == 0 and tell(b"epoch", ctypes.c_uint32(1))[0] == 22
 print("right")
 """
