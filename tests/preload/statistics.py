@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: MIT
 """stats:exit, stats:json and stats:signal of the preload, as a program's user sees them; and mallctl, as redis-server does.
 
-statistics.py LIBRARY
+statistics.py LIBRARY HOLDER
 """
-import ctypes, json, os, resource, subprocess, sys, tempfile
+import json, os, re, resource, subprocess, sys, tempfile
 import xml.etree.ElementTree
 
 # A thread that allocates and ends, then signals to itself until the statistics have come, or for ever.
@@ -116,7 +116,44 @@ assert done.returncode == 0, done
 told = json.loads(done.stderr)
 assert told["used_bytes"] > 0 and told["nodes"][0]["open_bytes"] > 0 and told["classes"], told
 assert told["cpus"] and all(row["blocks"] > 0 and row["cached_bytes"] > 0 for row in told["cpus"]), told
-assert told["balancer"]["ticks"] >= 0 and sum(c["blocks"] for c in told["classes"]) > 0
+assert sum(c["blocks"] for c in told["classes"]) > 0
+
+
+# What each row says is what a program holds, and together they are the whole.
+def hold(conf, how):
+    environment = dict(os.environ, LD_PRELOAD=sys.argv[1], PERCPU_CONF="pin:none,limit:off,stats:" + conf)
+    done = subprocess.run([sys.argv[2], how], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done
+    return done.stderr
+
+
+told = json.loads(hold("json", "held"))
+of_640 = [row for row in told["classes"] if row["size_bytes"] == 640]
+assert sum(row["blocks"] - row["free_blocks"] - row["cached_blocks"] for row in of_640) == 1000, of_640
+large_kib = (5000000 + 4095) // 4096 * 4
+assert told["large"] == {"blocks": 1, "bytes": large_kib * 1024}, told["large"]
+live = sum(row["span_bytes"] - (row["free_blocks"] + row["cached_blocks"]) * row["size_bytes"] for row in told["classes"])
+assert live + told["large"]["bytes"] == told["used_bytes"], (live, told)
+cached_bytes = sum(row["cached_blocks"] * row["size_bytes"] for row in told["classes"])
+cached = sum(row["cached_blocks"] for row in told["classes"]), cached_bytes
+cpus = sum(row["blocks"] for row in told["cpus"]), sum(row["cached_bytes"] for row in told["cpus"])
+assert cached == cpus and cached[1] == told["cached_bytes"] and cached[0] > 0, told
+free = sum((row["free_blocks"] + row["cached_blocks"]) * row["size_bytes"] for row in told["classes"])
+assert free == told["free_small_bytes"], (free, told)
+used = sum(row["open_bytes"] - row["dirty_bytes"] - row["clean_bytes"] for row in told["nodes"])
+assert used == told["used_bytes"] + told["free_small_bytes"], (used, told)
+
+text = hold("exit", "held")
+row = re.search(r"class   640: (\d+) spans, (\d+) blocks of (\d+) free in them, (\d+) in caches", text)
+spans, free, blocks, cached = map(int, row.groups())
+assert spans > 0 and blocks - free - cached == 1000, text
+assert f"  large: 1 blocks, {large_kib} KiB\n" in text, text
+
+# The balancer takes back what nobody uses any more, and says how much.
+told = json.loads(hold("json", "emptied"))
+assert told["cached_bytes"] == 0 and not told["cpus"], told
+work = told["balancer"]
+assert work["ticks"] > 0 and work["emptied_cpus"] > 0 and work["taken_blocks"] >= 10, work
 
 # What is printed to a pipe, as far as the classes.
 def read_report(reader):
@@ -209,15 +246,29 @@ here = ctypes.CDLL(None)
 here.fopen.restype = ctypes.c_void_p
 out = ctypes.c_void_p(here.fopen(b"/dev/stdout", b"w"))
 assert here.malloc_info(0, out) == 0 and here.malloc_info(1, out) == 22
+# All parameters are accepted, as by glibc's, but for sizes of fast bins that it does not have.
+assert [here.mallopt(number, 0) for number in (-100, -8, -1, 0, 1, 2, 99)] == [1] * 7
+assert [here.mallopt(1, bytes) for bytes in (80, 160, 161, -1)] == [1, 1, 0, 0]
 here.fclose(out)
 here.malloc_stats()
 """
 done = run("", INFO)
 assert done.returncode == 0 and done.stderr.startswith("percpu malloc: ") and "class " in done.stderr, done
+# As who reads glibc's finds it: one heap, its free blocks by size, and the sums, which say what is used.
 malloc = xml.etree.ElementTree.fromstring(done.stdout)
-sizes = {(row.tag, row.get("type")): int(row.get("size")) for row in malloc}
-assert malloc.tag == "malloc" and set(sizes) == {("total", "used"), ("total", "free"), ("total", "cached"), ("system", "current")}, sizes
-assert sizes["system", "current"] >= sizes["total", "used"] > 0, sizes
+assert malloc.tag == "malloc" and malloc.get("version") == "1" and [row.get("nr") for row in malloc.iter("heap")] == ["0"], done.stdout
+of_heap = malloc.find("heap")
+for rows in of_heap, malloc:
+    sums = {(row.tag, row.get("type")): row for row in rows if row.tag in ("total", "system", "aspace")}
+    sizes = {key: int(row.get("size")) for key, row in sums.items()}
+    kinds = {"fast", "rest"} | ({"mmap"} if rows is malloc else set())
+    others = {("system", "current"), ("system", "max"), ("aspace", "total"), ("aspace", "mprotect")}
+    assert set(sizes) == {("total", kind) for kind in kinds} | others, sizes
+    assert sizes["aspace", "total"] >= sizes["system", "current"] > sizes["total", "fast"] + sizes["total", "rest"] > 0, sizes
+free = of_heap.find("sizes").findall("size") + of_heap.find("sizes").findall("unsorted")
+assert sum(int(row.get("total")) for row in free) == sizes["total", "rest"], done.stdout
+assert sum(int(row.get("count")) for row in free) == int(sums["total", "rest"].get("count")), done.stdout
+assert all(int(row.get("total")) == int(row.get("count")) * int(row.get("to")) for row in free), done.stdout
 
 done = run("", MALLCTL)
 assert done.returncode == 0 and done.stdout == "right\n", done
