@@ -4,7 +4,7 @@
 
 statistics.py LIBRARY HOLDER
 """
-import json, os, re, resource, subprocess, sys, tempfile
+import json, os, re, resource, signal, subprocess, sys, tempfile
 import xml.etree.ElementTree
 
 # A thread that allocates and ends, then signals to itself until the statistics have come, or for ever.
@@ -198,6 +198,25 @@ for then in "stay", "exec":
     child.stdin.close()
     assert child.wait() == 0
     os.close(reader)
+
+# The program's own handler is called, also in its forked child, and nothing is printed; a signal that whoever started it has it ignore
+# stays ignored.
+OWN = """
+import os, signal, sys
+if sys.argv[1] == "handler":
+    signal.signal(signal.SIGUSR2, lambda *_: print("own", flush=True))
+print("up", flush=True)
+for fork in False, True:
+    if fork and os.fork():
+        os.wait(); sys.exit(0)
+    os.kill(os.getpid(), signal.SIGUSR2)
+    print("on", flush=True)
+"""
+for how, before in ("handler", signal.SIG_DFL), ("ignored", signal.SIG_IGN):
+    done = subprocess.run([sys.executable, "-c", OWN, how], env=environment, capture_output=True, text=True, restore_signals=False,
+                          preexec_fn=lambda: signal.signal(signal.SIGUSR2, before))
+    said = ["own", "on"] if how == "handler" else ["on"]
+    assert done.returncode == 0 and done.stdout.split() == ["up"] + 2 * said and done.stderr == "", (how, done)
 
 # Programs that close stderr before they end; and the user's own file at its number.
 environment["PERCPU_CONF"] = "stats:exit"
