@@ -212,6 +212,7 @@ PERCPU_EXPORT void percpu_fork_parent_(void) { percpu::Library::at_fork_parent()
 PERCPU_EXPORT void percpu_fork_child_(void) { percpu::Library::at_fork_child(); }
 PERCPU_EXPORT int percpu_watch_forks_(void) { return library.begin_watching_forks() ? 1 : 0; }
 PERCPU_EXPORT int percpu_balance_wake_(void) { return library.wake_balance() ? 1 : 0; }
+PERCPU_EXPORT int percpu_main_leaves_(void) { return library.main_thread_leaves() ? 1 : 0; }
 PERCPU_EXPORT int percpu_own_code_(const void* address) {
   const char* at = static_cast<const char*>(address);
   return at >= __ehdr_start && at < etext;

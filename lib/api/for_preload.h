@@ -49,6 +49,10 @@ void percpu_fork_prepare_(void (*lock)(), void (*unlock)());
 void percpu_fork_parent_();
 void percpu_fork_child_();
 
+// The calling thread, the process's main one, is about to end by the system call. Returns 1 where no other is left but the balance thread:
+// then the caller ends the process. Context: in the thread that began the process, or in the one that a fork left.
+int percpu_main_leaves_();
+
 // Wakes the balance thread. Returns 1; 0 where there is none, any more or yet. Async-signal-safe.
 int percpu_balance_wake_();
 

@@ -85,6 +85,7 @@ class Library {
     if (balancer_.running()) balancer_.wake();
     return balancer_.serves();
   }
+  bool main_thread_leaves() { return balancer_.main_thread_leaves(); }
   int address_info(const void* address, percpu_address* info);
   int page_node(const void* address);
 

@@ -2,6 +2,7 @@
 #include "os/clock.h"
 
 #include <elf.h>
+#include <errno.h>
 #include <link.h>
 #include <sys/auxv.h>
 #include <sys/syscall.h>
@@ -84,7 +85,9 @@ std::atomic<ClockGettime> clock_call{nullptr};
 uint64_t coarse_ns() {
   ClockGettime call = clock_call.load(std::memory_order_relaxed);
   if (call == nullptr) {
+    const int saved_errno = errno;  // getauxval() says by it that there is no vDSO
     call = find_in_vdso();
+    errno = saved_errno;
     if (call == nullptr) call = by_system_call;
     clock_call.store(call, std::memory_order_relaxed);  // whoever else comes here finds the same
   }

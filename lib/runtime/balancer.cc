@@ -106,6 +106,7 @@ void Balancer::serve_no_more() {
 void Balancer::fork_child(bool exits) {
   stopping_.store(exits, std::memory_order_relaxed);
   main_ended_.store(false, std::memory_order_relaxed);
+  main_left_.store(false, std::memory_order_relaxed);
   retired_.store(false, std::memory_order_relaxed);
   state_.store(kNone, std::memory_order_relaxed);
   in_grace_.store(false, std::memory_order_relaxed);
@@ -136,11 +137,13 @@ void Balancer::run() {
   uint32_t job_ms = 0;
   while (!stopping_.load(std::memory_order_seq_cst)) {
     uint32_t wait_ms = front_caches_ms == 0 || (job_ms != 0 && job_ms < front_caches_ms) ? job_ms : front_caches_ms;
-    if (main_ended_.load(std::memory_order_acquire)) {
+    const bool main_left = main_left_.load(std::memory_order_acquire);
+    if (main_left || main_ended_.load(std::memory_order_acquire)) {
       const Last last_thread = is_last_thread();
       if (last_thread == Last::kUnknown) return retire();
       if (last_thread == Last::kYes) {
         state_.store(kEnded, std::memory_order_release);  // what runs at exit is not to wait for us
+        if (main_left) return;
         pthread_t last;
         if (pthread_create(&last, nullptr, end_process, this) != 0) (void)end_process(this);
         return;

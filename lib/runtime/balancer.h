@@ -98,6 +98,11 @@ class Balancer {
   // Context: in the main thread.
   void main_thread_ends();
 
+  // The main thread is about to end by the system call, past libc, which will not call exit() then: nor is it called here, and the thread
+  // just ends when it is the only one left. Returns whether it is that already but for the caller, who then ends the process itself: else
+  // it would end with the thread's status, not the main thread's. Context: in the main thread.
+  [[nodiscard]] bool main_thread_leaves();
+
   // Ends the thread, without waiting longer than it takes to notice. Called when the process exits; only the first call does it.
   void stop();
 
@@ -116,6 +121,11 @@ class Balancer {
   void run_rounds() PERCPU_EXCLUDES(rounds_lock_);
   enum class Last : uint8_t { kNo, kYes, kUnknown };
   Last is_last_thread() const;
+  struct Threads {
+    unsigned long count;  // 0: unknown
+    bool main_ended;
+  };
+  Threads threads() const;
   void retire() PERCPU_EXCLUDES(rounds_lock_);
   void serve_no_more() PERCPU_EXCLUDES(rounds_lock_);
   static void* outlive(void* self);
@@ -136,6 +146,7 @@ class Balancer {
   std::atomic<bool> start_wanted_{false};
   std::atomic<bool> stopping_{false};
   std::atomic<bool> main_ended_{false};
+  std::atomic<bool> main_left_{false};
   std::atomic<bool> retired_{false};
   sigset_t mask_of_main_{};  // written before main_ended_
   std::atomic<bool> in_grace_{false};  // the thread may be held up by the program's readers

@@ -23,6 +23,13 @@ void Balancer::main_thread_ends() {
   if (system_ != nullptr) bell_.ring(*system_);  // a thread that is just starting hears of it, too
 }
 
+bool Balancer::main_thread_leaves() {
+  if (running() && threads().count == 2) return true;
+  main_left_.store(true, std::memory_order_release);
+  if (system_ != nullptr) bell_.ring(*system_);
+  return false;
+}
+
 void Balancer::stop() {
   if (stopping_.exchange(true, std::memory_order_seq_cst) || !running()) return;
   bell_.ring(*system_);
@@ -57,15 +64,22 @@ void Balancer::retire() {
 }
 
 // The kernel says of the process how its main thread is, and how many threads there are, that one included until all have ended.
-Balancer::Last Balancer::is_last_thread() const {
+Balancer::Threads Balancer::threads() const {
   char text[512];
-  if (read_beginning(*system_, "/proc/self/stat", text, sizeof text) <= 0) return Last::kUnknown;
+  if (read_beginning(*system_, "/proc/self/stat", text, sizeof text) <= 0) return {0, false};
   const char* at = strrchr(text, ')');  // behind the program's name, which may hold anything
-  if (at == nullptr || at[1] != ' ' || at[2] != 'Z') return Last::kNo;
+  if (at == nullptr || at[1] != ' ') return {0, false};
   at += 2;
+  const bool main_ended = *at == 'Z';
   constexpr int kFromStateToThreads = 17;
   for (int field = 0; field < kFromStateToThreads && at != nullptr; field++) at = strchr(at + 1, ' ');
-  return at != nullptr && strncmp(at, " 2 ", 3) == 0 ? Last::kYes : Last::kNo;
+  return {at != nullptr ? strtoul(at, nullptr, 10) : 0, main_ended};
+}
+
+Balancer::Last Balancer::is_last_thread() const {
+  const Threads now = threads();
+  if (now.count == 0) return Last::kUnknown;
+  return now.main_ended && now.count == 2 ? Last::kYes : Last::kNo;
 }
 
 }  // namespace percpu

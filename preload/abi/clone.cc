@@ -9,21 +9,22 @@
 #include <stdarg.h>
 #include <sys/types.h>
 
+#include "preload/abi/export.h"
 #include "preload/heap/cache_table.h"
 #include "preload/heap/heap.h"
+#include "preload/pin/pin.h"
 #include "preload/pin/placement.h"
 
-extern "C" int __clone(int (*run)(void*), void* stack, int flags, void* argument, ...);
-
-extern "C" __attribute__((visibility("default"))) int clone(int (*run)(void*), void* stack, int flags, void* argument, ...) {
+PRELOAD_EXPORT int clone(int (*run)(void*), void* stack, int flags, void* argument, ...) noexcept {
   va_list rest;
   va_start(rest, argument);
   pid_t* const parent_tid = va_arg(rest, pid_t*);
   void* const tls = va_arg(rest, void*);
   pid_t* const child_tid = va_arg(rest, pid_t*);
   va_end(rest);
+  const auto next = percpu::heap::pin_next().clone;
   if ((flags & CLONE_VM) == 0 || (flags & CLONE_SETTLS) != 0)
-    return __clone(run, stack, flags, argument, parent_tid, tls, child_tid);
+    return next(run, stack, flags, argument, parent_tid, tls, child_tid);
   const uintptr_t* const offset = percpu_thread_.offset;
   const uint32_t in_vfork = percpu::heap::in_vfork_word;
   const pid_t own_mask = percpu::heap::own_mask_word;
@@ -32,7 +33,7 @@ extern "C" __attribute__((visibility("default"))) int clone(int (*run)(void*), v
   // Not the address of the rseq area: what a handler interrupted here may have passed the limits already.
   percpu::heap::ThreadCaches& caches = percpu::heap::thread_caches;
   caches.malloc_limit = caches.free_limit = caches.unchecked_limit = 0;
-  const int child = __clone(run, stack, flags, argument, parent_tid, tls, child_tid);
+  const int child = next(run, stack, flags, argument, parent_tid, tls, child_tid);
   if (child < 0 || (flags & CLONE_VFORK) != 0) {
     percpu::heap::in_vfork_word = in_vfork;  // the caches come back with the next call
     percpu_thread_.offset = offset;
@@ -40,3 +41,6 @@ extern "C" __attribute__((visibility("default"))) int clone(int (*run)(void*), v
   }
   return child;
 }
+
+// libc's second name.
+PRELOAD_EXPORT int __clone(int (*)(void*), void*, int, void*, ...) noexcept __attribute__((alias("clone")));

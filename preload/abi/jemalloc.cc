@@ -6,7 +6,9 @@
 //
 //   reads        version epoch stats.{allocated,active,resident,mapped,retained,metadata}
 //                thread.tcache.enabled opt.{narenas,background_thread} background_thread arenas.{narenas,page,quantum}
+//                arenas.{dirty,muzzy}_decay_ms arena.N.{dirty,muzzy}_decay_ms: `decay`, and 0; what is written is accepted and means nothing
 //   does         arena.N.{purge,decay}: malloc_trim()   thread.tcache.flush, epoch (written): nothing is needed
+//                arenas.create: arena 0, the only one   arena.N.destroy: nothing, blocks stay
 //                N: 0, the only arena; all arenas: 1, which is what arenas.narenas says, as redis-server asks, or 4096
 //   else         ENOENT, as jemalloc says of names that it does not know
 //
@@ -17,6 +19,7 @@
 
 #include <bit>
 #include <cstring>
+#include <initializer_list>
 
 #include "base/check.h"
 #include "preload/abi/export.h"
@@ -45,7 +48,7 @@ void* take(size_t size, int flags) {
 // What mallctl can say or do.
 enum class Name : uint8_t {
   kVersion, kEpoch, kAllocated, kActive, kResident, kMapped, kRetained, kMetadata, kTcacheEnabled, kTcacheFlush,
-  kBackground, kOptBackground, kNarenas, kPage, kQuantum, kPurge,
+  kBackground, kOptBackground, kNarenas, kPage, kQuantum, kCreate, kDirtyDecay, kMuzzyDecay, kPurge, kDestroy,
 };
 
 struct Entry {
@@ -70,27 +73,34 @@ constexpr Entry kEntries[] = {
     {"arenas.narenas", Name::kNarenas},
     {"arenas.page", Name::kPage},
     {"arenas.quantum", Name::kQuantum},
+    {"arenas.create", Name::kCreate},
+    {"arenas.dirty_decay_ms", Name::kDirtyDecay},
+    {"arenas.muzzy_decay_ms", Name::kMuzzyDecay},
+    {"dirty_decay_ms", Name::kDirtyDecay},
+    {"muzzy_decay_ms", Name::kMuzzyDecay},
+    {"purge", Name::kPurge},
+    {"decay", Name::kPurge},
+    {"destroy", Name::kDestroy},
 };
 constexpr size_t kNrEntries = sizeof kEntries / sizeof kEntries[0];
+constexpr size_t kNrOfArena = 5;  // the last ones are an arena's, behind whose name they come
 
-bool is_purge(const char* name) {
+// A name's number, which is one word of a mib too: its place in the table. kNrEntries: there is no such name.
+size_t number_of(const char* name) {
+  size_t from = 0;
+  size_t to = kNrEntries - kNrOfArena;
   for (const char* arena : {"arena.0.", "arena.1.", "arena.4096."}) {
     const size_t length = strlen(arena);
-    if (strncmp(name, arena, length) == 0) return strcmp(name + length, "purge") == 0 || strcmp(name + length, "decay") == 0;
+    if (strncmp(name, arena, length) != 0) continue;
+    name += length;
+    from = to;
+    to = kNrEntries;
+    break;
   }
-  return false;
-}
-
-// A name's number, which is one word of a mib too: its place in the table, behind which is what purges. kNrNumbers: there is no such name.
-constexpr size_t kPurgeNumber = kNrEntries;
-constexpr size_t kNrNumbers = kNrEntries + 1;
-
-size_t number_of(const char* name) {
-  if (is_purge(name)) return kPurgeNumber;
-  for (size_t i = 0; i < kNrEntries; ++i) {
+  for (size_t i = from; i < to; ++i) {
     if (strcmp(kEntries[i].name, name) == 0) return i;
   }
-  return kNrNumbers;
+  return kNrEntries;
 }
 
 template <class T>
@@ -114,9 +124,20 @@ int answer_true(void* out, size_t* out_bytes, const void* in, size_t in_bytes) {
   return wish ? 0 : EPERM;
 }
 
+// What is given back when is decided by PERCPU_CONF: times that jemalloc would take are taken, and change nothing.
+int answer_decay(void* out, size_t* out_bytes, const void* in, size_t in_bytes, bool dirty) {
+  const uint64_t ms = heap.config().decay_ms;
+  const ssize_t value = !dirty ? 0 : ms == percpu::kDecayOff ? -1 : static_cast<ssize_t>(ms);
+  if (const int error = answer(out, out_bytes, value); error != 0 || in == nullptr) return error;
+  ssize_t wish = 0;
+  if (in_bytes != sizeof wish) return EINVAL;
+  memcpy(&wish, in, sizeof wish);
+  return wish >= -1 ? 0 : EFAULT;
+}
+
 int control(size_t number, void* out, size_t* out_bytes, const void* in, size_t in_bytes) {
-  if (number >= kNrNumbers) return ENOENT;
-  const Name id = number == kPurgeNumber ? Name::kPurge : kEntries[number].id;
+  if (number >= kNrEntries) return ENOENT;
+  const Name id = kEntries[number].id;
   static uint64_t epoch = 1;
   switch (id) {
     case Name::kEpoch:
@@ -125,14 +146,18 @@ int control(size_t number, void* out, size_t* out_bytes, const void* in, size_t 
       return answer(out, out_bytes, __atomic_load_n(&epoch, __ATOMIC_RELAXED));
     case Name::kTcacheEnabled:
     case Name::kBackground: return answer_true(out, out_bytes, in, in_bytes);
+    case Name::kDirtyDecay:
+    case Name::kMuzzyDecay: return answer_decay(out, out_bytes, in, in_bytes, id == Name::kDirtyDecay);
     case Name::kTcacheFlush:
     case Name::kPurge:
-      if (in != nullptr || out != nullptr) return EPERM;  // there is nothing to say
+    case Name::kDestroy:
+      if (in != nullptr || in_bytes != 0 || out != nullptr || out_bytes != nullptr) return EPERM;  // there is nothing to say
       if (id == Name::kPurge) (void)heap.trim();
       return 0;
     default: break;
   }
-  if (in != nullptr) return EPERM;  // the rest can only be asked for
+  if (id == Name::kCreate) return answer(out, out_bytes, 0u);  // how its pages are to be made is jemalloc's own
+  if (in != nullptr || in_bytes != 0) return EPERM;  // the rest can only be asked for
   switch (id) {
     case Name::kOptBackground: return answer(out, out_bytes, true);
     case Name::kVersion: return answer<const char*>(out, out_bytes, "5.3.0-percpu");
@@ -183,7 +208,7 @@ PRELOAD_EXPORT int mallctl(const char* name, void* out, size_t* out_bytes, void*
 
 PRELOAD_EXPORT int mallctlnametomib(const char* name, size_t* mib, size_t* mib_words) {
   const size_t number = number_of(name);
-  if (number == kNrNumbers) return ENOENT;
+  if (number == kNrEntries) return ENOENT;
   if (*mib_words < 1) return EINVAL;
   mib[0] = number;
   *mib_words = 1;

@@ -139,11 +139,14 @@ PRELOAD_EXPORT size_t malloc_usable_size(void* block) {
 
 PRELOAD_EXPORT int malloc_trim(size_t) { return heap.trim() ? 1 : 0; }
 
-// The parameters of another allocator: known ones are accepted and mean nothing here.
-PRELOAD_EXPORT int mallopt(int parameter, int) {
-  return parameter == M_MXFAST || (parameter <= M_TRIM_THRESHOLD && parameter >= M_ARENA_MAX) ? 1 : 0;
+// The parameters of another allocator: they mean nothing here. glibc's accepts all, unknown ones too, but for fast bins of sizes that it
+// has none for.
+PRELOAD_EXPORT int mallopt(int parameter, int value) {
+  constexpr int kLargestFast = 80 * sizeof(size_t) / 4;
+  return parameter != M_MXFAST || (value >= 0 && value <= kLargestFast) ? 1 : 0;
 }
 
+// Large blocks are of the same heap as others: nothing is in hblks and hblkhd.
 PRELOAD_EXPORT struct mallinfo2 mallinfo2(void) {
   const percpu::heap::HeapTotals totals = heap.totals();
   struct mallinfo2 info {};
@@ -171,20 +174,52 @@ PRELOAD_EXPORT void malloc_stats(void) {
   heap.print_stats(text);
 }
 
+// In the shape of glibc's: one heap, of which "fast" is what the caches have, "rest" what is free in spans, by size, and the pages that are
+// free and backed. What is used is what the system gave less these two.
 PRELOAD_EXPORT int malloc_info(int options, FILE* stream) {
   if (options != 0) return EINVAL;
+  const auto ul = [](uint64_t value) { return static_cast<unsigned long>(value); };
+  // All of it before anything is written, for which stdio allocates.
   const percpu::heap::HeapTotals totals = heap.totals();
-  fprintf(stream,
-          "<malloc version=\"percpu-1\">\n"
-          "<total type=\"used\" size=\"%lu\"/>\n"
-          "<total type=\"free\" size=\"%lu\"/>\n"
-          "<total type=\"cached\" size=\"%lu\"/>\n"
-          "<system type=\"current\" size=\"%lu\"/>\n"
-          "</malloc>\n",
-          static_cast<unsigned long>(totals.live_bytes()),
-          static_cast<unsigned long>(totals.free_small_bytes + totals.dirty_bytes),
-          static_cast<unsigned long>(totals.cached_bytes),
-          static_cast<unsigned long>(totals.used_bytes + totals.dirty_bytes + totals.metadata_bytes));
+  uint64_t cached_blocks = 0;
+  uint64_t free_blocks = totals.dirty_bytes != 0 ? 1 : 0;
+  uint64_t free_of[percpu::heap::kNrClasses];
+  for (uint32_t i = 0; i < percpu::heap::kNrClasses; ++i) {
+    const percpu::heap::ClassTotals of_class = heap.class_totals(i);
+    free_of[i] = of_class.free_blocks;
+    cached_blocks += of_class.cached_blocks;
+    free_blocks += of_class.free_blocks;
+  }
+  fputs("<malloc version=\"1\">\n<heap nr=\"0\">\n<sizes>\n", stream);
+  for (uint32_t i = 0; i < percpu::heap::kNrClasses; ++i) {
+    const uint64_t size_bytes = percpu::heap::kClasses.info[i].size_bytes;
+    if (free_of[i] == 0) continue;
+    fprintf(stream, "<size from=\"%lu\" to=\"%lu\" total=\"%lu\" count=\"%lu\"/>\n", ul(size_bytes), ul(size_bytes),
+            ul(free_of[i] * size_bytes), ul(free_of[i]));
+  }
+  if (totals.dirty_bytes != 0) {
+    fprintf(stream, "<unsorted from=\"%lu\" to=\"%lu\" total=\"%lu\" count=\"1\"/>\n", ul(percpu::heap::kPageBytes),
+            ul(totals.dirty_bytes), ul(totals.dirty_bytes));
+  }
+  const auto sums = [&](const char* of_all) {
+    const uint64_t given = totals.used_bytes + totals.dirty_bytes;
+    fprintf(stream,
+            "<total type=\"fast\" count=\"%lu\" size=\"%lu\"/>\n"
+            "<total type=\"rest\" count=\"%lu\" size=\"%lu\"/>\n"
+            "%s"
+            "<system type=\"current\" size=\"%lu\"/>\n"
+            "<system type=\"max\" size=\"%lu\"/>\n"
+            "<aspace type=\"total\" size=\"%lu\"/>\n"
+            "<aspace type=\"mprotect\" size=\"%lu\"/>\n",
+            ul(cached_blocks), ul(totals.cached_bytes), ul(free_blocks),
+            ul(totals.free_small_bytes - totals.cached_bytes + totals.dirty_bytes), of_all, ul(given), ul(given), ul(totals.open_bytes),
+            ul(totals.open_bytes));
+  };
+  fputs("</sizes>\n", stream);
+  sums("");
+  fputs("</heap>\n", stream);
+  sums("<total type=\"mmap\" count=\"0\" size=\"0\"/>\n");
+  fputs("</malloc>\n", stream);
   return 0;
 }
 

@@ -55,6 +55,8 @@ vfork:
 	ret
 	.cfi_endproc
 	.size	vfork, .-vfork
+	.globl	__vfork		/* libc's second name */
+	.set	__vfork, vfork
 #elif defined(__aarch64__)
 #include <sys/syscall.h>
 	.text
@@ -107,5 +109,7 @@ vfork:
 	ret
 	.cfi_endproc
 	.size	vfork, .-vfork
+	.globl	__vfork		/* libc's second name */
+	.set	__vfork, vfork
 #endif
 #include "preload/arch/asm_end.h"

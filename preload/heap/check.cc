@@ -26,22 +26,36 @@ void Checker::lay_out(void* block, size_t block_bytes, size_t size_bytes) {
 }
 
 size_t Checker::size_of(const void* block, size_t block_bytes, const char* what) const {
-  const uint64_t trailer = *trailer_of(block, block_bytes) ^ mixed(block);
+  const size_t size_bytes = size_in(__atomic_load_n(trailer_of(block, block_bytes), __ATOMIC_RELAXED), block, block_bytes, what);
+  check_end(block, block_bytes, size_bytes, what);
+  return size_bytes;
+}
+
+size_t Checker::size_in(uint64_t trailer, const void* block, size_t block_bytes, const char* what) {
+  trailer ^= mixed(block);
   const size_t size_bytes = trailer & ~kStateMask;
   if ((trailer & kStateMask) == kFreed) fatal("%s(%p): the block of %zu bytes is free already (freed twice)", what, block, size_bytes);
   if ((trailer & kStateMask) != kLive || size_bytes > block_bytes - kTrailerBytes)
     fatal("%s(%p): the end of the block, of at most %zu bytes, was written over", what, block, block_bytes - kTrailerBytes);
+  return size_bytes;
+}
+
+void Checker::check_end(const void* block, size_t block_bytes, size_t size_bytes, const char* what) {
   const unsigned char* bytes = static_cast<const unsigned char*>(block);
   for (size_t i = size_bytes; i < block_bytes - kTrailerBytes; ++i) {
     if (bytes[i] != kCanary)
       fatal("%s(%p): written over, %zu behind the end of the block of %zu bytes", what, block, i - size_bytes, size_bytes);
   }
-  return size_bytes;
 }
 
-void Checker::put(void* block, size_t block_bytes) {
-  uint64_t* trailer = trailer_of(block, block_bytes);
-  *trailer = (*trailer ^ mixed(block) ^ kLive ^ kFreed) ^ mixed(block);
+void Checker::put(void* block, size_t block_bytes, const char* what) {
+  uint64_t* const trailer = trailer_of(block, block_bytes);
+  uint64_t live = __atomic_load_n(trailer, __ATOMIC_RELAXED);
+  size_t size_bytes = 0;
+  do {
+    size_bytes = size_in(live, block, block_bytes, what);
+  } while (!__atomic_compare_exchange_n(trailer, &live, live ^ kLive ^ kFreed, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED));
+  check_end(block, block_bytes, size_bytes, what);  // now that no other thread writes there
   const Ends ends = ends_of(block_bytes);
   char* const begin = static_cast<char*>(block);
   memset(begin, kPoison, ends.front_bytes);

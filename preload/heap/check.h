@@ -45,12 +45,13 @@ class Checker {
   size_t size_of(const void* block, size_t block_bytes, const char* what) const;
 
   // A block to be freed goes into quarantine: put(), then take() what comes out instead, which is checked, and the heap's
-  // again. Null: nothing does. all: empties it.
+  // again. Null: nothing does. all: empties it. put() stops the program where size_of() does; of threads that free the same block at
+  // once, one may.
   struct Left {
     void* block = nullptr;
     size_t block_bytes = 0;
   };
-  void put(void* block, size_t block_bytes) PERCPU_EXCLUDES(lock_);
+  void put(void* block, size_t block_bytes, const char* what) PERCPU_EXCLUDES(lock_);
   Left take(bool all) PERCPU_EXCLUDES(lock_);
   uint32_t nr_waiting() PERCPU_EXCLUDES(lock_) {
     HeapGuard guard(lock_);
@@ -70,6 +71,10 @@ class Checker {
   static constexpr uint64_t kLive = uint64_t{0xa11e} << 48;
   static constexpr uint64_t kFreed = uint64_t{0xdead} << 48;
   static constexpr uint64_t kStateMask = uint64_t{0xffff} << 48;
+
+  // What the two halves of size_of() look at.
+  static size_t size_in(uint64_t trailer, const void* block, size_t block_bytes, const char* what);
+  static void check_end(const void* block, size_t block_bytes, size_t size_bytes, const char* what);
 
   static uint64_t* trailer_of(const void* block, size_t block_bytes) {
     return reinterpret_cast<uint64_t*>(reinterpret_cast<uintptr_t>(block) + block_bytes - kTrailerBytes);

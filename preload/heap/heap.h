@@ -43,6 +43,20 @@ struct HeapTotals {
   uint64_t live_bytes() const { return used_bytes > free_small_bytes ? used_bytes - free_small_bytes : 0; }
 };
 
+// Of the blocks of one class. Each figure is of a moment of its own.
+struct ClassTotals {
+  uint64_t spans = 0;
+  uint64_t span_bytes = 0;
+  uint64_t blocks = 0;         // in them, used or free
+  uint64_t free_blocks = 0;    // in spans and on shelves
+  uint64_t cached_blocks = 0;  // free in the CPUs' caches
+};
+
+struct LargeTotals {
+  uint64_t blocks = 0;
+  uint64_t bytes = 0;
+};
+
 class Heap {
  public:
   constexpr Heap() = default;
@@ -83,6 +97,9 @@ class Heap {
   // The program makes its first thread: from now on the balance thread ticks.
   void begin_threads();
   HeapTotals totals();
+  ClassTotals class_totals(uint32_t size_class);  // on all nodes (stats.cc)
+  ClassTotals class_totals(uint32_t size_class, uint32_t node);
+  LargeTotals large_totals();
   MemoryLimit::Room room() const { return {load_relaxed(&room_.limit_bytes), load_relaxed(&room_.left_bytes)}; }
   void print_stats(Pieces& text);  // stats.cc
   void print_json(Pieces& text);

@@ -35,8 +35,7 @@ void Heap::release_checked(void* block, const char* what) {
   const size_t bytes = block == nullptr ? 0 : block_bytes(block, what);
   // Blocks from before the checker stay where they are: their spans are not to hold others.
   if (bytes == 0 || !is_checked(block, what)) return;
-  (void)checker_.size_of(block, bytes, what);
-  checker_.put(block, bytes);
+  checker_.put(block, bytes, what);
   for (Checker::Left left = checker_.take(false); left.block != nullptr; left = checker_.take(false)) drop_block(left.block);
 }
 

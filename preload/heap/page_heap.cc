@@ -283,6 +283,7 @@ bool PageHeap::fill_system_page(uint32_t number, uint64_t nr_pages) {
 uint32_t PageHeap::allocate(uint64_t nr_pages, uint64_t align_pages, Purpose purpose) {
   HeapGuard guard(lock_);
   const uint32_t number = take_run(nr_pages, align_pages, purpose);
+  if (number != 0) used_runs_++;
   note_least();
   return number;
 }
@@ -329,6 +330,7 @@ uint32_t PageHeap::take_run(uint64_t nr_pages, uint64_t align_pages, Purpose pur
 void PageHeap::release(uint32_t number, bool clean) {
   {
     HeapGuard guard(lock_);
+    used_runs_--;
     Span& span = window_->span(number);
     // Blocks have an entry at each page, a large one at its first.
     window_->clear_entries(span.first_page, span.state == SpanState::kSmall ? span.nr_pages : 1);
@@ -379,7 +381,7 @@ bool PageHeap::resize(uint32_t number, uint64_t nr_pages) {
 uint64_t PageHeap::begin_anew() {
   HeapGuard guard(lock_);
   for (Bins& bins : bins_) bins = {};
-  dirty_pages_ = purgeable_pages_ = clean_pages_ = closed_pages_ = least_purgeable_ = 0;
+  dirty_pages_ = purgeable_pages_ = clean_pages_ = closed_pages_ = least_purgeable_ = used_runs_ = 0;
   // Neighbours are not joined across this line: a free run before it is nobody's from now on. (What a block lies on there stays.)
   if (frontier_ > begin_ && window_->entry(frontier_ - 1).kind() == kKindFree) window_->set_entry(frontier_ - 1, 0, kKindNone);
   return frontier_;
@@ -387,7 +389,8 @@ uint64_t PageHeap::begin_anew() {
 
 PageStats PageHeap::stats() {
   HeapGuard guard(lock_);
-  return {frontier_ - begin_ - closed_pages_, dirty_pages_, clean_pages_, closed_pages_, purged_pages_, huge_regions_, purge_looks_};
+  return {frontier_ - begin_ - closed_pages_, dirty_pages_, clean_pages_, closed_pages_, purged_pages_, huge_regions_, purge_looks_,
+          used_runs_};
 }
 
 }  // namespace percpu::heap

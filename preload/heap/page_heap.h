@@ -47,6 +47,7 @@ struct PageStats {
   uint64_t purged_pages = 0;  // given back so far
   uint64_t huge_regions = 0;
   uint64_t purge_looks = 0;   // at runs, by what gives pages back, so far
+  uint64_t used_runs = 0;     // that were handed out, and not taken back
 };
 
 // What may be backed by huge pages.
@@ -228,6 +229,7 @@ class PageHeap {
   uint64_t closed_pages_ PERCPU_GUARDED_BY(lock_) = 0;
   uint64_t purged_pages_ PERCPU_GUARDED_BY(lock_) = 0;
   uint64_t purge_looks_ PERCPU_GUARDED_BY(lock_) = 0;
+  uint64_t used_runs_ PERCPU_GUARDED_BY(lock_) = 0;
   uint64_t least_purgeable_ PERCPU_GUARDED_BY(lock_) = 0;  // since the last tick
   uint64_t owed_ PERCPU_GUARDED_BY(lock_) = 0;   // of a page that is to go, in 2^-32
   uint64_t ahead_pages_ PERCPU_GUARDED_BY(lock_) = 0;  // went before they were due, as huge pages go whole

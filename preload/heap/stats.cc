@@ -27,6 +27,46 @@ static CpuSums sums_of(const CpuCache& cache, uint32_t cpu) {
   return sums;
 }
 
+ClassTotals Heap::class_totals(uint32_t size_class, uint32_t node) {
+  const ClassInfo& info = kClasses.info[size_class];
+  const CentralList::Counts counts = lists_[node][size_class].counts();
+  ClassTotals sum;
+  sum.spans = counts.nr_spans;
+  sum.span_bytes = counts.nr_spans * info.span_pages << kPageShift;
+  sum.blocks = counts.nr_spans * info.span_blocks;
+  sum.free_blocks = counts.free_blocks;
+  for (uint32_t cpu = 0; cpu < cache_.nr_cpus(); ++cpu) sum.cached_blocks += cache_.count(cpu, lane_of(node, size_class));
+  return sum;
+}
+
+ClassTotals Heap::class_totals(uint32_t size_class) {
+  ClassTotals sum;
+  for (uint32_t node = 0; node < window_.nr_nodes(); ++node) {
+    const ClassTotals here = class_totals(size_class, node);
+    sum.spans += here.spans;
+    sum.span_bytes += here.span_bytes;
+    sum.blocks += here.blocks;
+    sum.free_blocks += here.free_blocks;
+    sum.cached_blocks += here.cached_blocks;
+  }
+  return sum;
+}
+
+// What is used, and by no class.
+LargeTotals Heap::large_totals() {
+  uint64_t runs = 0;
+  uint64_t spans = 0;
+  uint64_t span_bytes = 0;
+  for (uint32_t node = 0; node < window_.nr_nodes(); ++node) runs += pages_[node].stats().used_runs;
+  for (uint32_t i = 0; i < kNrClasses; ++i) {
+    const ClassTotals small = class_totals(i);
+    spans += small.spans;
+    span_bytes += small.span_bytes;
+  }
+  const uint64_t used_bytes = totals().used_bytes;
+  return {runs > spans ? runs - spans : 0, used_bytes > span_bytes ? used_bytes - span_bytes : 0};
+}
+
 void Heap::print_stats(Pieces& text) {
   const HeapTotals sum = totals();
   text.format("percpu malloc: %lu KiB in use, %lu KiB free in spans and caches, %lu KiB free pages still backed, %lu KiB "
@@ -48,17 +88,13 @@ void Heap::print_stats(Pieces& text) {
                 kib(cache_.budget_bytes()));
   }
   for (uint32_t i = 0; i < kNrClasses; ++i) {
-    uint64_t spans = 0;
-    uint64_t free_blocks = 0;
-    for (uint32_t node = 0; node < window_.nr_nodes(); ++node) {
-      const CentralList::Counts counts = lists_[node][i].counts();
-      spans += counts.nr_spans;
-      free_blocks += counts.free_blocks;
-    }
-    if (spans == 0) continue;
-    text.format("  class %5u: %lu spans, %lu blocks of %lu free in them\n", kClasses.info[i].size_bytes, ul(spans),
-                ul(free_blocks), ul(spans * kClasses.info[i].span_blocks));
+    const ClassTotals sum_of_class = class_totals(i);
+    if (sum_of_class.spans == 0) continue;
+    text.format("  class %5u: %lu spans, %lu blocks of %lu free in them, %lu in caches\n", kClasses.info[i].size_bytes,
+                ul(sum_of_class.spans), ul(sum_of_class.free_blocks), ul(sum_of_class.blocks), ul(sum_of_class.cached_blocks));
   }
+  const LargeTotals large = large_totals();
+  text.format("  large: %lu blocks, %lu KiB\n", ul(large.blocks), kib(large.bytes));
 }
 
 void Heap::print_json(Pieces& text) {
@@ -88,15 +124,16 @@ void Heap::print_json(Pieces& text) {
   first = true;
   for (uint32_t i = 0; i < kNrClasses; ++i) {
     for (uint32_t node = 0; node < window_.nr_nodes(); ++node) {
-      const CentralList::Counts counts = lists_[node][i].counts();
-      if (counts.nr_spans == 0) continue;
-      text.format("%s{\"size_bytes\":%u,\"node\":%u,\"spans\":%lu,\"blocks\":%lu,\"free_blocks\":%lu}", first ? "" : ",",
-                  kClasses.info[i].size_bytes, node, ul(counts.nr_spans),
-                  ul(counts.nr_spans * kClasses.info[i].span_blocks), ul(counts.free_blocks));
+      const ClassTotals here = class_totals(i, node);
+      if (here.spans == 0) continue;
+      text.format("%s{\"size_bytes\":%u,\"node\":%u,\"spans\":%lu,\"span_bytes\":%lu,\"blocks\":%lu,\"free_blocks\":%lu,"
+                  "\"cached_blocks\":%lu}", first ? "" : ",", kClasses.info[i].size_bytes, node, ul(here.spans), ul(here.span_bytes),
+                  ul(here.blocks), ul(here.free_blocks), ul(here.cached_blocks));
       first = false;
     }
   }
-  text.format("]}\n");
+  const LargeTotals large = large_totals();
+  text.format("],\"large\":{\"blocks\":%lu,\"bytes\":%lu}}\n", ul(large.blocks), ul(large.bytes));
 }
 
 }  // namespace percpu::heap

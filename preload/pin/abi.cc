@@ -29,6 +29,10 @@ PRELOAD_EXPORT int thrd_create(thrd_t* thread, thrd_start_t start, void* argumen
   return result;
 }
 
+PRELOAD_EXPORT int pthread_setattr_default_np(const pthread_attr_t* attr) noexcept {
+  return percpu::heap::pin_pthread_setattr_default(attr);
+}
+
 PRELOAD_EXPORT int pthread_setname_np(pthread_t thread, const char* name) noexcept {
   return percpu::heap::pin_pthread_setname(thread, name);
 }
@@ -66,6 +70,11 @@ PRELOAD_EXPORT FILE* popen(const char* command, const char* mode) {
   OffPlace off;
   return pin_next().popen(command, mode);
 }
+// libc's second name.
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wmissing-attributes"  // it need not repeat what the first name promises
+#endif
+PRELOAD_EXPORT FILE* _IO_popen(const char*, const char*) __attribute__((alias("popen")));
 
 PRELOAD_EXPORT int posix_spawn(pid_t* child, const char* path, const posix_spawn_file_actions_t* actions,
                                const posix_spawnattr_t* attr, char* const argv[], char* const envp[]) {

@@ -1,21 +1,27 @@
 // SPDX-License-Identifier: MIT
 #include "preload/pin/pin.h"
 
+#include <sys/syscall.h>
+
 #include <atomic>
 
 #include "api/for_preload.h"
 #include "base/cpu_mask.h"
+#include "base/raw_syscall.h"
 #include "preload/abi/next.h"
+#include "preload/heap/heap.h"  // in_vfork_word
 #include "preload/pin/placement.h"
 
 namespace percpu::heap {
 namespace {
 
+// Whether threads that are created without attributes begin with a mask of the program's.
+constinit std::atomic<bool> mask_by_default{false};
+
 bool is_our_code(const void* address) { return is_own_code(address) || percpu_own_code_(address) != 0; }
 
 // An attribute without a mask answers with all CPUs. Anything that does not fit our masks is a mask.
 bool has_mask(const pthread_attr_t* attr) {
-  if (attr == nullptr) return false;
   CpuMask mask;
   if (pthread_attr_getaffinity_np(attr, sizeof mask.words, reinterpret_cast<cpu_set_t*>(mask.words)) != 0) return true;
   for (uint64_t word : mask.words) {
@@ -40,6 +46,13 @@ __attribute__((visibility("hidden"))) long pin_syscall_sched_getaffinity(long nu
   const auto call = [=] { return __atomic_load_n(&pin_next_syscall, __ATOMIC_RELAXED)(number, tid, size_bytes, mask); };
   return placement.active() && placement.any_placed() ? placement.ask_kernel(static_cast<pid_t>(tid), mask, call) : call();
 }
+// A main thread that ends leaves the balance thread behind, which is to end with the last of the program's. (A vfork child is no thread of
+// ours.)
+__attribute__((visibility("hidden"))) long pin_syscall_exit(long number, long status) {
+  const bool main = in_vfork_word == 0 && raw_syscall(SYS_gettid) == raw_syscall(SYS_getpid);
+  if (main && percpu_main_leaves_() != 0) number = SYS_exit_group;
+  return __atomic_load_n(&pin_next_syscall, __ATOMIC_RELAXED)(number, status);
+}
 }
 
 namespace {
@@ -57,12 +70,14 @@ void find_all_next() {
 #define PERCPU_FIND_(name) find_next(#name, &g_next.name)
   PERCPU_FIND_(pthread_create);
   PERCPU_FIND_(thrd_create);
+  PERCPU_FIND_(pthread_setattr_default_np);
   PERCPU_FIND_(pthread_setname_np);
   PERCPU_FIND_(sched_setaffinity);
   PERCPU_FIND_(sched_getaffinity);
   PERCPU_FIND_(pthread_setaffinity_np);
   PERCPU_FIND_(pthread_getaffinity_np);
   PERCPU_FIND_(pthread_getattr_np);
+  PERCPU_FIND_(clone);
   PERCPU_FIND_(system);
   PERCPU_FIND_(popen);
   PERCPU_FIND_(posix_spawn);
@@ -132,7 +147,8 @@ const PinNext& pin_next() {
 
 int pin_pthread_create(pthread_t* thread, const pthread_attr_t* attr, void* (*start)(void*), void* argument) {
   const bool ours = is_our_code(reinterpret_cast<const void*>(start));
-  return create(placement.active() && has_mask(attr), ours, [=](ThreadRecord* record) {
+  const bool mask = attr != nullptr ? placement.active() && has_mask(attr) : mask_by_default.load(std::memory_order_relaxed);
+  return create(mask, ours, [=](ThreadRecord* record) {
     if (record == nullptr) return pin_next().pthread_create(thread, attr, start, argument);
     record->start = start;
     record->argument = argument;
@@ -141,12 +157,18 @@ int pin_pthread_create(pthread_t* thread, const pthread_attr_t* attr, void* (*st
 }
 
 int pin_thrd_create(thrd_t* thread, thrd_start_t start, void* argument) {
-  return create(false, false, [=](ThreadRecord* record) {
+  return create(mask_by_default.load(std::memory_order_relaxed), false, [=](ThreadRecord* record) {
     if (record == nullptr) return pin_next().thrd_create(thread, start, argument);
     record->c11_start = start;
     record->argument = argument;
     return pin_next().thrd_create(thread, run_c11_thread, record);
   });
+}
+
+int pin_pthread_setattr_default(const pthread_attr_t* attr) {
+  const int result = pin_next().pthread_setattr_default_np(attr);
+  if (result == 0) mask_by_default.store(has_mask(attr), std::memory_order_relaxed);
+  return result;
 }
 
 int pin_pthread_setname(pthread_t thread, const char* name) {

@@ -45,12 +45,14 @@ bool pin_tick();
 struct PinNext {
   decltype(&::pthread_create) pthread_create;
   decltype(&::thrd_create) thrd_create;
+  decltype(&::pthread_setattr_default_np) pthread_setattr_default_np;
   decltype(&::pthread_setname_np) pthread_setname_np;
   decltype(&::sched_setaffinity) sched_setaffinity;
   decltype(&::sched_getaffinity) sched_getaffinity;
   decltype(&::pthread_setaffinity_np) pthread_setaffinity_np;
   decltype(&::pthread_getaffinity_np) pthread_getaffinity_np;
   decltype(&::pthread_getattr_np) pthread_getattr_np;
+  decltype(&::clone) clone;
   int (*system)(const char*);
   FILE* (*popen)(const char*, const char*);
   decltype(&::posix_spawn) posix_spawn;
@@ -65,6 +67,7 @@ const PinNext& pin_next();
 // What the interposed functions do, each as the function of libc that it is named after.
 int pin_pthread_create(pthread_t* thread, const pthread_attr_t* attr, void* (*start)(void*), void* argument);
 int pin_thrd_create(thrd_t* thread, thrd_start_t start, void* argument);
+int pin_pthread_setattr_default(const pthread_attr_t* attr);
 int pin_pthread_setname(pthread_t thread, const char* name);
 int pin_sched_setaffinity(pid_t tid, size_t size_bytes, const cpu_set_t* mask);
 int pin_sched_getaffinity(pid_t tid, size_t size_bytes, cpu_set_t* mask);

@@ -41,6 +41,12 @@ uint64_t PlacementGuard::set_signals(uint64_t blocked) {
   (void)raw_syscall(SYS_rt_sigprocmask, SIG_SETMASK, reinterpret_cast<long>(&blocked), reinterpret_cast<long>(&before), sizeof before);
   return before;
 }
+
+// Whether a call is about the thread that makes it, by whichever of its numbers.
+bool Placement::is_self(pid_t tid, pthread_t thread) {
+  return tid == kByThread ? pthread_equal(thread, pthread_self()) != 0 : tid == 0 || tid == this_tid();
+}
+
 // ---- masks and places ----------------------------------------------------------------------------------------------------
 
 // One that the program set, and that is the very same, is told from ours by who set it: set_mask() sees that.
@@ -178,11 +184,16 @@ ThreadRecord* Placement::find(pid_t tid, pthread_t thread) {
 
 void Placement::add_claim(pid_t tid, pthread_t thread, bool exempt) {
   if (beginning_ == 0) return;
+  const Claim claim{thread, tid == kByThread ? 0 : tid, exempt};
+  for (uint32_t i = 0; i < nr_claims_; ++i) {
+    const Claim& other = claims_[i];
+    if (other.exempt == exempt && other.tid == claim.tid && (claim.tid != 0 || pthread_equal(other.thread, thread) != 0)) return;
+  }
   if (nr_claims_ == kMaxClaims) {
     claims_lost_ = true;
     return;
   }
-  claims_[nr_claims_++] = {thread, tid == kByThread ? 0 : tid, exempt};
+  claims_[nr_claims_++] = claim;
 }
 
 // ---- slots ---------------------------------------------------------------------------------------------------------------
@@ -340,25 +351,27 @@ void Placement::note_mask(pid_t tid, pthread_t thread) {
     return;
   }
   if (this_process() != process_) return note_own_mask(tid, thread);  // a child of vfork, and no thread of ours
-  if (tid != 0) return add_claim(tid, thread, false);
-  t_place.last = kNoPlace;
+  if (is_self(tid, thread)) {
+    t_place.last = kNoPlace;
+    tid = this_tid();  // a handler of a thread that has not begun
+  }
+  add_claim(tid, thread, false);
 }
 
 // The same in a child: its parent's record, on whose thread-local words it may run, stays as it is.
 void Placement::note_own_mask(pid_t tid, pthread_t thread) {
-  const bool self = tid == kByThread ? pthread_equal(thread, pthread_self()) != 0 : tid == 0 || tid == this_tid();
-  if (self) own_mask_word = this_tid();
+  if (is_self(tid, thread)) own_mask_word = this_tid();
 }
 
 void Placement::hide(pid_t tid, pthread_t thread, size_t size_bytes, void* mask) {
   const size_t bytes = size_bytes < sizeof scratch_.words ? size_bytes : sizeof scratch_.words;
   scratch_ = {};
   memcpy(scratch_.words, mask, bytes);
-  const bool self = tid == 0 || (tid == kByThread && pthread_equal(thread, pthread_self()) != 0);
+  const bool self = is_self(tid, thread);
   const ThreadRecord* record = self ? t_place.record : find(tid, thread);
   const int32_t place = self ? own_place() : record != nullptr ? record->place : kNoPlace;
   bool ours = is_mask_of(scratch_, place);
-  if (record == nullptr && (self ? this_tid() : tid) != this_process()) {
+  if (record == nullptr && (self ? this_tid() : tid) != this_process() && !is_gone(tid)) {
     // Perhaps a thread that has not begun, and still has what it inherited; its signal handlers may ask already.
     for (record = records_.first(); record != nullptr && !ours; record = record->next)
       ours = record->tid == 0 && !record->mask_in_attr && is_mask_of(scratch_, record->inherited);

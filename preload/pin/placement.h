@@ -137,6 +137,8 @@ class __attribute__((visibility("hidden"))) Placement {
   void look_at(ThreadRecord* record, uint64_t now) PERCPU_REQUIRES(lock_);
   void placed() PERCPU_REQUIRES(lock_);
 
+  static bool is_self(pid_t tid, pthread_t thread);
+  static bool is_gone(pid_t tid);  // not, or no longer, a thread of this process (0 and kByThread are)
   static bool has_own_mask();
   static int32_t own_place();
   bool is_mask_of(const CpuMask& mask, int32_t place) const;

@@ -20,10 +20,9 @@ constexpr uint64_t kLookEveryNs = kSecondNs;
 // A CPU that turned out to be shared is not given out for this long.
 constexpr uint64_t kSharedForNs = 10 * kSecondNs;
 
-// Not in its process any more.
-bool is_gone(pid_t tid) { return raw_syscall(SYS_tgkill, raw_syscall(SYS_getpid), tid, 0) == -ESRCH; }
-
 }  // namespace
+
+bool Placement::is_gone(pid_t tid) { return raw_syscall(SYS_tgkill, raw_syscall(SYS_getpid), tid, 0) == -ESRCH; }
 
 void Placement::look_at(ThreadRecord* record, uint64_t now) {
   char path[64];

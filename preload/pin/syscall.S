@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
  * syscall(), of which sched_getaffinity and sched_setaffinity are ours: LLVM's and Intel's OpenMP, and libnuma, ask for their mask, and
- * set it, by this.
+ * set it, by this. So is exit: of a main thread that ends by it nobody else hears.
  *
  * All else jumps on to the next function of this name, with the stack and all arguments as they came: a child may return on another stack,
  * so there must be no frame of ours on the way. What the kernel is asked by the instruction itself does not come by here.
@@ -25,6 +25,8 @@ syscall:
 	je	pin_kernel_syscall
 	cmpq	$SYS_sched_getaffinity, %rdi
 	je	pin_syscall_sched_getaffinity
+	cmpq	$SYS_exit, %rdi
+	je	pin_syscall_exit
 	jmp	*%rax
 	.cfi_endproc
 	.size	syscall, .-syscall
@@ -73,7 +75,10 @@ syscall:
 	cmp	x0, #SYS_sched_getaffinity
 	b.ne	2f
 	b	pin_syscall_sched_getaffinity
-2:	br	x16		/* by this register to a "bti c", as by a call */
+2:	cmp	x0, #SYS_exit
+	b.ne	3f
+	b	pin_syscall_exit
+3:	br	x16		/* by this register to a "bti c", as by a call */
 	.cfi_endproc
 	.size	syscall, .-syscall
 

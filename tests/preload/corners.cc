@@ -23,6 +23,7 @@
 #include <new>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "../patience.h"
@@ -89,6 +90,12 @@ TEST_CASE("sizes beyond PTRDIFF_MAX and products that overflow give null and ENO
     errno = 0;
     CHECK(pvalloc(size) == nullptr);
     CHECK(errno == ENOMEM);
+    errno = 0;
+    CHECK(memalign(64, size) == nullptr);
+    CHECK(errno == ENOMEM);
+    errno = 0;
+    CHECK(reallocarray(nullptr, 1, size) == nullptr);
+    CHECK(errno == ENOMEM);
     void* out = &errno;
     CHECK(posix_memalign(&out, 64, size) == ENOMEM);
     CHECK(out == &errno);
@@ -96,6 +103,9 @@ TEST_CASE("sizes beyond PTRDIFF_MAX and products that overflow give null and ENO
     memset(old, 'x', 100);
     errno = 0;
     CHECK(realloc(old, size) == nullptr);
+    CHECK(errno == ENOMEM);
+    errno = 0;
+    CHECK(reallocarray(opaque(old), size, 1) == nullptr);
     CHECK(errno == ENOMEM);
     CHECK(old[99] == 'x');
     free(old);
@@ -106,6 +116,53 @@ TEST_CASE("sizes beyond PTRDIFF_MAX and products that overflow give null and ENO
   errno = 0;
   CHECK(reallocarray(nullptr, opaque(SIZE_MAX / 2), 3) == nullptr);
   CHECK(errno == ENOMEM);
+}
+
+// Takes blocks of all sizes. Returns whether they lie apart, and keep what is written to each from its first byte to its last usable one.
+static bool take_apart(std::vector<void*>& blocks) {
+  std::vector<std::pair<uintptr_t, size_t>> taken;
+  for (size_t i = 0; i < blocks.size(); ++i) {
+    blocks[i] = malloc(opaque(i % 40 == 39 ? 40'000 + i * 5 : i * 7919 % (i % 8 == 7 ? 32'000 : 700) + 1));
+    if (blocks[i] == nullptr) return false;
+    taken.emplace_back(reinterpret_cast<uintptr_t>(blocks[i]), malloc_usable_size(blocks[i]));
+    memset(blocks[i], static_cast<int>(i % 251), taken.back().second);
+  }
+  bool apart = true;
+  for (size_t i = 0; i < blocks.size(); ++i) {
+    const auto* bytes = static_cast<const unsigned char*>(blocks[i]);
+    apart = apart && bytes[0] == i % 251 && bytes[taken[i].second - 1] == i % 251;
+  }
+  std::sort(taken.begin(), taken.end());
+  for (size_t i = 1; i < taken.size(); ++i) apart = apart && taken[i - 1].first + taken[i - 1].second <= taken[i].first;
+  return apart;
+}
+
+// Frees the blocks, and writes to all of each. Nothing of the heap's may lie there.
+static void free_and_write(const std::vector<void*>& blocks) {
+  for (void* block : blocks) {
+    const size_t bytes = malloc_usable_size(block);
+    void* const dead = opaque(block);
+    free(block);
+    memset(opaque(dead), 0xff, bytes);
+  }
+}
+
+TEST_CASE("what is written to freed blocks harms no structure of the heap") {
+  std::vector<void*> blocks(4000);
+  REQUIRE(take_apart(blocks));
+  for (int round = 0; round < 3; ++round) {
+    CAPTURE(round);
+    free_and_write(blocks);  // into caches, shelves, spans and pages
+    CHECK(take_apart(blocks));
+    free_and_write(blocks);
+    (void)malloc_trim(0);
+    CHECK(take_apart(blocks));
+    free_and_write(blocks);
+    const percpu::ChildEnd end = percpu::run_in_child([&blocks] { return take_apart(blocks) ? 0 : 1; });
+    CHECK(end.exit_code == 0);
+    CHECK(take_apart(blocks));
+  }
+  for (void* block : blocks) free(block);
 }
 
 TEST_CASE("alignments up to 1 GiB are kept, for small and large blocks") {

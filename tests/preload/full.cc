@@ -5,12 +5,15 @@
 #include <doctest/doctest.h>
 
 #include <malloc.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
+#include <atomic>
+#include <initializer_list>
 #include <string>
 #include <vector>
 
@@ -42,6 +45,33 @@ TEST_CASE("a block freed twice, when it has left the quarantine and nobody has i
     free(neighbour);
   });
   CHECK(says(text, "the block of 100 bytes is free already (freed twice)"));
+}
+
+// The more there is behind what was asked for, the longer each looks at it before it says that the block is free.
+TEST_CASE("a block that two threads free at once") {
+  for (const size_t bytes : {size_t{100}, size_t{28'700}, size_t{33'000}}) {
+    for (int i = 0; i < 200; ++i) {
+      CAPTURE(bytes);
+      CAPTURE(i);
+      const std::string text = stopped_by([bytes] {
+        static std::atomic<int> ready{0};
+        static void* block;
+        block = opaque(malloc(bytes));
+        const auto free_it = [](void*) -> void* {
+          ready++;
+          while (ready != 2) {
+          }
+          free(block);
+          return nullptr;
+        };
+        pthread_t other;
+        if (pthread_create(&other, nullptr, free_it, nullptr) != 0) return;
+        (void)free_it(nullptr);
+        pthread_join(other, nullptr);
+      });
+      REQUIRE(says(text, ("the block of " + std::to_string(bytes) + " bytes is free already (freed twice)").c_str()));
+    }
+  }
 }
 
 TEST_CASE("a large block freed twice") {

@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: MIT
 """stats:exit, stats:json and stats:signal of the preload, as a program's user sees them; and mallctl, as redis-server does.
 
-statistics.py LIBRARY
+statistics.py LIBRARY HOLDER
 """
-import ctypes, json, os, resource, subprocess, sys, tempfile
+import json, os, re, resource, signal, subprocess, sys, tempfile
 import xml.etree.ElementTree
 
 # A thread that allocates and ends, then signals to itself until the statistics have come, or for ever.
@@ -73,6 +73,29 @@ for name in b"background_thread", b"thread.tcache.enabled":
     assert tell(name, ctypes.c_bool(False))[0] == 1 and ask(name, ctypes.c_bool) == (0, True), name
 for name in b"stats.allocated", b"opt.background_thread":
     assert tell(name, ctypes.c_size_t(1))[0] == 1, name
+# As jemalloc 5.3: what can only be asked for takes no size of a value, what only does something none either; a value without a size is
+# not asked for.
+for name, kind in ((b"stats.allocated", ctypes.c_size_t), (b"version", ctypes.c_char_p)):
+    old = kind(); size = ctypes.c_size_t(8)
+    assert here.mallctl(name, ctypes.byref(old), ctypes.byref(size), None, ctypes.c_size_t(8)) == 1, name
+for name in b"thread.tcache.flush", b"arena.0.purge", b"arena.0.destroy":
+    assert here.mallctl(name, None, None, None, ctypes.c_size_t(8)) == 1, name
+    assert here.mallctl(name, None, ctypes.byref(ctypes.c_size_t(8)), None, ctypes.c_size_t(0)) == 1, name
+old = ctypes.c_size_t(7)
+assert here.mallctl(b"stats.allocated", ctypes.byref(old), None, None, ctypes.c_size_t(0)) == 0 and old.value == 7
+# An arena of one's own, as named makes: it is the only one.
+assert ask(b"arenas.create", ctypes.c_uint) == (0, 0)
+for name in b"arena.0.dirty_decay_ms", b"arena.0.muzzy_decay_ms", b"arenas.dirty_decay_ms", b"arenas.muzzy_decay_ms":
+    expected = 0 if b"muzzy" in name else 1000
+    assert ask(name, ctypes.c_ssize_t) == (0, expected), name
+    assert tell(name, ctypes.c_ssize_t(5000)) == (0, expected) and tell(name, ctypes.c_ssize_t(-1))[0] == 0, name
+    assert tell(name, ctypes.c_ssize_t(-2))[0] == 14 and tell(name, ctypes.c_uint(1))[0] == 22, name
+    mib = (ctypes.c_size_t * 4)(); words = ctypes.c_size_t(4)
+    assert here.mallctlnametomib(name, mib, ctypes.byref(words)) == 0, name
+    again = ctypes.c_ssize_t(); size = ctypes.c_size_t(8)
+    assert here.mallctlbymib(mib, words, ctypes.byref(again), ctypes.byref(size), None, ctypes.c_size_t(0)) == 0, name
+    assert again.value == expected, (name, again)
+assert here.mallctl(b"arena.0.destroy", None, None, None, ctypes.c_size_t(0)) == 0
 assert tell(b"epoch", ctypes.c_uint64(1))[0] == 0 and tell(b"epoch", ctypes.c_uint32(1))[0] == 22
 print("right")
 """
@@ -93,7 +116,44 @@ assert done.returncode == 0, done
 told = json.loads(done.stderr)
 assert told["used_bytes"] > 0 and told["nodes"][0]["open_bytes"] > 0 and told["classes"], told
 assert told["cpus"] and all(row["blocks"] > 0 and row["cached_bytes"] > 0 for row in told["cpus"]), told
-assert told["balancer"]["ticks"] >= 0 and sum(c["blocks"] for c in told["classes"]) > 0
+assert sum(c["blocks"] for c in told["classes"]) > 0
+
+
+# What each row says is what a program holds, and together they are the whole.
+def hold(conf, how):
+    environment = dict(os.environ, LD_PRELOAD=sys.argv[1], PERCPU_CONF="pin:none,limit:off,stats:" + conf)
+    done = subprocess.run([sys.argv[2], how], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done
+    return done.stderr
+
+
+told = json.loads(hold("json", "held"))
+of_640 = [row for row in told["classes"] if row["size_bytes"] == 640]
+assert sum(row["blocks"] - row["free_blocks"] - row["cached_blocks"] for row in of_640) == 1000, of_640
+large_kib = (5000000 + 4095) // 4096 * 4
+assert told["large"] == {"blocks": 1, "bytes": large_kib * 1024}, told["large"]
+live = sum(row["span_bytes"] - (row["free_blocks"] + row["cached_blocks"]) * row["size_bytes"] for row in told["classes"])
+assert live + told["large"]["bytes"] == told["used_bytes"], (live, told)
+cached_bytes = sum(row["cached_blocks"] * row["size_bytes"] for row in told["classes"])
+cached = sum(row["cached_blocks"] for row in told["classes"]), cached_bytes
+cpus = sum(row["blocks"] for row in told["cpus"]), sum(row["cached_bytes"] for row in told["cpus"])
+assert cached == cpus and cached[1] == told["cached_bytes"] and cached[0] > 0, told
+free = sum((row["free_blocks"] + row["cached_blocks"]) * row["size_bytes"] for row in told["classes"])
+assert free == told["free_small_bytes"], (free, told)
+used = sum(row["open_bytes"] - row["dirty_bytes"] - row["clean_bytes"] for row in told["nodes"])
+assert used == told["used_bytes"] + told["free_small_bytes"], (used, told)
+
+text = hold("exit", "held")
+row = re.search(r"class   640: (\d+) spans, (\d+) blocks of (\d+) free in them, (\d+) in caches", text)
+spans, free, blocks, cached = map(int, row.groups())
+assert spans > 0 and blocks - free - cached == 1000, text
+assert f"  large: 1 blocks, {large_kib} KiB\n" in text, text
+
+# The balancer takes back what nobody uses any more, and says how much.
+told = json.loads(hold("json", "emptied"))
+assert told["cached_bytes"] == 0 and not told["cpus"], told
+work = told["balancer"]
+assert work["ticks"] > 0 and work["emptied_cpus"] > 0 and work["taken_blocks"] >= 10, work
 
 # What is printed to a pipe, as far as the classes.
 def read_report(reader):
@@ -138,6 +198,25 @@ for then in "stay", "exec":
     child.stdin.close()
     assert child.wait() == 0
     os.close(reader)
+
+# The program's own handler is called, also in its forked child, and nothing is printed; a signal that whoever started it has it ignore
+# stays ignored.
+OWN = """
+import os, signal, sys
+if sys.argv[1] == "handler":
+    signal.signal(signal.SIGUSR2, lambda *_: print("own", flush=True))
+print("up", flush=True)
+for fork in False, True:
+    if fork and os.fork():
+        os.wait(); sys.exit(0)
+    os.kill(os.getpid(), signal.SIGUSR2)
+    print("on", flush=True)
+"""
+for how, before in ("handler", signal.SIG_DFL), ("ignored", signal.SIG_IGN):
+    done = subprocess.run([sys.executable, "-c", OWN, how], env=environment, capture_output=True, text=True, restore_signals=False,
+                          preexec_fn=lambda: signal.signal(signal.SIGUSR2, before))
+    said = ["own", "on"] if how == "handler" else ["on"]
+    assert done.returncode == 0 and done.stdout.split() == ["up"] + 2 * said and done.stderr == "", (how, done)
 
 # Programs that close stderr before they end; and the user's own file at its number.
 environment["PERCPU_CONF"] = "stats:exit"
@@ -186,15 +265,29 @@ here = ctypes.CDLL(None)
 here.fopen.restype = ctypes.c_void_p
 out = ctypes.c_void_p(here.fopen(b"/dev/stdout", b"w"))
 assert here.malloc_info(0, out) == 0 and here.malloc_info(1, out) == 22
+# All parameters are accepted, as by glibc's, but for sizes of fast bins that it does not have.
+assert [here.mallopt(number, 0) for number in (-100, -8, -1, 0, 1, 2, 99)] == [1] * 7
+assert [here.mallopt(1, bytes) for bytes in (80, 160, 161, -1)] == [1, 1, 0, 0]
 here.fclose(out)
 here.malloc_stats()
 """
 done = run("", INFO)
 assert done.returncode == 0 and done.stderr.startswith("percpu malloc: ") and "class " in done.stderr, done
+# As who reads glibc's finds it: one heap, its free blocks by size, and the sums, which say what is used.
 malloc = xml.etree.ElementTree.fromstring(done.stdout)
-sizes = {(row.tag, row.get("type")): int(row.get("size")) for row in malloc}
-assert malloc.tag == "malloc" and set(sizes) == {("total", "used"), ("total", "free"), ("total", "cached"), ("system", "current")}, sizes
-assert sizes["system", "current"] >= sizes["total", "used"] > 0, sizes
+assert malloc.tag == "malloc" and malloc.get("version") == "1" and [row.get("nr") for row in malloc.iter("heap")] == ["0"], done.stdout
+of_heap = malloc.find("heap")
+for rows in of_heap, malloc:
+    sums = {(row.tag, row.get("type")): row for row in rows if row.tag in ("total", "system", "aspace")}
+    sizes = {key: int(row.get("size")) for key, row in sums.items()}
+    kinds = {"fast", "rest"} | ({"mmap"} if rows is malloc else set())
+    others = {("system", "current"), ("system", "max"), ("aspace", "total"), ("aspace", "mprotect")}
+    assert set(sizes) == {("total", kind) for kind in kinds} | others, sizes
+    assert sizes["aspace", "total"] >= sizes["system", "current"] > sizes["total", "fast"] + sizes["total", "rest"] > 0, sizes
+free = of_heap.find("sizes").findall("size") + of_heap.find("sizes").findall("unsorted")
+assert sum(int(row.get("total")) for row in free) == sizes["total", "rest"], done.stdout
+assert sum(int(row.get("count")) for row in free) == int(sums["total", "rest"].get("count")), done.stdout
+assert all(int(row.get("total")) == int(row.get("count")) * int(row.get("to")) for row in free), done.stdout
 
 done = run("", MALLCTL)
 assert done.returncode == 0 and done.stdout == "right\n", done

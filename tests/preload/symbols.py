@@ -1,16 +1,23 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""Every function that allocates or frees is the preload's: none is left to libc or libstdc++, and nothing else is exported. Its
-thread-local words are where the thread pointer says, and nowhere else: no call, and nothing to allocate, before they are there.
+"""Every function that allocates or frees is the preload's, and every one that places threads or makes children: none is left to libc or
+libstdc++, by whatever name, and nothing else is exported. Its thread-local words are where the thread pointer says, and nowhere else: no
+call, and nothing to allocate, before they are there.
 
 symbols.py LIBRARY
 """
 import ctypes.util, re, subprocess, sys
 
 
-def exported(path):
+def symbols_of(path):
+    """(where, name, version): what a library exports."""
     out = subprocess.run(["nm", "-D", "--defined-only", path], capture_output=True, text=True, check=True).stdout
-    return {line.split()[2].split("@")[0] for line in out.splitlines() if line.split()[1] in "TWiVBD"}
+    rows = [line.split() for line in out.splitlines()]
+    return [(where, *name.replace("@@", "@").partition("@")[::2]) for where, kind, name in rows if kind in "TWiVBD"]
+
+
+def exported(path):
+    return {name for _, name, _ in symbols_of(path)}
 
 
 def path_of(name):
@@ -36,6 +43,12 @@ for kind in ("_Znwm", "_Znam"):
 for kind in ("_ZdlPv", "_ZdaPv"):
     required += [kind + suffix for suffix in ("", "m", "RKSt9nothrow_t", "St11align_val_t", "mSt11align_val_t",
                                               "St11align_val_tRKSt9nothrow_t")]
+# Children that share the memory, forks, and the placement of threads.
+required += """vfork __vfork clone __clone __register_atfork pthread_create thrd_create pthread_setattr_default_np pthread_setname_np
+    sched_setaffinity sched_getaffinity pthread_setaffinity_np pthread_getaffinity_np pthread_getattr_np syscall system popen _IO_popen
+    posix_spawn posix_spawnp execve execv execvpe execvp fexecve execveat execl execle execlp""".split()
+# jemalloc's interface, for programs that look whether it is all there.
+required += """mallocx rallocx xallocx sallocx dallocx sdallocx nallocx mallctl mallctlnametomib mallctlbymib malloc_stats_print""".split()
 missing = [name for name in required if name not in ours]
 
 # And what this machine's libraries have beside it. (What is passed over frees libc's own data, or reads and writes the state
@@ -45,15 +58,14 @@ heap_name = re.compile(r"(__libc_|__)?(malloc|calloc|realloc|reallocarray|c?free
 others = {"malloc_get_state", "malloc_set_state", "__malloc_hook", "__malloc_initialize_hook"}
 missing += [name for name in exported(path_of("libc.so.6")) if heap_name.match(name) and name not in ours | others]
 missing += [name for name in exported(path_of("libstdc++.so.6")) if re.match(r"_Zn[wa]m|_Zd[la]Pv", name) and name not in ours]
+# A function of ours has all names that libc's has, so that none goes past it.
+libc = [(where, name) for where, name, version in symbols_of(path_of("libc.so.6")) if version != "GLIBC_PRIVATE"]
+taken = {where for where, name in libc if name in ours}
+missing += [name for where, name in libc if where in taken and name not in ours | others]
 assert not missing, sorted(set(missing))
 
-# The rest is jemalloc's interface and the placement of threads.
-allowed = set(required) | set("""vfork clone __register_atfork mallocx rallocx xallocx sallocx dallocx sdallocx nallocx mallctl mallctlnametomib
-    mallctlbymib malloc_stats_print pthread_create thrd_create pthread_setname_np sched_setaffinity sched_getaffinity
-    pthread_setaffinity_np pthread_getaffinity_np pthread_getattr_np syscall system popen posix_spawn posix_spawnp execve execv execvpe
-    execvp fexecve execveat execl execle execlp""".split())
 known = subprocess.run(["readelf", "-d", sys.argv[1]], capture_output=True, text=True, check=True).stdout
-extra = sorted(ours - allowed)
+extra = sorted(ours - set(required))
 assert not extra, extra
 assert "NODELETE" in known, known
 assert "libstdc++" not in known, known

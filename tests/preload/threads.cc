@@ -24,8 +24,10 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <initializer_list>
 
 #include "../patience.h"
+#include "../unit/child.h"
 #include "one_cpu.h"
 
 namespace {
@@ -179,6 +181,32 @@ TEST_CASE("who shares its thread-local words with another process stays away fro
   int status = -1;
   REQUIRE(waitpid(outer, &status, 0) == outer);
   CHECK(status == 0);
+}
+
+// Then libc calls no exit(). What the process ends with is what its last thread says, or with kernels before 5.18 always the main one.
+TEST_CASE("a main thread that ends by the system call: the process ends with the last of the program's threads") {
+  for (const bool outlived : {false, true}) {
+    CAPTURE(outlived);
+    const percpu::ChildEnd end = percpu::run_in_child([outlived]() -> int {
+      percpu::die_after(percpu::kHangSeconds);
+      (void)atexit([] { _exit(3); });
+      static bool waits = outlived;
+      pthread_t thread;
+      const auto run = [](void*) -> void* {
+        (void)work(19, 1000);
+        const timespec time{0, 300'000'000};
+        if (waits) nanosleep(&time, nullptr);
+        if (waits && work(23, 1000) == 0) (void)!write(STDERR_FILENO, "worked", 6);
+        return nullptr;
+      };
+      if (pthread_create(&thread, nullptr, run, nullptr) != 0) return 1;
+      if (!outlived) pthread_join(thread, nullptr);
+      syscall(SYS_exit, 7);
+      return 2;
+    });
+    CHECK((end.exit_code == 7 || (outlived && end.exit_code == 0)));
+    CHECK(end.standard_error == (outlived ? "worked" : ""));
+  }
 }
 
 std::atomic<int> nr_cloned{0};

@@ -352,6 +352,8 @@ static void libc_hides(void) {
 
 static struct worker inner;
 
+static void *leave(void *how);
+
 static void begin_inner(struct worker *worker) {
   (void)worker;
   begin_with(&inner, NULL);
@@ -370,6 +372,39 @@ static void threads_of_threads(void) {
     end(&inner);
     end(&workers[0]);
   }
+}
+
+/* Of another process the truth is told, also while a thread that has not begun yet may be whoever is asked about. */
+static void create_many(struct worker *worker) {
+  worker->tid = (pid_t)syscall(SYS_gettid);
+  while (!worker->stop) {
+    pthread_t thread;
+    EXPECT(pthread_create(&thread, NULL, leave, (void *)0) == 0 && pthread_join(thread, NULL) == 0);
+  }
+}
+
+static void other_process(void) {
+  struct worker worker = {.first = create_many};
+  int cpu = -1;
+  while (cpu < 0) { /* on a busy machine it may be set free again at once */
+    begin(&worker);
+    cpu = cpu_of(worker.tid);
+    if (cpu < 0) end(&worker);
+  }
+  const cpu_set_t wanted = only(cpu);
+  const pid_t child = fork();
+  if (child == 0) {
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    for (;;) pause();
+  }
+  EXPECT(sched_setaffinity(child, sizeof wanted, &wanted) == 0);
+  for (int i = 0; i < 20000; i++) {
+    cpu_set_t mask;
+    EXPECT(sched_getaffinity(child, sizeof mask, &mask) == 0 && CPU_EQUAL(&mask, &wanted));
+  }
+  kill(child, SIGKILL);
+  EXPECT(waitpid(child, NULL, 0) == child);
+  end(&worker);
 }
 
 static void attribute(void) {
@@ -559,6 +594,33 @@ static void c11(void) {
   EXPECT(result == -7 && c11_cpu >= 0);
 }
 
+/* What a thread without attributes begins with may be the program's too; until it takes that back. */
+static void default_attribute(void) {
+  pthread_attr_t attr, plain;
+  EXPECT(pthread_attr_init(&plain) == 0 && pthread_attr_init(&attr) == 0);
+  for (int i = 0; i < 2; i++) {
+    const cpu_set_t wanted = i == 0 ? only(nth_cpu(1)) : initial;
+    EXPECT(pthread_attr_setaffinity_np(&attr, sizeof wanted, &wanted) == 0 && pthread_setattr_default_np(&attr) == 0);
+    struct worker worker = {0};
+    begin(&worker);
+    const cpu_set_t mask = true_mask(worker.tid);
+    EXPECT(CPU_EQUAL(&mask, &wanted));
+    thrd_t thread;
+    int argument = 0;
+    EXPECT(thrd_create(&thread, c11_work, &argument) == thrd_success && thrd_join(thread, NULL) == thrd_success);
+    EXPECT(c11_cpu == (i == 0 ? nth_cpu(1) : -1));
+    end(&worker);
+    begin_with(&worker, &plain); /* this one has attributes, without a mask */
+    await(&worker);
+    EXPECT(is_placed(worker.tid));
+    end(&worker);
+    EXPECT(pthread_setattr_default_np(&plain) == 0);
+    begin(&worker);
+    EXPECT(is_placed(worker.tid));
+    end(&worker);
+  }
+}
+
 static void named(void) {
   for (int i = 0; i < 200; i++) {
     struct worker workers[3] = {{0}, {0}, {0}};
@@ -707,6 +769,29 @@ static void set_in_child(void) {
   beside_asker(set_in_children);
 }
 
+/* A child of vfork() has its parent's mask, and is shown the initial one, by whichever of its numbers it asks. */
+static void ask_in_vfork_child(struct worker *worker) {
+  (void)worker;
+  EXPECT(is_placed(0));
+  for (int way = 0; way < 4; way++) {
+    pid_t child = vfork();
+    if (child == 0) {
+      cpu_set_t mask;
+      CPU_ZERO(&mask);
+      const pid_t tid = way % 2 == 0 ? 0 : getpid();
+      const long result = way < 2 ? sched_getaffinity(tid, sizeof mask, &mask) : syscall(SYS_sched_getaffinity, tid, sizeof mask, &mask);
+      _exit(result < 0 ? 97 : CPU_EQUAL(&mask, &initial) ? 0 : 1);
+    }
+    EXPECT(status_of(child) == 0);
+  }
+}
+
+static void vfork_child_asks(void) {
+  struct worker worker = {.first = ask_in_vfork_child};
+  begin(&worker);
+  end(&worker);
+}
+
 /* A child has the mask that its parent had when the fork began. Before it execs, or has copied all memory, another thread may set the
    parent free, or give it a mask, so that the memory, which is copied later, or never, says nothing of that place any more. */
 static pid_t forked_child(void) {
@@ -810,12 +895,12 @@ static void late(void *value) {
     pthread_setspecific(late_key, value);
     return;
   }
+  EXPECT(shows_initial(0, pthread_self()) && shows_initial(gettid(), pthread_self()));
   expect_all_children_free();
   struct worker workers[1] = {{0}};
   begin(&workers[0]);
   EXPECT(is_placed(workers[0].tid));
-  cpu_set_t mask;
-  EXPECT(sched_getaffinity(0, sizeof mask, &mask) == 0 && CPU_EQUAL(&mask, &initial));
+  EXPECT(shows_initial(0, pthread_self()) && shows_initial(gettid(), pthread_self()));
   end(&workers[0]);
 }
 
@@ -825,11 +910,36 @@ static void *live_on(void *value) {
   return NULL;
 }
 
-static void late_destructor(void) {
+static void die_late(void (*how)(void *)) {
   pthread_t thread;
-  EXPECT(pthread_key_create(&late_key, late) == 0);
+  late_rounds = 0;
+  EXPECT(pthread_key_create(&late_key, how) == 0);
   EXPECT(pthread_create(&thread, NULL, live_on, &late_key) == 0 && pthread_join(thread, NULL) == 0);
-  EXPECT(late_rounds == 3);
+  EXPECT(late_rounds == 3 && pthread_key_delete(late_key) == 0);
+}
+
+static void late_destructor(void) { die_late(late); }
+
+/* The mask that such a thread sets for itself there is the program's, by whichever of its numbers: shown, and handed on. */
+static int set_by_number(const cpu_set_t *mask) { return sched_setaffinity(gettid(), sizeof *mask, mask); }
+static int set_by_syscall_and_number(const cpu_set_t *mask) {
+  return (int)syscall(SYS_sched_setaffinity, gettid(), sizeof *mask, mask);
+}
+
+static void set_late(void *value) {
+  if (++late_rounds < 3) {
+    pthread_setspecific(late_key, value);
+    return;
+  }
+  set_own(NULL);
+}
+
+static void set_in_destructor(void) {
+  static int (*const kWays[])(const cpu_set_t *) = {set_by_libc, set_by_number, set_by_pthread, set_by_syscall, set_by_syscall_and_number};
+  for (size_t way = 0; way < sizeof kWays / sizeof kWays[0]; way++) {
+    set_own_mask = kWays[way];
+    die_late(set_late);
+  }
 }
 
 static void spin(struct worker *worker) {
@@ -1218,6 +1328,7 @@ static const struct {
     {"libc_hides", libc_hides},
     {"system_calls", system_calls},
     {"threads_of_threads", threads_of_threads},
+    {"other_process", other_process},
     {"attribute", attribute},
     {"set_at_once", set_at_once},
     {"set_later", set_later},
@@ -1228,6 +1339,7 @@ static const struct {
     {"failure", failure},
     {"ends", ends},
     {"c11", c11},
+    {"default_attribute", default_attribute},
     {"named", named},
     {"skipped", skipped},
     {"children", children},
@@ -1238,6 +1350,8 @@ static const struct {
     {"set_in_fork", set_in_fork},
     {"forked_threads", forked_threads},
     {"late_destructor", late_destructor},
+    {"set_in_destructor", set_in_destructor},
+    {"vfork_child_asks", vfork_child_asks},
     {"shared_cpu", shared_cpu},
     {"balance_rests", balance_rests},
     {"named_late", named_late},
