@@ -6,7 +6,8 @@
 //
 //   reads        version epoch stats.{allocated,active,resident,mapped,retained,metadata}
 //                thread.tcache.enabled opt.{narenas,background_thread} background_thread arenas.{narenas,page,quantum}
-//                arenas.{dirty,muzzy}_decay_ms arena.N.{dirty,muzzy}_decay_ms: `decay`, and 0; what is written is accepted and means nothing
+//                arenas.{dirty,muzzy}_decay_ms arena.N.{dirty,muzzy}_decay_ms: `decay`, and 0; what is written is accepted, and
+//                changes nothing
 //   does         arena.N.{purge,decay}: malloc_trim()   thread.tcache.flush, epoch (written): nothing is needed
 //                arenas.create: arena 0, the only one   arena.N.destroy: nothing, blocks stay
 //                N: 0, the only arena; all arenas: 1, which is what arenas.narenas says, as redis-server asks, or 4096

@@ -58,6 +58,8 @@ PRELOAD_EXPORT __attribute__((aligned(64))) void* malloc(size_t size) {
 PRELOAD_EXPORT __attribute__((aligned(64))) void free(void* block) {
   if (__builtin_expect(!heap.try_release(block), 0)) free_slow(block);
 }
+// The same, whoever has taken its name.
+extern "C" __attribute__((visibility("hidden"), alias("free"))) void percpu_own_free(void*);
 PRELOAD_EXPORT void free_sized(void* block, size_t size) { heap.release_sized(block, size, false); }
 PRELOAD_EXPORT void free_aligned_sized(void* block, size_t, size_t size) { heap.release_sized(block, size, true); }
 
@@ -80,7 +82,7 @@ PRELOAD_EXPORT void* realloc(void* block, size_t size) {
   void* const other = heap.try_allocate(size);
   if (other == nullptr) return or_enomem(heap.reallocate(block, size));
   memcpy(other, block, bytes < size ? bytes : size);
-  if (!heap.try_release(block)) free_slow(block);
+  percpu_own_free(block);
   return other;
 }
 

@@ -49,7 +49,7 @@ TEST_CASE("a block freed twice, when it has left the quarantine and nobody has i
 
 // The more there is behind what was asked for, the longer each looks at it before it says that the block is free.
 TEST_CASE("a block that two threads free at once") {
-  for (const size_t bytes : {size_t{100}, size_t{28'700}, size_t{33'000}}) {
+  for (const size_t bytes : {size_t{28'700}, size_t{100}}) {
     for (int i = 0; i < 200; ++i) {
       CAPTURE(bytes);
       CAPTURE(i);
