@@ -59,7 +59,7 @@ PRELOAD_EXPORT __attribute__((aligned(64))) void free(void* block) {
   if (__builtin_expect(!heap.try_release(block), 0)) free_slow(block);
 }
 // The same, whoever has taken its name.
-extern "C" __attribute__((visibility("hidden"), alias("free"))) void percpu_own_free(void*);
+extern "C" __attribute__((visibility("hidden"), alias("free"))) void percpu_own_free(void*) noexcept;
 PRELOAD_EXPORT void free_sized(void* block, size_t size) { heap.release_sized(block, size, false); }
 PRELOAD_EXPORT void free_aligned_sized(void* block, size_t, size_t size) { heap.release_sized(block, size, true); }
 
