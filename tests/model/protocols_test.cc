@@ -271,6 +271,17 @@ Protocol closed_copy() {
   return protocol;
 }
 
+// Of an outsider that stops or closes the CPU by its first two instructions, and fences it by the third.
+void fence_is_needed(const Protocol &right) {
+  Protocol mutant = right;
+  mutant.outsider[2] = {.kind = kJump, .target = 3};
+  is_caught("no fence", mutant);
+  mutant.outsider = with_value(right.outsider, 2, 1);
+  is_caught("a fence that aborts nothing", mutant);
+  mutant.outsider = moved(right.outsider, 2, 1);
+  is_caught("the fence before limit or entry", mutant);
+}
+
 // ---- fork ------------------------------------------------------------------------------------------------------------
 
 // Nothing is taken: all is copied, page by page, where another outsider would take. What a program has in hand lies in pages of its
@@ -339,16 +350,8 @@ TEST_CASE("a stack is emptied while its CPU pushes and pops") {
 }
 
 TEST_CASE("a front cache that is emptied with a fault loses or doubles blocks") {
+  fence_is_needed(stack());
   Protocol mutant = stack();
-  mutant.outsider[2] = {.kind = kJump, .target = 3};
-  is_caught("no fence", mutant);
-  mutant = stack();
-  mutant.outsider = with_value(mutant.outsider, 2, 1);
-  is_caught("a fence that aborts nothing", mutant);
-  mutant = stack();
-  mutant.outsider = moved(mutant.outsider, 2, 1);
-  is_caught("the fence before the limit", mutant);
-  mutant = stack();
   mutant.push = with_order(mutant.push, 2, model::kRelaxed);
   mutant.pop = with_order(mutant.pop, 0, model::kRelaxed);
   is_caught("the limit loaded without acquire", mutant);
@@ -373,16 +376,8 @@ TEST_CASE("a stack is filled while its CPU pushes and pops") {
 }
 
 TEST_CASE("a stack that is filled with a fault loses or doubles blocks") {
+  fence_is_needed(filled_stack());
   Protocol mutant = filled_stack();
-  mutant.outsider[2] = {.kind = kJump, .target = 3};
-  is_caught("no fence", mutant);
-  mutant = filled_stack();
-  mutant.outsider = with_value(mutant.outsider, 2, 1);
-  is_caught("a fence that aborts nothing", mutant);
-  mutant = filled_stack();
-  mutant.outsider = moved(mutant.outsider, 2, 1);
-  is_caught("the fence before the limit", mutant);
-  mutant = filled_stack();
   mutant.outsider[1] = {.kind = kJump, .target = 2};
   is_caught("a stack that is not stopped", mutant);
   mutant = filled_stack();
@@ -407,16 +402,8 @@ TEST_CASE("a closed CPU's stacks are emptied while its threads go on") {
 }
 
 TEST_CASE("a CPU that is closed with a fault loses or doubles blocks") {
+  fence_is_needed(closed_copy());
   Protocol mutant = closed_copy();
-  mutant.outsider[2] = {.kind = kJump, .target = 3};
-  is_caught("no fence", mutant);
-  mutant = closed_copy();
-  mutant.outsider = with_value(mutant.outsider, 2, 1);
-  is_caught("a fence that aborts nothing", mutant);
-  mutant = closed_copy();
-  mutant.outsider = moved(mutant.outsider, 2, 1);
-  is_caught("the fence before the entry", mutant);
-  mutant = closed_copy();
   mutant.outsider = {mutant.outsider[0], mutant.outsider[1], mutant.outsider[2], mutant.outsider[11], mutant.outsider[12],
                      mutant.outsider[3], mutant.outsider[4], mutant.outsider[5],
                      {.kind = kJumpIf, .a = 1, .value = 0, .target = 13},
@@ -441,13 +428,8 @@ TEST_CASE("a child has each block once, in the copy of the structure or in that 
 
 TEST_CASE("a fork that does not hold the CPU's sequences up gives its child a block twice, or not at all") {
   for (const Protocol &right : forks()) {
+    fence_is_needed(right);
     Protocol mutant = right;
-    mutant.outsider = without(right.outsider, 2);
-    is_caught("no fence", mutant);
-    mutant.outsider = with_value(right.outsider, 2, 1);
-    is_caught("a fence that aborts nothing", mutant);
-    mutant.outsider = moved(right.outsider, 2, 1);
-    is_caught("the fence before stop word or entry", mutant);
     mutant.outsider = without(right.outsider, 1);
     is_caught("a CPU that is not stopped", mutant);
     const size_t last = right.outsider.size() - 1;

@@ -141,6 +141,16 @@ static void end(struct worker *worker) {
   EXPECT(pthread_join(worker->thread, &result) == 0 && result == worker);
 }
 
+/* Begins it until it has a place: on a busy machine it may be set free again at once. Returns its CPU. */
+static int begin_placed(struct worker *worker) {
+  for (;;) {
+    begin(worker);
+    const int cpu = cpu_of(worker->tid);
+    if (cpu >= 0) return cpu;
+    end(worker);
+  }
+}
+
 /* ---- children ---- */
 
 /* A child, or this program anew as `child_says`, answers 0 if it begins with the initial mask. */
@@ -385,12 +395,7 @@ static void create_many(struct worker *worker) {
 
 static void other_process(void) {
   struct worker worker = {.first = create_many};
-  int cpu = -1;
-  while (cpu < 0) { /* on a busy machine it may be set free again at once */
-    begin(&worker);
-    cpu = cpu_of(worker.tid);
-    if (cpu < 0) end(&worker);
-  }
+  const int cpu = begin_placed(&worker);
   const cpu_set_t wanted = only(cpu);
   const pid_t child = fork();
   if (child == 0) {
@@ -1014,12 +1019,7 @@ static void balance_rests(void) {
   if (waits < 0) _exit(77);
   EXPECT(waits == 1);
   worker.first = spin;
-  int cpu = -1;
-  while (cpu < 0) { /* on a busy machine it may be set free again at once */
-    begin(&worker);
-    cpu = cpu_of(worker.tid);
-    if (cpu < 0) end(&worker);
-  }
+  const int cpu = begin_placed(&worker);
   const pid_t hog = begin_hog(cpu);
   for (int i = 0; i < kMostLooks && !is_free(worker.tid); i++) nanosleep(&(struct timespec){0, 10000000}, NULL);
   EXPECT(is_free(worker.tid));
