@@ -105,8 +105,8 @@ void Balancer::serve_no_more() {
 
 void Balancer::fork_child(bool exits) {
   stopping_.store(exits, std::memory_order_relaxed);
-  main_ended_.store(false, std::memory_order_relaxed);
-  main_left_.store(false, std::memory_order_relaxed);
+  main_thread_.store(MainThread::kRuns, std::memory_order_relaxed);
+  process_.store(0, std::memory_order_relaxed);
   retired_.store(false, std::memory_order_relaxed);
   state_.store(kNone, std::memory_order_relaxed);
   in_grace_.store(false, std::memory_order_relaxed);
@@ -131,19 +131,20 @@ void* Balancer::thread_main(void* self) {
 }
 
 void Balancer::run() {
+  process_.store(getpid(), std::memory_order_relaxed);
   uint32_t expected = kStarting;
   state_.compare_exchange_strong(expected, kRunning, std::memory_order_release);
   uint32_t front_caches_ms = 0;  // how long to sleep on behalf of each; 0: until somebody rings
   uint32_t job_ms = 0;
   while (!stopping_.load(std::memory_order_seq_cst)) {
     uint32_t wait_ms = front_caches_ms == 0 || (job_ms != 0 && job_ms < front_caches_ms) ? job_ms : front_caches_ms;
-    const bool main_left = main_left_.load(std::memory_order_acquire);
-    if (main_left || main_ended_.load(std::memory_order_acquire)) {
+    const MainThread main_thread = main_thread_.load(std::memory_order_acquire);
+    if (main_thread != MainThread::kRuns) {
       const Last last_thread = is_last_thread();
       if (last_thread == Last::kUnknown) return retire();
       if (last_thread == Last::kYes) {
         state_.store(kEnded, std::memory_order_release);  // what runs at exit is not to wait for us
-        if (main_left) return;
+        if (main_thread == MainThread::kLeaves) return;
         pthread_t last;
         if (pthread_create(&last, nullptr, end_process, this) != 0) (void)end_process(this);
         return;

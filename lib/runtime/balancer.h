@@ -100,7 +100,8 @@ class Balancer {
 
   // The main thread is about to end by the system call, past libc, which will not call exit() then: nor is it called here, and the thread
   // just ends when it is the only one left. Returns whether it is that already but for the caller, who then ends the process itself: else
-  // it would end with the thread's status, not the main thread's. Context: in the main thread.
+  // it would end with the thread's status, not the main thread's. Context: in the main thread; in a child that shares the memory with a
+  // process whose balance thread runs it does nothing.
   [[nodiscard]] bool main_thread_leaves();
 
   // Ends the thread, without waiting longer than it takes to notice. Called when the process exits; only the first call does it.
@@ -113,6 +114,7 @@ class Balancer {
 
  private:
   enum State : uint32_t { kNone = 0, kStarting = 1, kRunning = 2, kEnded = 3 };
+  enum class MainThread : uint8_t { kRuns, kEnds, kLeaves };  // it called pthread_exit(), or goes past libc
 
   static void* thread_main(void* self);
   static void* end_process(void* self);
@@ -129,6 +131,7 @@ class Balancer {
   void retire() PERCPU_EXCLUDES(rounds_lock_);
   void serve_no_more() PERCPU_EXCLUDES(rounds_lock_);
   static void* outlive(void* self);
+  void note_main_thread(MainThread how);
   uint32_t look_after_front_caches() PERCPU_EXCLUDES(rounds_lock_);
   bool do_job();
   bool any_grace_waiting() PERCPU_EXCLUDES(rounds_lock_);
@@ -145,12 +148,12 @@ class Balancer {
   void* job_context_ = nullptr;
   std::atomic<bool> start_wanted_{false};
   std::atomic<bool> stopping_{false};
-  std::atomic<bool> main_ended_{false};
-  std::atomic<bool> main_left_{false};
+  std::atomic<MainThread> main_thread_{MainThread::kRuns};
   std::atomic<bool> retired_{false};
-  sigset_t mask_of_main_{};  // written before main_ended_
+  sigset_t mask_of_main_{};  // written before main_thread_ says that it ends
   std::atomic<bool> in_grace_{false};  // the thread may be held up by the program's readers
   bool said_unstartable_ = false;      // written by who moved state_ to kStarting
+  std::atomic<pid_t> process_{0};      // in which the thread runs, or did
   pthread_t thread_{};
   pthread_t self_{};  // the same, written by the thread itself before it retires
 };

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 //
 // The balance thread where the process ends: exit(), and a main thread that ends before others.
+#include <unistd.h>
+
 #include <cstdlib>
 #include <cstring>
 #include <ctime>
@@ -17,17 +19,20 @@ constexpr int kStopTries = 10;
 
 }  // namespace
 
-void Balancer::main_thread_ends() {
-  (void)pthread_sigmask(SIG_SETMASK, nullptr, &mask_of_main_);
-  main_ended_.store(true, std::memory_order_release);
-  if (system_ != nullptr) bell_.ring(*system_);  // a thread that is just starting hears of it, too
-}
+void Balancer::main_thread_ends() { note_main_thread(MainThread::kEnds); }
 
 bool Balancer::main_thread_leaves() {
+  const pid_t process = process_.load(std::memory_order_relaxed);
+  if (process != 0 && process != getpid()) return false;
   if (running() && threads().count == 2) return true;
-  main_left_.store(true, std::memory_order_release);
-  if (system_ != nullptr) bell_.ring(*system_);
+  note_main_thread(MainThread::kLeaves);
   return false;
+}
+
+void Balancer::note_main_thread(MainThread how) {
+  (void)pthread_sigmask(SIG_SETMASK, nullptr, &mask_of_main_);
+  main_thread_.store(how, std::memory_order_release);
+  if (system_ != nullptr) bell_.ring(*system_);  // a thread that is just starting hears of it, too
 }
 
 void Balancer::stop() {

@@ -54,7 +54,7 @@ class FrontCache {
   enum Kind : uint32_t { kFreed = 0, kReady = 1, kNrKinds = 2 };
 
   static constexpr uint32_t kNrClasses = 15;
-  // Pools of more copies than this are wide.
+  // Pools for more possible CPUs than this are wide.
   static constexpr uint32_t kWideCopies = 8;
   // Areas that a stack holds at most.
   static constexpr uint32_t kLimit = 62;

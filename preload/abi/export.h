@@ -6,6 +6,11 @@
 
 #include <cstddef>
 
+// A second name need not repeat what the first one promises.
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wmissing-attributes"
+#endif
+
 #define PRELOAD_EXPORT extern "C" __attribute__((visibility("default")))
 
 namespace percpu::heap {

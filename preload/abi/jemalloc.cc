@@ -21,6 +21,7 @@
 #include <bit>
 #include <cstring>
 #include <initializer_list>
+#include <string_view>
 
 #include "base/check.h"
 #include "preload/abi/export.h"
@@ -85,6 +86,7 @@ constexpr Entry kEntries[] = {
 };
 constexpr size_t kNrEntries = sizeof kEntries / sizeof kEntries[0];
 constexpr size_t kNrOfArena = 5;  // the last ones are an arena's, behind whose name they come
+static_assert(std::string_view(kEntries[kNrEntries - kNrOfArena].name) == "dirty_decay_ms");
 
 // A name's number, which is one word of a mib too: its place in the table. kNrEntries: there is no such name.
 size_t number_of(const char* name) {

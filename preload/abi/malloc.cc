@@ -176,60 +176,16 @@ PRELOAD_EXPORT void malloc_stats(void) {
   heap.print_stats(text);
 }
 
-// In the shape of glibc's: one heap, of which "fast" is what the caches have, "rest" what is free in spans, by size, and the pages that are
-// free and backed. What is used is what the system gave less these two.
 PRELOAD_EXPORT int malloc_info(int options, FILE* stream) {
   if (options != 0) return EINVAL;
-  const auto ul = [](uint64_t value) { return static_cast<unsigned long>(value); };
-  // All of it before anything is written, for which stdio allocates.
-  const percpu::heap::HeapTotals totals = heap.totals();
-  uint64_t cached_blocks = 0;
-  uint64_t free_blocks = totals.dirty_bytes != 0 ? 1 : 0;
-  uint64_t free_of[percpu::heap::kNrClasses];
-  for (uint32_t i = 0; i < percpu::heap::kNrClasses; ++i) {
-    const percpu::heap::ClassTotals of_class = heap.class_totals(i);
-    free_of[i] = of_class.free_blocks;
-    cached_blocks += of_class.cached_blocks;
-    free_blocks += of_class.free_blocks;
-  }
-  fputs("<malloc version=\"1\">\n<heap nr=\"0\">\n<sizes>\n", stream);
-  for (uint32_t i = 0; i < percpu::heap::kNrClasses; ++i) {
-    const uint64_t size_bytes = percpu::heap::kClasses.info[i].size_bytes;
-    if (free_of[i] == 0) continue;
-    fprintf(stream, "<size from=\"%lu\" to=\"%lu\" total=\"%lu\" count=\"%lu\"/>\n", ul(size_bytes), ul(size_bytes),
-            ul(free_of[i] * size_bytes), ul(free_of[i]));
-  }
-  if (totals.dirty_bytes != 0) {
-    fprintf(stream, "<unsorted from=\"%lu\" to=\"%lu\" total=\"%lu\" count=\"1\"/>\n", ul(percpu::heap::kPageBytes),
-            ul(totals.dirty_bytes), ul(totals.dirty_bytes));
-  }
-  const auto sums = [&](const char* of_all) {
-    const uint64_t given = totals.used_bytes + totals.dirty_bytes;
-    fprintf(stream,
-            "<total type=\"fast\" count=\"%lu\" size=\"%lu\"/>\n"
-            "<total type=\"rest\" count=\"%lu\" size=\"%lu\"/>\n"
-            "%s"
-            "<system type=\"current\" size=\"%lu\"/>\n"
-            "<system type=\"max\" size=\"%lu\"/>\n"
-            "<aspace type=\"total\" size=\"%lu\"/>\n"
-            "<aspace type=\"mprotect\" size=\"%lu\"/>\n",
-            ul(cached_blocks), ul(totals.cached_bytes), ul(free_blocks),
-            ul(totals.free_small_bytes - totals.cached_bytes + totals.dirty_bytes), of_all, ul(given), ul(given), ul(totals.open_bytes),
-            ul(totals.open_bytes));
-  };
-  fputs("</sizes>\n", stream);
-  sums("");
-  fputs("</heap>\n", stream);
-  sums("<total type=\"mmap\" count=\"0\" size=\"0\"/>\n");
-  fputs("</malloc>\n", stream);
+  percpu::heap::Pieces text([](void* to, const char* chars, size_t len_bytes) { (void)fwrite(chars, 1, len_bytes, static_cast<FILE*>(to)); },
+                            stream);
+  heap.print_xml(text);
   return 0;
 }
 
 // ---- glibc's second names ------------------------------------------------------------------------------------------------
 
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic ignored "-Wmissing-attributes"  // they need not repeat what the first name promises
-#endif
 PRELOAD_EXPORT void cfree(void*) __attribute__((alias("free")));
 PRELOAD_EXPORT void* __libc_malloc(size_t) __attribute__((alias("malloc")));
 PRELOAD_EXPORT void* __libc_calloc(size_t, size_t) __attribute__((alias("calloc")));

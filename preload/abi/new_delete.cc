@@ -140,7 +140,6 @@ using percpu::heap::make;
 
 #if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC diagnostic ignored "-Wsized-deallocation"  // those are in new_forms.cc
-#pragma GCC diagnostic ignored "-Wmissing-attributes"  // second names need not repeat what the first promises
 #endif
 
 // The four that the other forms go by (new_forms.cc).

@@ -83,7 +83,7 @@ static_assert(kMaxKinds * sizeof(StackHead) <= UINT16_MAX);
 
 // What this thread may use, by the fast paths. Offsets are known to vfork.S.
 struct ThreadCaches {
-  size_t malloc_limit;          // sizes below it are served
+  size_t malloc_limit;          // sizes below it are served by home_head, others by coarse_head; 0: none
   uintptr_t free_limit;         // addresses at offsets below it in the window are served, and checked
   uintptr_t unchecked_limit;    // the same without the checks: only one of the two is not 0
   uintptr_t rseq;               // the thread's rseq area, from when a limit was set first: it stays

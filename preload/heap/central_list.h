@@ -34,6 +34,11 @@ class CentralList {
   [[nodiscard]] uint32_t take(uint64_t* blocks, uint32_t want, bool new_span = true) PERCPU_EXCLUDES(lock_);
   // Takes blocks back. Requires: blocks of this class and node. A block that is free already stops the program.
   void give(const uint64_t* blocks, uint32_t count) PERCPU_EXCLUDES(lock_);
+  // The same of one, into its span: there it waits until the rest of its line is free too, if that can be helped.
+  void put_away(uint64_t block) PERCPU_EXCLUDES(lock_) {
+    HeapGuard guard(lock_);
+    give_to_span(block);
+  }
 
   // Puts back into spans what lay on the shelf since the last call; all of it if `now`. Returns whether the shelf has more.
   bool age(bool now) PERCPU_EXCLUDES(lock_);

@@ -72,6 +72,7 @@ void Heap::start() {
       checked_from_[node] = pages_[node].begin_anew();
     }
     // Before: a thread that is there already, and finds the checker, finds these.
+    (void)percpu_machine_cpus_();  // nothing else here asks libpercpu, which is to say what is wrong in the configuration
     if (checker_.open(real_system()) != 0) report("check:full: no memory for its records; the usual checks are made");
   } else if (cache_.open(window_, config_.cache_bytes, config_.check == HeapCheck::kOff) != 0) {
     report("the CPUs' caches cannot be made; malloc works without them");
@@ -219,11 +220,17 @@ void Heap::release_small(uint32_t lane, uint64_t block) {
 
 // What a thread frees before it has taken anything was taken by another thread, which may use its neighbours in the line. On top
 // of this CPU's stack it would be the next block to be written here. So it is put beneath another, where free still looks for it;
-// where the stack is empty, on a batch from the list, and beneath the last of that.
+// where the stack is empty, on a batch from the list, and beneath the last of that. What lay second may be there for the same reason, and
+// would come to the top when these two are taken: it goes back to its span.
 // Requires: the stack is not full, so that there is room for both when one was popped.
 void Heap::put_beneath(uint32_t lane, uint64_t block) {
   uint64_t others[kMaxBatch];
-  uint32_t count = pop_many(lane, others, 1);
+  uint32_t count = pop_many(lane, others, 2);
+  if (count == 2) {
+    expect_other(block, &others[1], 1);
+    list_of(lane).put_away(others[1]);  // the first is the one on top
+    count = 1;
+  }
   if (const uint32_t limit = cache_.limit(lane); count == 0 && limit > 1) {
     const uint32_t batch = kClasses.info[class_of_lane(lane)].batch;
     count = list_of(lane).take(others, limit - 1 < batch ? limit - 1 : batch, false);
@@ -258,7 +265,7 @@ size_t Heap::linkers_bytes(const void* block) {
 // Says what is at the address, and ends the program.
 void Heap::refuse(const void* block, const char* what) {
   uint64_t page = 0;
-  if (!window_.page_of(block, &page)) fatal("%s(%p): not a block of this heap (a wild or stack pointer)", what, block);
+  if (!window_.page_of(block, &page)) fatal("%s(%p): not a block of this heap (a wild or stack pointer, or of another malloc)", what, block);
   const PageEntry entry = window_.entry(page);
   const uint32_t kind = entry.kind();
   if (kind == kKindNone || kind == kKindFree)

@@ -97,12 +97,10 @@ class Heap {
   // The program makes its first thread: from now on the balance thread ticks.
   void begin_threads();
   HeapTotals totals();
-  ClassTotals class_totals(uint32_t size_class);  // on all nodes (stats.cc)
-  ClassTotals class_totals(uint32_t size_class, uint32_t node);
-  LargeTotals large_totals();
   MemoryLimit::Room room() const { return {load_relaxed(&room_.limit_bytes), load_relaxed(&room_.left_bytes)}; }
   void print_stats(Pieces& text);  // stats.cc
   void print_json(Pieces& text);
+  void print_xml(Pieces& text);    // in the shape of glibc's malloc_info()
   const Config& config() const { return config_; }
 
   void fork_prepare() PERCPU_NO_THREAD_SAFETY_ANALYSIS;
@@ -110,6 +108,10 @@ class Heap {
   void fork_child() PERCPU_NO_THREAD_SAFETY_ANALYSIS;
 
  private:
+  ClassTotals class_totals(uint32_t size_class);  // on all nodes
+  ClassTotals class_totals(uint32_t size_class, uint32_t node);
+  LargeTotals large_totals();
+
   static constexpr size_t kMaxBytes = PTRDIFF_MAX;
   // Zeroed blocks of so much get fresh pages rather than a memset, which is faster if all of it is used: from where glibc's may, too.
   static constexpr size_t kFreshBytes = size_t{32} << 20;
@@ -244,17 +246,20 @@ class Heap {
 extern Heap heap;
 
 PRELOAD_HOT void* Heap::try_allocate(size_t size_bytes) {
-  const CacheTable* table = cache_places.table;
   uintptr_t head = 0;
   if (__builtin_expect(size_bytes < thread_caches.malloc_limit, 1)) {
-    head = table->home_head[size_bytes];
+    head = cache_places.table->home_head[size_bytes];
     __asm__("" : "+r"(head));  // else clang joins the two loads, at the price of an address
   } else {
-    // (Loaded once more, so that the comparison above needs no register.)
-    if (size_bytes > kMaxSmallBytes || load_relaxed(&thread_caches.malloc_limit) == 0) return nullptr;
-    head = table->coarse_head[ClassTable::coarse_index(size_bytes)];
+    // The limit is loaded once more, so that the comparison above needs no register. A signal handler may have attached the thread in
+    // between: then a size that the other table is for comes here.
+    const size_t index = ClassTable::coarse_index(size_bytes);
+    if (index - 1 >= ClassTable::kCoarseEntries - 1 || load_relaxed(&thread_caches.malloc_limit) == 0) return nullptr;
+    // Not the table as it was before: the handler may have been the first to see one.
+    std::atomic_signal_fence(std::memory_order_acquire);
+    head = cache_places.table->coarse_head[index];
   }
-  return pop_home(table, head);
+  return pop_home(cache_places.table, head);
 }
 
 PRELOAD_HOT size_t Heap::try_size(const void* block) const {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 //
-// What the heap holds, per node, CPU and class, and what was done in the background: as text and as JSON.
+// What the heap holds, per node, CPU and class, and what was done in the background: as text, as JSON, and as glibc says it.
 #include "base/bits.h"
 #include "preload/heap/heap.h"
 
@@ -134,6 +134,49 @@ void Heap::print_json(Pieces& text) {
   }
   const LargeTotals large = large_totals();
   text.format("],\"large\":{\"blocks\":%lu,\"bytes\":%lu}}\n", ul(large.blocks), ul(large.bytes));
+}
+
+// One heap, of which "fast" is what the caches have, "rest" what is free in spans, by size, and the pages that are free and backed. What is
+// used is what the system gave less these two. All is asked before anything is handed on: whoever writes it may allocate.
+void Heap::print_xml(Pieces& text) {
+  const HeapTotals sum = totals();
+  uint64_t cached_blocks = 0;
+  uint64_t free_blocks = sum.dirty_bytes != 0 ? 1 : 0;
+  uint64_t free_of[kNrClasses];
+  for (uint32_t i = 0; i < kNrClasses; ++i) {
+    const ClassTotals of_class = class_totals(i);
+    free_of[i] = of_class.free_blocks;
+    cached_blocks += of_class.cached_blocks;
+    free_blocks += of_class.free_blocks;
+  }
+  text.format("<malloc version=\"1\">\n<heap nr=\"0\">\n<sizes>\n");
+  for (uint32_t i = 0; i < kNrClasses; ++i) {
+    const uint64_t size_bytes = kClasses.info[i].size_bytes;
+    if (free_of[i] == 0) continue;
+    text.format("<size from=\"%lu\" to=\"%lu\" total=\"%lu\" count=\"%lu\"/>\n", ul(size_bytes), ul(size_bytes),
+                ul(free_of[i] * size_bytes), ul(free_of[i]));
+  }
+  if (sum.dirty_bytes != 0) {
+    text.format("<unsorted from=\"%lu\" to=\"%lu\" total=\"%lu\" count=\"1\"/>\n", ul(kPageBytes), ul(sum.dirty_bytes), ul(sum.dirty_bytes));
+  }
+  const auto print_sums = [&](const char* of_all) {
+    const uint64_t given = sum.used_bytes + sum.dirty_bytes;
+    text.format("<total type=\"fast\" count=\"%lu\" size=\"%lu\"/>\n"
+                "<total type=\"rest\" count=\"%lu\" size=\"%lu\"/>\n"
+                "%s"
+                "<system type=\"current\" size=\"%lu\"/>\n"
+                "<system type=\"max\" size=\"%lu\"/>\n"
+                "<aspace type=\"total\" size=\"%lu\"/>\n"
+                "<aspace type=\"mprotect\" size=\"%lu\"/>\n",
+                ul(cached_blocks), ul(sum.cached_bytes), ul(free_blocks),
+                ul(sum.free_small_bytes - sum.cached_bytes + sum.dirty_bytes), of_all, ul(given), ul(given), ul(sum.open_bytes),
+                ul(sum.open_bytes));
+  };
+  text.format("</sizes>\n");
+  print_sums("");
+  text.format("</heap>\n");
+  print_sums("<total type=\"mmap\" count=\"0\" size=\"0\"/>\n");
+  text.format("</malloc>\n");
 }
 
 }  // namespace percpu::heap

@@ -71,9 +71,6 @@ PRELOAD_EXPORT FILE* popen(const char* command, const char* mode) {
   return pin_next().popen(command, mode);
 }
 // libc's second name.
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic ignored "-Wmissing-attributes"  // it need not repeat what the first name promises
-#endif
 PRELOAD_EXPORT FILE* _IO_popen(const char*, const char*) __attribute__((alias("popen")));
 
 PRELOAD_EXPORT int posix_spawn(pid_t* child, const char* path, const posix_spawn_file_actions_t* actions,
@@ -107,7 +104,7 @@ PRELOAD_EXPORT int execvpe(const char* file, char* const argv[], char* const env
 
 PRELOAD_EXPORT int execvp(const char* file, char* const argv[]) noexcept {
   OffPlaceForExec off;
-  return pin_next().execvpe(file, argv, environ);
+  return pin_next().execvp(file, argv);
 }
 
 PRELOAD_EXPORT int fexecve(int file, char* const argv[], char* const envp[]) noexcept {
@@ -166,5 +163,5 @@ PRELOAD_EXPORT int execlp(const char* file, const char* first, ...) noexcept {
   PERCPU_TAKE_ARGUMENTS_(first, args);
   va_end(args);
   OffPlaceForExec off;
-  return pin_next().execvpe(file, argv, environ);
+  return pin_next().execvp(file, argv);
 }

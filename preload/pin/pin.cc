@@ -9,7 +9,6 @@
 #include "base/cpu_mask.h"
 #include "base/raw_syscall.h"
 #include "preload/abi/next.h"
-#include "preload/heap/heap.h"  // in_vfork_word
 #include "preload/pin/placement.h"
 
 namespace percpu::heap {
@@ -46,10 +45,9 @@ __attribute__((visibility("hidden"))) long pin_syscall_sched_getaffinity(long nu
   const auto call = [=] { return __atomic_load_n(&pin_next_syscall, __ATOMIC_RELAXED)(number, tid, size_bytes, mask); };
   return placement.active() && placement.any_placed() ? placement.ask_kernel(static_cast<pid_t>(tid), mask, call) : call();
 }
-// A main thread that ends leaves the balance thread behind, which is to end with the last of the program's. (A vfork child is no thread of
-// ours.)
+// A main thread that ends leaves the balance thread behind, which is to end with the last of the program's.
 __attribute__((visibility("hidden"))) long pin_syscall_exit(long number, long status) {
-  const bool main = in_vfork_word == 0 && raw_syscall(SYS_gettid) == raw_syscall(SYS_getpid);
+  const bool main = raw_syscall(SYS_gettid) == raw_syscall(SYS_getpid);
   if (main && percpu_main_leaves_() != 0) number = SYS_exit_group;
   return __atomic_load_n(&pin_next_syscall, __ATOMIC_RELAXED)(number, status);
 }
@@ -83,6 +81,7 @@ void find_all_next() {
   PERCPU_FIND_(posix_spawn);
   PERCPU_FIND_(posix_spawnp);
   PERCPU_FIND_(execve);
+  PERCPU_FIND_(execvp);
   PERCPU_FIND_(execvpe);
   PERCPU_FIND_(fexecve);
   PERCPU_FIND_(execveat);

@@ -58,6 +58,7 @@ struct PinNext {
   decltype(&::posix_spawn) posix_spawn;
   decltype(&::posix_spawnp) posix_spawnp;
   int (*execve)(const char*, char* const*, char* const*);
+  int (*execvp)(const char*, char* const*);
   int (*execvpe)(const char*, char* const*, char* const*);
   int (*fexecve)(int, char* const*, char* const*);
   int (*execveat)(int, const char*, char* const*, char* const*, int);

@@ -106,6 +106,13 @@ def run(conf, program, **more):
     return subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, **more)
 
 
+# What is wrong in the configuration is told when the program starts, and the table printed, whichever way the heap goes.
+for check in "usual", "off", "full":
+    done = run(f"check:{check},pin:none,stats:exti", "pass")
+    assert done.returncode == 0 and done.stderr.count("exti") == 1, done
+    done = run(f"check:{check},help:yes", "pass")
+    assert done.returncode == 0 and done.stderr.count("unit_size") >= 1, done
+
 done = run("stats:exit", WORK)
 assert done.returncode == 0 and done.stderr.startswith("percpu malloc: "), done
 for part in ("KiB in use", "balancer: ", "node 0: ", "CPU ", "class ", " KiB metadata"):

@@ -17,6 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/rseq.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
@@ -24,7 +25,10 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <filesystem>
+#include <fstream>
 #include <initializer_list>
+#include <string>
 
 #include "../patience.h"
 #include "../unit/child.h"
@@ -64,12 +68,45 @@ char* new_stack(size_t bytes) {
 
 constexpr size_t kStack = 256 * 1024;
 
+// Fresh, zeroed thread-local memory that the dynamic linker lays out, as runtimes use that bring their own threads. Null: it does not say how.
+void* new_tls() {
+  const auto allocate_tls = reinterpret_cast<void* (*)(void*)>(dlsym(RTLD_DEFAULT, "_dl_allocate_tls"));
+  if (allocate_tls == nullptr) return nullptr;
+  void** tls = static_cast<void**>(allocate_tls(nullptr));
+#if defined(__x86_64__)
+  tls[0] = tls[2] = tls;  // the thread control block's pointers to itself
+  uintptr_t guard = 0;
+  asm("movq %%fs:0x28,%0" : "=r"(guard));
+  tls[5] = reinterpret_cast<void*>(guard);
+#endif
+  return tls;
+}
+
+bool has_balance_thread() {
+  for (const auto& task : std::filesystem::directory_iterator("/proc/self/task")) {
+    std::string name;
+    std::getline(std::ifstream(task.path() / "comm"), name);
+    if (name == "percpu-balance") return true;
+  }
+  return false;
+}
+
+void no_more_files() {
+  rlimit limit{};
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) _exit(1);
+  limit.rlim_cur = 0;
+  if (setrlimit(RLIMIT_NOFILE, &limit) != 0) _exit(1);
+}
+void files_again() {
+  rlimit limit{};
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) _exit(1);
+  limit.rlim_cur = limit.rlim_max;
+  if (setrlimit(RLIMIT_NOFILE, &limit) != 0) _exit(1);
+}
+
 }  // namespace
 
 TEST_CASE("threads of a raw clone, with thread-local memory of their own") {
-  // As runtimes do that bring their own threads: a fresh, zeroed block that the dynamic linker lays out.
-  const auto allocate_tls = reinterpret_cast<void* (*)(void*)>(dlsym(RTLD_DEFAULT, "_dl_allocate_tls"));
-  REQUIRE((allocate_tls != nullptr));
   static std::atomic<int> wrong{0};
   struct One {
     int tid = 0;
@@ -77,14 +114,8 @@ TEST_CASE("threads of a raw clone, with thread-local memory of their own") {
   };
   One ones[4];
   for (One& one : ones) {
-    void** tls = static_cast<void**>(allocate_tls(nullptr));
+    void* tls = new_tls();
     REQUIRE(tls != nullptr);
-#if defined(__x86_64__)
-    tls[0] = tls[2] = tls;  // the thread control block's pointers to itself
-    uintptr_t guard = 0;
-    asm("movq %%fs:0x28,%0" : "=r"(guard));
-    tls[5] = reinterpret_cast<void*>(guard);
-#endif
     one.stack = new_stack(kStack);
     one.tid = 1;
     const int flags = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM | CLONE_SETTLS |
@@ -207,6 +238,53 @@ TEST_CASE("a main thread that ends by the system call: the process ends with the
     CHECK((end.exit_code == 7 || (outlived && end.exit_code == 0)));
     CHECK(end.standard_error == (outlived ? "worked" : ""));
   }
+}
+
+// The balance thread looks then whether it is the last, by a file of /proc, and cannot: it ends, by a thread that has the main thread's mask.
+TEST_CASE("a main thread that ends by the system call, where no file can be opened: signals that it blocks stay blocked") {
+  const percpu::ChildEnd end = percpu::run_in_child([]() -> int {
+    percpu::die_after(percpu::kHangSeconds);
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGUSR1);
+    sigprocmask(SIG_BLOCK, &set, nullptr);
+    pthread_t thread;
+    const auto run = [](void*) -> void* {
+      (void)work(19, 1000);
+      const timespec time{0, 300'000'000};
+      nanosleep(&time, nullptr);
+      if (work(23, 1000) == 0) (void)!write(STDERR_FILENO, "worked", 6);
+      _exit(7);
+    };
+    if (pthread_create(&thread, nullptr, run, nullptr) != 0) return 1;
+    if (!patience::eventually(has_balance_thread)) return 2;
+    kill(getpid(), SIGUSR1);
+    no_more_files();
+    syscall(SYS_exit, 7);
+    return 3;
+  });
+  CHECK(end.exit_code == 7);
+  CHECK(end.standard_error == "worked");
+}
+
+TEST_CASE("a child with thread-local memory of its own ends by the system call: its parent, whose memory it shares, has not") {
+  const percpu::ChildEnd end = percpu::run_in_child([]() -> int {
+    pthread_t thread;
+    const auto run = [](void*) -> void* { return nullptr; };
+    if (pthread_create(&thread, nullptr, run, nullptr) != 0 || pthread_join(thread, nullptr) != 0) return 1;
+    if (!patience::eventually(has_balance_thread)) return 2;
+    void* tls = new_tls();
+    char* stack = new_stack(kStack);
+    no_more_files();  // else it could not be told: the balance thread would look whether it is the last, for ever
+    const int child = clone([](void*) -> int { return static_cast<int>(syscall(SYS_exit, 0)); }, stack + kStack,
+                            CLONE_VM | CLONE_SETTLS | SIGCHLD, nullptr, nullptr, tls, nullptr);
+    if (child < 0 || waitpid(child, nullptr, 0) != child) return 3;
+    const timespec time{0, 300'000'000};
+    nanosleep(&time, nullptr);
+    files_again();
+    return has_balance_thread() ? 0 : 4;
+  });
+  CHECK(end.exit_code == 0);
 }
 
 std::atomic<int> nr_cloned{0};
