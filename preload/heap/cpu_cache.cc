@@ -203,27 +203,37 @@ uint32_t CpuCache::cap_of(const Cpu& cpu, uint32_t lane) const {
   return node_of_lane(lane) == cpu.home || batch > cap ? cap : batch;
 }
 
-// Whether to look for an idle lane again would be in vain, most likely.
-bool CpuCache::refused_lately(const Cpu& cpu) {
-  return load_relaxed(&cpu.demand_clock) - load_relaxed(&cpu.refused_clock) < kRefusedDemands && load_relaxed(&cpu.refused_clock) != 0;
+// Twice as many blocks as the lane may hold now, as far as it may grow: to its cap, and to the CPU's whole budget.
+uint32_t CpuCache::next_limit(const Cpu& cpu, uint32_t lane, uint32_t limit) const {
+  const uint32_t cap = cap_of(cpu, lane);
+  uint32_t wanted = limit == 0 ? first_limit(kClasses.info[class_of_lane(lane)]) : 2 * limit;
+  if (wanted > cap) wanted = cap;
+  const size_t budget = budget_bytes();
+  const size_t size = size_of_lane(lane);
+  return wanted * size <= budget ? wanted : static_cast<uint32_t>(budget / size);
+}
+
+// Whether to look for idle lanes again, for so many bytes, would be in vain, most likely.
+bool CpuCache::refused_lately(const Cpu& cpu, size_t bytes) {
+  const uint32_t clock = load_relaxed(&cpu.refused_clock);
+  return clock != 0 && load_relaxed(&cpu.demand_clock) - clock < kRefusedDemands && bytes >= load_relaxed(&cpu.refused_bytes);
 }
 
 uint32_t CpuCache::demand(uint32_t lane, BlockSink sink, void* context) {
   const uint32_t number = this_cpu();
   Cpu& cpu = cpus_[number];
   if (!exists(number) || this_thread_forks()) return 0;
-  const uint32_t cap = cap_of(cpu, lane);
   // Not exact, as threads may do this at once: find_idle() knows.
   store_relaxed(&cpu.demand_clock, load_relaxed(&cpu.demand_clock) + 1);
   store_relaxed(&lanes_[number].asked[lane], load_relaxed(&cpu.demand_clock));
   // A lock waits until all that was stored has arrived, and blocks that other CPUs used lately take long.
   const uint32_t known = load_relaxed(&lanes_[number].limit[lane]);
-  if (known == cap || (known != 0 && refused_lately(cpu))) return is_closed(number) ? 0 : known;
+  const uint32_t hoped = next_limit(cpu, lane, known);
+  if (known != 0 && (hoped <= known || refused_lately(cpu, size_t{hoped - known} * size_of_lane(lane)))) return is_closed(number) ? 0 : known;
   if (!cpu.lock.try_lock()) return 0;
   if (!cpu.in_use) begin_use(number);
   const uint32_t limit = lanes_[number].limit[lane];
-  uint32_t wanted = limit == 0 ? first_limit(kClasses.info[class_of_lane(lane)]) : 2 * limit;
-  if (wanted > cap) wanted = cap;
+  const uint32_t wanted = next_limit(cpu, lane, limit);
   if (wanted > limit) {
     const size_t more = size_t{wanted - limit} * size_of_lane(lane);
     const size_t budget = budget_bytes();
@@ -232,6 +242,7 @@ uint32_t CpuCache::demand(uint32_t lane, BlockSink sink, void* context) {
       cpu.used_bytes += more;
       set_limit(number, lane, wanted);
     } else {
+      store_relaxed(&cpu.refused_bytes, more);
       store_relaxed(&cpu.refused_clock, load_relaxed(&cpu.demand_clock));
     }
   }
@@ -303,6 +314,7 @@ bool CpuCache::age(bool all, BlockSink sink, void* context) {
         if (lanes.limit[lane] != 0) empty(number, lane, sink, context);
       }
       cpu.used_bytes = 0;
+      store_relaxed(&cpu.refused_clock, uint32_t{0});
       (void)depopulate(*system_, {copy_of(number) + kept_bytes_, area_bytes_ - kept_bytes_});
       __atomic_fetch_add(&work_.emptied_cpus, 1, __ATOMIC_RELAXED);
     }

@@ -20,6 +20,7 @@
 //   table entries  who holds the CPU's lock
 //   limits         who holds the CPU's lock; read without it, as a hint
 //   demand_clock, asked     who asks for room, whether it holds the lock or not: they are not exact
+//   refused_clock, _bytes   who holds the CPU's lock; read without it, as a hint
 //
 // Invariants: a block is on one stack at most; a stack's end is as far from its first slot as Cpu::limit says. A CPU's copy
 // is written for the first time when a thread on it first asks for room: until then it is closed, and backed by nothing.
@@ -113,6 +114,7 @@ class CpuCache {
     size_t used_bytes = 0;              // of the limits
     uint32_t demand_clock = 0;          // counts demands, roughly
     uint32_t refused_clock = 0;         // the same when there was no room for one; 0: there may be
+    size_t refused_bytes = 0;           // how much more that one would have had
     uint32_t unused_looks = 0;          // in a row
   };
   struct Lanes {
@@ -147,7 +149,8 @@ class CpuCache {
   void empty(uint32_t cpu, uint32_t lane, BlockSink sink, void* context);
   uint32_t find_idle(uint32_t number, uint32_t for_lane) const;
   bool evict(uint32_t cpu, uint32_t for_lane, BlockSink sink, void* context);
-  static bool refused_lately(const Cpu& cpu);
+  uint32_t next_limit(const Cpu& cpu, uint32_t lane, uint32_t limit) const;
+  static bool refused_lately(const Cpu& cpu, size_t bytes);
   uint32_t cap_of(const Cpu& cpu, uint32_t lane) const;
 
   uintptr_t base_ = 0;  // the area's handle; 0: no caches. Published last
