@@ -220,7 +220,7 @@ void Placement::release_slot(ThreadRecord* record) {
 }
 
 void Placement::uncount(ThreadRecord* record) {
-  if (record->counted) live_--;
+  if (record->counted) store_relaxed(&live_, live_ - 1);
   record->counted = false;
 }
 
@@ -239,6 +239,7 @@ void Placement::set_free(ThreadRecord* record, const char* why) {
 }
 
 void Placement::set_all_free() {
+  store_relaxed(&any_has_slot_, false);
   for (ThreadRecord* record = records_.first(); record != nullptr; record = record->next) set_free(record, "more threads than CPUs");
 }
 
@@ -258,8 +259,9 @@ ThreadRecord* Placement::prepare(bool mask_in_attr) {
   beginning_++;
   if (skips_number(skip_.text, record->number)) return record;
   record->counted = true;
-  live_++;
+  store_relaxed(&live_, live_ + 1);
   if (!mask_in_attr) record->slot = pick_slot(now);
+  if (record->slot != kNoSlot) store_relaxed(&any_has_slot_, true);
   return record;
 }
 
@@ -276,9 +278,11 @@ void Placement::failed(ThreadRecord* record) {
   one_has_begun();
 }
 
+// Mostly there is nothing to do, and the new thread wants the lock just now. What is read without it is as new as this thread's prepare().
 void Placement::created() {
+  if (policy_ != PinPolicy::kAuto || load_relaxed(&live_) <= order_.count || !load_relaxed(&any_has_slot_)) return;
   PlacementGuard guard(lock_);
-  if (policy_ == PinPolicy::kAuto && live_ > order_.count) set_all_free();
+  if (live_ > order_.count) set_all_free();
 }
 
 // In the new thread: takes its place, if it is ours to place.
@@ -293,6 +297,7 @@ void Placement::settle(ThreadRecord* record) {
   if (exempt) uncount(record);
   if (record->mask_in_attr || claimed) return release_slot(record);
   const bool inherited = stands_at(0, record->inherited);
+  if (!inherited && record->slot == kNoSlot) return;
   if (!inherited && (os().sched_getaffinity(0, sizeof scratch_.words, scratch_.words) <= 0 || !is_unbound(scratch_)))
     return release_slot(record);
   if (exempt) release_slot(record);
@@ -418,6 +423,7 @@ void Placement::fork_child() PERCPU_NO_THREAD_SAFETY_ANALYSIS {
   live_ = 0;
   beginning_ = 0;
   nr_created_ = 0;
+  any_has_slot_ = false;
   nr_claims_ = 0;
   claims_lost_ = false;
   placed_since_tick_ = false;

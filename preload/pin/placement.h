@@ -174,6 +174,7 @@ class __attribute__((visibility("hidden"))) Placement {
   uint32_t live_ PERCPU_GUARDED_BY(lock_) = 0;
   uint32_t beginning_ PERCPU_GUARDED_BY(lock_) = 0;  // records whose threads have not begun
   uint32_t nr_created_ PERCPU_GUARDED_BY(lock_) = 0;
+  bool any_has_slot_ PERCPU_GUARDED_BY(lock_) = false;  // or a place, since all were set free
   Claim claims_[kMaxClaims] PERCPU_GUARDED_BY(lock_) = {};
   uint32_t nr_claims_ PERCPU_GUARDED_BY(lock_) = 0;
   bool claims_lost_ PERCPU_GUARDED_BY(lock_) = false;  // there were more: all that have not begun are left alone
