@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 //
-// The functions of percpu.h, percpu/abi.h and for_preload.h. Each forwards inward; this is the only place that sets errno.
+// The functions of percpu.h, percpu/abi.h and for_preload.h. Each forwards inward; errno is set here, and where the default pool is made.
 #include <algorithm>
 #include <cerrno>
 #include <cstring>

@@ -24,7 +24,10 @@ std::optional<uint64_t> leading_number(const char* text);
 // A file, line by line. A line that is longer than the buffer is passed over.
 class Lines {
  public:
-  Lines(const System& system, const char* path) : system_(system), file_(system.open(path)) {}
+  // otherwise: the file where the first cannot be opened; null: none is.
+  Lines(const System& system, const char* path, const char* otherwise = nullptr) : system_(system), file_(system.open(path)) {
+    if (file_ < 0 && otherwise != nullptr) file_ = system.open(otherwise);
+  }
   ~Lines() {
     if (file_ >= 0) static_cast<void>(system_.close(file_));
   }
@@ -46,6 +49,9 @@ class Lines {
   bool skipping_ = false;
   char buffer_[1024];
 };
+
+// The mappings of this process: the first file is empty when the main thread has ended, and emulators know only the first.
+inline constexpr const char* kOwnMaps[] = {"/proc/self/maps", "/proc/thread-self/maps"};
 
 }  // namespace percpu
 

@@ -46,7 +46,7 @@ bool MapLock::spin() PERCPU_NO_THREAD_SAFETY_ANALYSIS {
 // Called by lock(), whose declaration tells the analysis what this does.
 void MapLock::lock_slow() PERCPU_NO_THREAD_SAFETY_ANALYSIS {
   PERCPU_CHECK(!held_by_this_thread(),
-               "a lock must not be taken twice by one thread, 0x%zx (was a call left by longjmp or cancellation?)",
+               "a lock must not be taken twice by one thread, 0x%zx (did a signal handler call in, or was a call left by longjmp?)",
                static_cast<size_t>(this_thread()));
   if (spin()) return;
   uintptr_t seen = word_.whole.load(std::memory_order_relaxed);

@@ -157,7 +157,8 @@ int do_futex_wake(const uint32_t* word, int how_many) {
 }
 
 int do_open(const char* path) {
-  return static_cast<int>(raw(SYS_openat, AT_FDCWD, path, O_RDONLY | O_CLOEXEC, 0));
+  // What lies there may be a pipe of somebody else's, in a program that called chroot(): it is not waited for.
+  return static_cast<int>(raw(SYS_openat, AT_FDCWD, path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY, 0));
 }
 
 ssize_t do_read(int file, void* buffer, size_t size_bytes) { return raw(SYS_read, file, buffer, size_bytes); }

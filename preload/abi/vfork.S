@@ -38,21 +38,23 @@ vfork:
 	.cfi_register %rip, %rdi
 	movl	$58, %eax
 	syscall
+	testq	%rax, %rax
+	je	3f
 	pushq	%rdi
 	.cfi_adjust_cfa_offset 8
-	testq	%rax, %rax
-	je	1f
 	movq	own_mask_word@gottpoff(%rip), %rcx	/* the system call has overwritten it */
 	movl	%edx, %fs:(%rcx)
 	movl	%r10d, %fs:(%r9)
 	movq	%r8, %fs:(%rsi)
 	js	2f
-1:	ret
+	ret
 2:	negl	%eax
 	movq	errno@gottpoff(%rip), %rcx
 	movl	%eax, %fs:(%rcx)
 	movq	$-1, %rax
 	ret
+	.cfi_adjust_cfa_offset -8
+3:	jmp	*%rdi			/* the child: a ret would take the entry of a shared shadow stack that the parent's needs */
 	.cfi_endproc
 	.size	vfork, .-vfork
 	.globl	__vfork		/* libc's second name */

@@ -15,6 +15,7 @@
 // where it never could look, the limit counts as near.
 #include <errno.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 
 #include <algorithm>
@@ -39,6 +40,12 @@ constexpr size_t kLeastBudgetNearLimit = 32 * 1024;  // of a CPU's caches
 bool system_says(const System& system, const char* what) {
   char text[128];
   return read_beginning(system, kThpFile, text, sizeof text) > 0 && strstr(text, what) != nullptr;
+}
+
+// Then every writable mapping counts, whether it is used or not.
+bool data_is_limited() {
+  rlimit limit{};
+  return raw_syscall(SYS_prlimit64, 0, RLIMIT_DATA, 0, reinterpret_cast<long>(&limit)) == 0 && limit.rlim_cur != RLIM_INFINITY;
 }
 
 }  // namespace
@@ -80,8 +87,9 @@ void Heap::choose_huge_use() {
   for (uint32_t node = 0; node < window_.nr_nodes(); ++node) pages_[node].set_huge_use(huge_use_);
 }
 
+// Where pages count that are writable, used or not.
 void Heap::ask_for_books() {
-  if (config_.limit != HeapLimit::kAuto || !strict_overcommit(window_.system())) return;
+  if (config_.limit != HeapLimit::kAuto || !(strict_overcommit(window_.system()) || data_is_limited())) return;
   for (uint32_t node = 0; node < window_.nr_nodes(); ++node) pages_[node].begin_closing();
 }
 

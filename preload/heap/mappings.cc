@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#include "os/file.h"
+
 namespace percpu::heap {
 namespace {
 
@@ -14,11 +16,11 @@ uint32_t asks = 0;
 uint32_t asks_at_look = 0;
 bool few = true;
 
-// How many mappings the process has; 0 where that cannot be told.
-uint32_t count_mappings(const System& system) {
-  const int file = system.open("/proc/self/maps");
+// How many lines a file has; 0 where it cannot be read.
+uint32_t count_lines(const System& system, const char* path) {
+  const int file = system.open(path);
   if (file < 0) return 0;
-  char text[4096];
+  char text[1024];
   uint32_t count = 0;
   ssize_t length = 0;
   while ((length = system.read(file, text, sizeof text)) > 0) {
@@ -26,6 +28,12 @@ uint32_t count_mappings(const System& system) {
   }
   (void)system.close(file);
   return length < 0 ? 0 : count;
+}
+
+// How many mappings the process has; 0 where that cannot be told.
+uint32_t count_mappings(const System& system) {
+  const uint32_t count = count_lines(system, kOwnMaps[0]);
+  return count != 0 ? count : count_lines(system, kOwnMaps[1]);
 }
 
 }  // namespace

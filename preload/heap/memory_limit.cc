@@ -70,7 +70,7 @@ bool MemoryLimit::find_directory(Look& look, bool was_found, size_t* mount_bytes
   if (!found) return false;
 
   // "36 35 98:0 ROOT POINT options [tags] - TYPE source SUPER-OPTIONS"
-  Lines mounts(look.system, "/proc/self/mountinfo");
+  Lines mounts(look.system, "/proc/self/mountinfo", "/proc/thread-self/mountinfo");  // the main thread may have ended
   look.note(mounts, was_found);
   while (char* line = mounts.next()) {
     for (int i = 0; i < 3; ++i) cut(&line, ' ');

@@ -68,11 +68,13 @@ bool move_mapping(const System& system, uintptr_t from, uintptr_t to, size_t byt
 }  // namespace
 
 bool goes_on_outside(const System& system, uintptr_t start, size_t bytes) {
-  Lines maps(system, "/proc/self/maps");
-  while (char* line = maps.next()) {
-    const uintptr_t begin = strtoul(line, &line, 16);
-    const uintptr_t end = *line == '-' ? strtoul(line + 1, nullptr, 16) : 0;
-    if (begin <= start && start < end) return begin < start || end > start + bytes;
+  for (const char* path : kOwnMaps) {
+    Lines maps(system, path);
+    while (char* line = maps.next()) {
+      const uintptr_t begin = strtoul(line, &line, 16);
+      const uintptr_t end = *line == '-' ? strtoul(line + 1, nullptr, 16) : 0;
+      if (begin <= start && start < end) return begin < start || end > start + bytes;
+    }
   }
   return false;
 }

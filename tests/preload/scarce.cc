@@ -170,6 +170,35 @@ TEST_CASE("address space is limited from the start") {
   for (const size_t mebibytes : {100, 300, 2000}) passes_within(mebibytes, "--test-case=in a limited address space");
 }
 
+TEST_CASE("in limited data" * doctest::skip()) {
+  rlimit limit{};
+  REQUIRE(getrlimit(RLIMIT_DATA, &limit) == 0);
+  // Pages that the heap gave back are not counted any more.
+  const size_t share = limit.rlim_cur / 4 * 3;
+  for (const size_t size : {size_t{4000}, size_t{30000}, size_t{5000000}}) {
+    CAPTURE(size);
+    Chain chain;
+    while (chain.bytes < share && chain.take(size)) {}
+    CHECK(chain.bytes >= share);
+    CHECK(chain.give_back_all());
+    (void)malloc_trim(0);
+    void* const own = mmap(nullptr, share, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    CHECK(own != MAP_FAILED);
+    if (own != MAP_FAILED) CHECK(munmap(own, share) == 0);
+  }
+}
+
+TEST_CASE("where data is limited (ulimit -d) the program may map what malloc gave back") {
+  const percpu::ChildEnd end = percpu::run_in_child([] {
+    const rlimit limit{400 * kMiB, 400 * kMiB};
+    if (setrlimit(RLIMIT_DATA, &limit) != 0) return 1;
+    execl("/proc/self/exe", "/proc/self/exe", "--test-case=in limited data", "--no-skip", static_cast<char*>(nullptr));
+    return 127;
+  });
+  CHECK(end.exit_code == 0);
+  CHECK(end.standard_error == "");
+}
+
 int count_mappings() {
   FILE* file = fopen("/proc/self/maps", "r");
   int count = 0;

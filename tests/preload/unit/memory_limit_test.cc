@@ -90,6 +90,16 @@ TEST_CASE("version 2: the tightest of all levels, high before max") {
   piece = 4096;
 }
 
+TEST_CASE("the process's main thread has ended: its own file of mounts is not there") {
+  files = {
+      {"/proc/self/cgroup", "0::/a\n"},
+      {"/proc/thread-self/mountinfo", "30 22 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n"},
+      {"/sys/fs/cgroup/a/memory.max", "104857600\n"},
+      {"/sys/fs/cgroup/a/memory.current", "10485760\n"},
+  };
+  CHECK(look_at_found().limit_bytes == 100 * kMega);
+}
+
 TEST_CASE("page cache counts as left: all of the inactive, half of the active") {
   files = {
       {"/proc/self/cgroup", "0::/\n"},

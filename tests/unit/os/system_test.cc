@@ -11,7 +11,9 @@
 
 #include <pthread.h>
 #include <sched.h>
+#include <stdlib.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "faulty_system.h"
@@ -47,6 +49,20 @@ TEST_CASE("failures come back as negative errno, and errno is left alone") {
   CHECK(sys.read(-1, &byte, 1) == -EBADF);
   CHECK(sys.close(-1) == -EBADF);
   CHECK(errno == EXDEV);
+}
+
+TEST_CASE("a pipe in a file's place is not waited for") {
+  char path[] = "/tmp/percpu_fifo_XXXXXX";
+  REQUIRE(mkdtemp(path) != nullptr);
+  const std::string fifo = std::string(path) + "/cgroup";
+  REQUIRE(mkfifo(fifo.c_str(), 0600) == 0);
+  const int file = sys.open(fifo.c_str());
+  CHECK(file >= 0);
+  char byte = 0;
+  CHECK(sys.read(file, &byte, 1) == 0);
+  CHECK(sys.close(file) == 0);
+  CHECK(unlink(fifo.c_str()) == 0);
+  CHECK(rmdir(path) == 0);
 }
 
 TEST_CASE("what works returns what was asked for") {

@@ -203,7 +203,7 @@ TEST_CASE("where a pool is bare no copy is hot: a page is backed once it is writ
   }
   memory.zero(memory.handle(kFirst, AreaOffset{0}), 3 * page);
   CHECK(*test.at(kFirst, page, 1) == 0);
-  CHECK(test.backed(test.at(kFirst, 0, 1), memory.unit_size()) == 1);
+  CHECK(test.backed(test.at(kFirst, 0, 1), memory.unit_size()) == (has_zero_page() ? 1 : 3));  // what is zero was only read
 }
 
 TEST_CASE("giving pages back covers all copies, cold and extra ones too, and they read as zero") {
