@@ -150,7 +150,7 @@ int percpu_cpu_possible(unsigned cpu);
 
 /*
  * 1 if the calling thread's operations run as restartable sequences (rseq), 0 if they use atomic instructions on a copy
- * shared with others. Needs no pool. Thread-, signal- and fork-safe.
+ * shared with others. (Of the thread: code compiled with PERCPU_NO_RSEQ, or with -fsanitize=thread, has no sequences.) Needs no pool. Thread-, signal- and fork-safe.
  */
 int percpu_thread_has_rseq(void);
 
@@ -167,7 +167,7 @@ int percpu_thread_has_rseq(void);
  *   ENOSYS  membarrier's rseq command is not to be had, and the thread could not be moved to that CPU instead
  *   ENOMEM  the first use of the library, and no memory for what it reads of the machine
  * Uses membarrier(2), MEMBARRIER_CMD_PRIVATE_EXPEDITED_RSEQ. Costs microseconds. Thread- and fork-safe;
- * signal-safe once the library was used.
+ * signal-safe once there is a pool, or percpu_fence() was called.
  */
 #ifndef PERCPU_LIST_H /* which needs it, too, and was included first */
 int percpu_fence(int cpu);
@@ -275,8 +275,9 @@ int percpu_balance(void);
  * nothing changed. (Until a charge that an ancestor refuses is taken back, others that would just fit may be refused, too.)
  *
  * Freeing uncharges the domain that was charged, whichever thread frees. What percpu_free_rcu() frees stays charged until the
- * grace period has ended and the area is given back. In a pool of more than eight CPUs an area of up to 256 bytes stays charged
- * until its copies have been zeroed in the background, but is uncharged before a charge would fail. Areas in the first chunk
+ * grace period has ended and the area is given back. In a pool for more than eight possible CPUs an area of up to 256 bytes
+ * stays charged until its copies have been zeroed in the background, but is uncharged before a charge would fail (before one
+ * with PERCPU_ATOMIC only those that wait on the caller's CPU are). Areas in the first chunk
  * carry no charge.
  *
  * From the first area on that is charged, every percpu_free() of its pool takes a longer way, for good, whether its area is charged
@@ -294,15 +295,15 @@ typedef struct percpu_domain percpu_domain_t;
  * name         copied, at most 31 bytes; longer is EINVAL
  * limit_bytes  the most that may be charged to it and its descendants, or PERCPU_NO_LIMIT
  * parent       NULL for none
- * NULL with errno EINVAL, or ENOMEM (4,095 domains exist). Thread-, fork-safe.
+ * NULL with errno EINVAL (also where name is NULL), or ENOMEM (4,095 domains exist). Thread-, fork-safe.
  */
 percpu_domain_t *percpu_domain_create(const char *name, size_t limit_bytes, percpu_domain_t *parent)
     __attribute__((__warn_unused_result__));
 
 /*
  * Takes, and drops, a reference; NULL is fine. A domain lives as long as it has references, charged areas, or children: each
- * of those holds a reference of its own. So putting one that you do not hold takes theirs while there are any, which harms: the
- * domain ends under them, and its place may become another domain's. Only once none is left is it found, and stops the program.
+ * of those holds a reference of its own. Dropping one that you do not hold drops theirs: the domain may end while they use it, and
+ * its place become another domain's. Only once none is left is that found, and stops the program.
  * Thread-, signal- and fork-safe.
  */
 percpu_domain_t *percpu_domain_get(percpu_domain_t *domain);
@@ -337,7 +338,7 @@ void percpu_domain_set_limit(percpu_domain_t *domain, size_t limit_bytes);
 enum {
   PERCPU_INFO_LIVE = 1u << 0,     /* a live area is there */
   PERCPU_INFO_STATIC = 1u << 1,   /* part of a static variable's image */
-  PERCPU_INFO_RESERVED = 1u << 2, /* in the reserved part */
+  PERCPU_INFO_RESERVED = 1u << 2, /* that area is in the reserved part */
   PERCPU_INFO_EXTRA = 1u << 3,    /* in an extra copy, for threads without rseq */
   PERCPU_INFO_HANDLE = 1u << 4,   /* the address lies in the handle window: it is a handle, or inside one */
 };
@@ -349,7 +350,7 @@ struct percpu_address {
   size_t area_bytes;   /* its size */
   size_t area_offset;  /* of the address within the area */
   int cpu;             /* whose copy; -1 for an extra copy, and for an address in the handle window */
-  unsigned copy;       /* copy id (percpu/abi.h); the number of copies for an address in the handle window */
+  unsigned copy;       /* copy id (percpu/abi.h); struct percpu_view's nr_copies for an address in the handle window */
   unsigned chunk;      /* chunk number */
   size_t unit_offset;  /* of the address within the CPU's unit */
   unsigned flags;      /* PERCPU_INFO_* */

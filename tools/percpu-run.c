@@ -3,7 +3,7 @@
  * percpu-run [options] program [arguments]: runs a program under libpercpu's preload.
  *
  * Sets LD_PRELOAD (in front of what is there) and PERCPU_CONF (behind what is there: later items count), and becomes the
- * program. Exit statuses are those of env and nice: 2 bad usage, 125 percpu-run itself failed, 126 the program cannot be
+ * program. Exit statuses: 2 bad usage; as with env and nice 125 percpu-run itself failed, 126 the program cannot be
  * run, 127 it was not found; else the program's own.
  *
  * The library is the one named by --library or PERCPU_PRELOAD; else the one beside this program in a build tree

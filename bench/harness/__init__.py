@@ -21,7 +21,7 @@ A suite of programs that take no allocator but print rows of their own (bench/co
 no allocators: see native.py.
 
 Files, bottom-up: measure (processes, statistics), allocators, suites (these classes, interleaving), native, report (markdown),
-plot (SVG), verdict (whether a figure holds), goals (what issue 4 asks for), pages; machine (what stands beside results).
+plot (SVG), verdict (whether a figure holds), goals (what the project is to reach), pages; machine (what stands beside results).
 """
 from .allocators import Allocator, find_allocators, given
 from .measure import Failed, Missing, geometric_mean, median, run, start

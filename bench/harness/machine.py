@@ -2,12 +2,14 @@
 """What stands beside results: the machine, the tree, and the versions of what was measured."""
 import datetime
 import glob
+import mmap
 import os
 import pathlib
 import platform
 import re
 import shutil
 import subprocess
+import time
 
 
 def told_by(*argv, cwd=None):
@@ -36,6 +38,26 @@ def share_a_core(cpus, listed):
     return any(len(cpus_of(one) & set(cpus)) > 1 for one in siblings) if all(siblings) else None
 
 
+def costs_of_the_system():
+    """{what: ns}, about: of a first touch of a page, and of a system call. In virtual machines these differ tenfold, and with them all that
+    allocators ask of the system."""
+    pages, calls = 1 << 14, 20_000
+    def spent(work):
+        before = time.perf_counter_ns()
+        work()
+        return time.perf_counter_ns() - before
+    faults = []
+    for _ in range(3):
+        with mmap.mmap(-1, pages * mmap.PAGESIZE) as memory:
+            if hasattr(mmap, "MADV_NOHUGEPAGE"):
+                memory.madvise(mmap.MADV_NOHUGEPAGE)
+            def touch():
+                memory[::mmap.PAGESIZE] = b"1" * pages
+            faults.append((spent(touch) - spent(touch)) / pages)
+    asked = (spent(lambda: [os.getppid() for _ in range(calls)]) - spent(lambda: [abs(1) for _ in range(calls)])) / calls
+    return {"fault_ns": round(sorted(faults)[1]), "call_ns": round(asked)}
+
+
 def describe_machine(root):
     """The machine, and the commit of the tree at root."""
     processor = {key.strip(): words.strip() for key, _, words in (line.partition(":") for line in _read("/proc/cpuinfo").splitlines())}
@@ -52,7 +74,7 @@ def describe_machine(root):
             "kernel": platform.release().split("-")[0], "huge_pages": pages[1] if pages else "", "libc": os.confstr("CS_GNU_LIBC_VERSION"),
             "compiler": compiler[0] if compiler else "", "date": datetime.date.today().isoformat(),
             "commit": told_by("git", "rev-parse", "--short", "HEAD", cwd=root) + (" and changes" if changed else ""),
-            "virtual": " hypervisor" in processor.get("flags", "")}
+            "virtual": " hypervisor" in processor.get("flags", ""), **costs_of_the_system()}
 
 
 # Of each suite: name, and what tells its version. Allocators tell their own (allocators.py).

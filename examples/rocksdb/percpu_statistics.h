@@ -4,7 +4,7 @@
 // libpercpu: an event is added to the copy of the CPU that it happens on, by a few plain instructions, and whoever asks
 // adds the copies up. Give it to a database as Options::statistics; it answers all that RocksDB's own object answers.
 //
-//   one copy of the area (kAreaBytes; one a possible CPU, and one a NUMA node for threads without rseq)
+//   one copy of the area (kAreaBytes; one a possible CPU, and one a group for threads without rseq)
 //   +----------------------------------------------------------+--------------------+
 //   | histogram 0 | histogram 1 | ...                          | ticker 0 | 1 | ... |
 //   +----------------------------------------------------------+--------------------+
