@@ -41,7 +41,7 @@ def share_a_core(cpus, listed):
 def costs_of_the_system():
     """{what: ns}, about: of a first touch of a page, and of a system call. In virtual machines these differ tenfold, and with them all that
     allocators ask of the system."""
-    pages, calls = 1 << 14, 20_000
+    pages, calls = (64 << 20) // mmap.PAGESIZE, 20_000
     def spent(work):
         before = time.perf_counter_ns()
         work()

@@ -75,6 +75,7 @@ void Balancer::start() {
   start_wanted_.store(false, std::memory_order_relaxed);
   uint32_t expected = kNone;
   if (!state_.compare_exchange_strong(expected, kStarting, std::memory_order_acquire)) return;
+  note_process();  // the child of a process of one thread has not been told of its fork
   int result = system_->start_thread(&thread_, thread_main, this);
   if (result == -EAGAIN && !said_unstartable_) {
     // The kernel makes no thread while another one is in exec(): soon this process is another program, or that thread has failed.
@@ -106,7 +107,7 @@ void Balancer::serve_no_more() {
 void Balancer::fork_child(bool exits) {
   stopping_.store(exits, std::memory_order_relaxed);
   main_thread_.store(MainThread::kRuns, std::memory_order_relaxed);
-  process_.store(0, std::memory_order_relaxed);
+  note_process();
   retired_.store(false, std::memory_order_relaxed);
   state_.store(kNone, std::memory_order_relaxed);
   in_grace_.store(false, std::memory_order_relaxed);
@@ -131,7 +132,6 @@ void* Balancer::thread_main(void* self) {
 }
 
 void Balancer::run() {
-  process_.store(getpid(), std::memory_order_relaxed);
   uint32_t expected = kStarting;
   state_.compare_exchange_strong(expected, kRunning, std::memory_order_release);
   uint32_t front_caches_ms = 0;  // how long to sleep on behalf of each; 0: until somebody rings

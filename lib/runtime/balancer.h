@@ -15,6 +15,7 @@
 
 #include <pthread.h>
 #include <signal.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <cstdint>
@@ -38,6 +39,7 @@ class Balancer {
   void init(const System& system, Grace& grace) {
     system_ = &system;
     grace_ = &grace;
+    note_process();
   }
 
   void add(Pool& pool) PERCPU_EXCLUDES(rounds_lock_);
@@ -100,8 +102,8 @@ class Balancer {
 
   // The main thread is about to end by the system call, past libc, which will not call exit() then: nor is it called here, and the thread
   // just ends when it is the only one left. Returns whether it is that already but for the caller, who then ends the process itself: else
-  // it would end with the thread's status, not the main thread's. Context: in the main thread; in a child that shares the memory with a
-  // process whose balance thread runs it does nothing.
+  // it would end with the thread's status, not the main thread's. Context: in the main thread; in a child that shares the process's memory it
+  // does nothing.
   [[nodiscard]] bool main_thread_leaves();
 
   // Ends the thread, without waiting longer than it takes to notice. Called when the process exits; only the first call does it.
@@ -132,6 +134,7 @@ class Balancer {
   void serve_no_more() PERCPU_EXCLUDES(rounds_lock_);
   static void* outlive(void* self);
   void note_main_thread(MainThread how);
+  void note_process() { process_.store(getpid(), std::memory_order_relaxed); }
   uint32_t look_after_front_caches() PERCPU_EXCLUDES(rounds_lock_);
   bool do_job();
   bool any_grace_waiting() PERCPU_EXCLUDES(rounds_lock_);
@@ -153,7 +156,7 @@ class Balancer {
   sigset_t mask_of_main_{};  // written before main_thread_ says that it ends
   std::atomic<bool> in_grace_{false};  // the thread may be held up by the program's readers
   bool said_unstartable_ = false;      // written by who moved state_ to kStarting
-  std::atomic<pid_t> process_{0};      // in which the thread runs, or did
+  std::atomic<pid_t> process_{0};      // whose thread it is: a child that shares the memory is none of it
   pthread_t thread_{};
   pthread_t self_{};  // the same, written by the thread itself before it retires
 };

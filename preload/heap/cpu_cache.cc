@@ -229,7 +229,8 @@ uint32_t CpuCache::demand(uint32_t lane, BlockSink sink, void* context) {
   // A lock waits until all that was stored has arrived, and blocks that other CPUs used lately take long.
   const uint32_t known = load_relaxed(&lanes_[number].limit[lane]);
   const uint32_t hoped = next_limit(cpu, lane, known);
-  if (known != 0 && (hoped <= known || refused_lately(cpu, size_t{hoped - known} * size_of_lane(lane)))) return is_closed(number) ? 0 : known;
+  if (load_relaxed(&cpu.in_use) && (hoped <= known || refused_lately(cpu, size_t{hoped - known} * size_of_lane(lane))))
+    return is_closed(number) ? 0 : known;
   if (!cpu.lock.try_lock()) return 0;
   if (!cpu.in_use) begin_use(number);
   const uint32_t limit = lanes_[number].limit[lane];

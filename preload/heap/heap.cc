@@ -71,8 +71,8 @@ void Heap::start() {
       for (CentralList& list : lists_[node]) list.begin_anew();
       checked_from_[node] = pages_[node].begin_anew();
     }
-    // Before: a thread that is there already, and finds the checker, finds these.
     (void)percpu_machine_cpus_();  // nothing else here asks libpercpu, which is to say what is wrong in the configuration
+    // The pages before: a thread that is there already, and finds the checker, finds these.
     if (checker_.open(real_system()) != 0) report("check:full: no memory for its records; the usual checks are made");
   } else if (cache_.open(window_, config_.cache_bytes, config_.check == HeapCheck::kOff) != 0) {
     report("the CPUs' caches cannot be made; malloc works without them");

@@ -287,6 +287,23 @@ TEST_CASE("a child with thread-local memory of its own ends by the system call: 
   CHECK(end.exit_code == 0);
 }
 
+TEST_CASE("a vfork child of a process without threads ends by the system call") {
+  const percpu::ChildEnd end = percpu::run_in_child([]() -> int {
+    const pid_t child = vfork();
+    if (child == 0) syscall(SYS_exit, 0);
+    if (child < 0 || waitpid(child, nullptr, 0) != child) return 1;
+    no_more_files();  // as above
+    pthread_t thread;
+    const auto run = [](void*) -> void* { return nullptr; };
+    if (pthread_create(&thread, nullptr, run, nullptr) != 0 || pthread_join(thread, nullptr) != 0) return 2;
+    const timespec time{0, 300'000'000};
+    nanosleep(&time, nullptr);
+    files_again();
+    return patience::eventually(has_balance_thread) ? 0 : 3;
+  });
+  CHECK(end.exit_code == 0);
+}
+
 std::atomic<int> nr_cloned{0};
 char* clone_stack = nullptr;
 
