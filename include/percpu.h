@@ -150,7 +150,8 @@ int percpu_cpu_possible(unsigned cpu);
 
 /*
  * 1 if the calling thread's operations run as restartable sequences (rseq), 0 if they use atomic instructions on a copy
- * shared with others. (Of the thread: code compiled with PERCPU_NO_RSEQ, or with -fsanitize=thread, has no sequences.) Needs no pool. Thread-, signal- and fork-safe.
+ * shared with others. (Of the thread: code compiled with PERCPU_NO_RSEQ, or with -fsanitize=thread, has no sequences.) Needs
+ * no pool. Thread-, signal- and fork-safe.
  */
 int percpu_thread_has_rseq(void);
 
@@ -277,8 +278,7 @@ int percpu_balance(void);
  * Freeing uncharges the domain that was charged, whichever thread frees. What percpu_free_rcu() frees stays charged until the
  * grace period has ended and the area is given back. In a pool for more than eight possible CPUs an area of up to 256 bytes
  * stays charged until its copies have been zeroed in the background, but is uncharged before a charge would fail (before one
- * with PERCPU_ATOMIC only those that wait on the caller's CPU are). Areas in the first chunk
- * carry no charge.
+ * with PERCPU_ATOMIC only those that wait on the caller's CPU are). Areas in the first chunk carry no charge.
  *
  * From the first area on that is charged, every percpu_free() of its pool takes a longer way, for good, whether its area is charged
  * or not: a program that accounts for some areas and counts the nanoseconds of others makes a second pool.

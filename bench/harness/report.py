@@ -292,7 +292,8 @@ def machine_line(machine):
             + {True: " (some share a core)", False: " (none share a core)"}.get(machine.get("siblings"), "")
             + f", {machine['memory_gib']} GiB, Linux {machine['kernel']}"
             + (f" (transparent huge pages: {pages})" if pages else "")
-            + (f", a first touch of a page {machine['fault_ns'] / 1000:.2g} us, a system call {machine['call_ns'] / 1000:.2g} us" if "fault_ns" in machine else "")
+            + (f", a first touch of a page {machine['fault_ns'] / 1000:.2g} us, a system call {machine['call_ns'] / 1000:.2g} us"
+               if "fault_ns" in machine else "")
             + f", {machine['libc']}, {machine['compiler']}, {machine['date']}; commit {machine['commit']}."
             + (" A virtual machine that shares its processor with others: ratios hold where times do not." if machine.get("virtual") else ""))
 

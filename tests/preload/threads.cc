@@ -25,11 +25,9 @@
 #include <unistd.h>
 
 #include <atomic>
-#include <filesystem>
-#include <fstream>
 #include <initializer_list>
-#include <string>
 
+#include "../balance_thread.h"
 #include "../patience.h"
 #include "../unit/child.h"
 #include "one_cpu.h"
@@ -82,25 +80,12 @@ void* new_tls() {
   return tls;
 }
 
-bool has_balance_thread() {
-  for (const auto& task : std::filesystem::directory_iterator("/proc/self/task")) {
-    std::string name;
-    std::getline(std::ifstream(task.path() / "comm"), name);
-    if (name == "percpu-balance") return true;
-  }
-  return false;
-}
+bool has_balance_thread() { return balance_thread() != 0; }
 
-void no_more_files() {
+void allow_files(bool allowed) {
   rlimit limit{};
   if (getrlimit(RLIMIT_NOFILE, &limit) != 0) _exit(1);
-  limit.rlim_cur = 0;
-  if (setrlimit(RLIMIT_NOFILE, &limit) != 0) _exit(1);
-}
-void files_again() {
-  rlimit limit{};
-  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) _exit(1);
-  limit.rlim_cur = limit.rlim_max;
+  limit.rlim_cur = allowed ? limit.rlim_max : 0;
   if (setrlimit(RLIMIT_NOFILE, &limit) != 0) _exit(1);
 }
 
@@ -259,7 +244,7 @@ TEST_CASE("a main thread that ends by the system call, where no file can be open
     if (pthread_create(&thread, nullptr, run, nullptr) != 0) return 1;
     if (!patience::eventually(has_balance_thread)) return 2;
     kill(getpid(), SIGUSR1);
-    no_more_files();
+    allow_files(false);
     syscall(SYS_exit, 7);
     return 3;
   });
@@ -275,13 +260,13 @@ TEST_CASE("a child with thread-local memory of its own ends by the system call: 
     if (!patience::eventually(has_balance_thread)) return 2;
     void* tls = new_tls();
     char* stack = new_stack(kStack);
-    no_more_files();  // else it could not be told: the balance thread would look whether it is the last, for ever
+    allow_files(false);  // else it could not be told: the balance thread would look whether it is the last, for ever
     const int child = clone([](void*) -> int { return static_cast<int>(syscall(SYS_exit, 0)); }, stack + kStack,
                             CLONE_VM | CLONE_SETTLS | SIGCHLD, nullptr, nullptr, tls, nullptr);
     if (child < 0 || waitpid(child, nullptr, 0) != child) return 3;
     const timespec time{0, 300'000'000};
     nanosleep(&time, nullptr);
-    files_again();
+    allow_files(true);
     return has_balance_thread() ? 0 : 4;
   });
   CHECK(end.exit_code == 0);
@@ -292,13 +277,13 @@ TEST_CASE("a vfork child of a process without threads ends by the system call") 
     const pid_t child = vfork();
     if (child == 0) syscall(SYS_exit, 0);
     if (child < 0 || waitpid(child, nullptr, 0) != child) return 1;
-    no_more_files();  // as above
+    allow_files(false);  // as above
     pthread_t thread;
     const auto run = [](void*) -> void* { return nullptr; };
     if (pthread_create(&thread, nullptr, run, nullptr) != 0 || pthread_join(thread, nullptr) != 0) return 2;
     const timespec time{0, 300'000'000};
     nanosleep(&time, nullptr);
-    files_again();
+    allow_files(true);
     return patience::eventually(has_balance_thread) ? 0 : 3;
   });
   CHECK(end.exit_code == 0);
