@@ -44,7 +44,7 @@ __thread percpu::ForkDepth fork_depth __attribute__((tls_model("initial-exec")))
 
 void at_fork_prepare() {
   if (!fork_depth.prepare()) return;
-  percpu_fork_prepare_(_IO_list_lock, _IO_list_unlock);
+  percpu_fork_prepare_(_IO_list_lock, _IO_list_unlock, fork_depth.all_were_blocked());
   heap.fork_prepare();
 }
 void resume_in_child() {
@@ -54,14 +54,20 @@ void resume_in_child() {
 }
 void at_fork_parent() {
   if (!fork_depth.resume()) return;
-  if (!fork_depth.in_its_process()) return resume_in_child();
-  percpu_fork_parent_();
-  heap.fork_parent();
-  _IO_list_unlock();
+  if (fork_depth.in_its_process()) {
+    percpu_fork_parent_();
+    heap.fork_parent();
+    _IO_list_unlock();
+  } else {
+    resume_in_child();
+  }
+  fork_depth.done();
 }
 void at_fork_child() {
-  if (fork_depth.resume()) resume_in_child();
+  const bool outermost = fork_depth.resume();
+  if (outermost) resume_in_child();
   percpu::heap::pin_fork_child();
+  if (outermost) fork_depth.done();
 }
 
 // Handlers of fork prepare in the opposite order in which they were installed. Others may hold locks of their own around malloc, and

@@ -195,6 +195,7 @@ PERCPU_EXPORT unsigned percpu_machine_cpus_(void) {
   const int result = library.nr_machine_cpus();
   return result >= 0 ? static_cast<unsigned>(result) : (errno = -result, 0u);
 }
+PERCPU_EXPORT unsigned percpu_allowed_cpus_(void) { return library.nr_allowed_cpus(); }
 PERCPU_EXPORT int percpu_memory_node_(unsigned cpu) { return library.memory_node(cpu); }
 PERCPU_EXPORT int percpu_thread_has_rseq(void) { return percpu_thread_.offset != nullptr || library.attach_thread(); }
 PERCPU_EXPORT int percpu_thread_registered_(void) { return library.thread_has_rseq(); }
@@ -204,9 +205,8 @@ PERCPU_EXPORT int percpu_fence(int cpu) { return result_of(library.fence(cpu)); 
 
 PERCPU_EXPORT void percpu_balance_job_(int (*job)(void*), void* context) { library.set_balance_job(job, context); }
 PERCPU_EXPORT int percpu_balance_start_(void) { return library.start_balance(); }
-PERCPU_EXPORT void percpu_fork_prepare_(void (*lock)(void), void (*unlock)(void)) {
-  const percpu::OuterLock outer{lock, unlock};
-  percpu::Library::prepare_fork(&outer);
+PERCPU_EXPORT void percpu_fork_prepare_(void (*lock)(void), void (*unlock)(void), int signals_blocked) {
+  percpu::Library::prepare_fork({lock, unlock}, signals_blocked != 0);
 }
 PERCPU_EXPORT void percpu_fork_parent_(void) { percpu::Library::at_fork_parent(); }
 PERCPU_EXPORT void percpu_fork_child_(void) { percpu::Library::at_fork_child(); }

@@ -16,6 +16,8 @@ int percpu_memory_node_(unsigned cpu);
 // The highest possible CPU number + 1, as percpu_nr_cpu_ids() says, but without making the default pool: a
 // program that nobody rebuilt will not use it. 0 with errno where the machine cannot be looked at.
 unsigned percpu_machine_cpus_();
+// How many of these the process may run on; 0 where the machine cannot be looked at.
+unsigned percpu_allowed_cpus_();
 
 // A pool of one area of size_bytes on every CPU, whole pages, that lives as long as the pool: its handle is *area. It is zero, and
 // nothing backs it: a page of a copy is memory, on the CPU's own node, once somebody writes there. NULL with errno, as
@@ -44,8 +46,9 @@ int percpu_watch_forks_();
 // What the library's fork handlers do, for who has locks of its own that come behind the library's. They may be called
 // beside these handlers, which then do nothing: of prepares and resumes the outermost count. prepare() takes one more lock, by lock(),
 // before the library's, but waits for grace periods without it; it may give it back by unlock() and take it again. The caller gives
-// it back in the end.
-void percpu_fork_prepare_(void (*lock)(), void (*unlock)());
+// it back in the end. signals_blocked: whether the program had blocked all signals when the fork began, which tells a program that called
+// urcu_bp_before_fork().
+void percpu_fork_prepare_(void (*lock)(), void (*unlock)(), int signals_blocked);
 void percpu_fork_parent_();
 void percpu_fork_child_();
 

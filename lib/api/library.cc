@@ -306,6 +306,8 @@ int Library::nr_machine_cpus() {
   return result != 0 ? result : static_cast<int>(topology_.nr_cpu_ids);
 }
 
+unsigned Library::nr_allowed_cpus() { return prepare() != 0 ? 0 : topology_.allowed.count(); }
+
 int Library::fence(int cpu) {
   int result = prepare();
   if (result != 0) return result;

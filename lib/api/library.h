@@ -48,7 +48,7 @@ class Library {
   // As percpu_watch_forks_(), percpu_fork_prepare_() and its kin.
   bool begin_watching_forks();
   static void at_fork_prepare();
-  static void prepare_fork(const OuterLock* outer);
+  static void prepare_fork(const OuterLock& outer, bool signals_blocked);
   static void at_fork_parent();
   static void at_fork_child();
 
@@ -77,6 +77,8 @@ class Library {
   bool thread_has_rseq();
   // As percpu_machine_cpus_(), or -errno.
   int nr_machine_cpus();
+  // As percpu_allowed_cpus_().
+  unsigned nr_allowed_cpus();
 
   // For the preload (for_preload.h).
   void set_balance_job(Balancer::Job job, void* context) { balancer_.set_job(job, context); }
@@ -108,7 +110,7 @@ class Library {
   void read_memory_settings();
 
   static void at_exit();
-  void fork_prepare(const OuterLock* outer);
+  void fork_prepare(const OuterLock* outer, bool signals_blocked);
   void fork_parent();
   void fork_child();
 

@@ -37,8 +37,9 @@ bool Library::begin_watching_forks() {
   return watches_forks_.load(std::memory_order_acquire) != Watch::kBegun && watch_forks() == 0;
 }
 
-void Library::fork_prepare(const OuterLock* outer) PERCPU_NO_THREAD_SAFETY_ANALYSIS {  // released in fork_parent() or fork_child()
-  grace_.fork_prepare(outer);
+// Released in fork_parent() or fork_child().
+void Library::fork_prepare(const OuterLock* outer, bool signals_blocked) PERCPU_NO_THREAD_SAFETY_ANALYSIS {
+  grace_.fork_prepare(outer, signals_blocked);
   ModuleImages::fork_prepare();  // not before: who waits outside of it may be a reader that is waited for, or have the outer lock
   statics_.lock_for_fork();
   balancer_.fork_prepare();
@@ -81,12 +82,14 @@ void Library::fork_child() PERCPU_NO_THREAD_SAFETY_ANALYSIS {  // taken in fork_
   default_made_.reset_after_fork_in_child();
 }
 
-void Library::at_fork_prepare() { prepare_fork(nullptr); }
-void Library::prepare_fork(const OuterLock* outer) {
+void Library::at_fork_prepare() {
+  if (fork_depth.prepare()) library.fork_prepare(nullptr, fork_depth.all_were_blocked());
+}
+void Library::prepare_fork(const OuterLock& outer, bool signals_blocked) {
   if (fork_depth.prepare()) {
-    library.fork_prepare(outer);
-  } else if (outer != nullptr) {
-    outer->lock();
+    library.fork_prepare(&outer, signals_blocked);
+  } else {
+    outer.lock();
   }
 }
 void Library::at_fork_parent() {
@@ -96,12 +99,17 @@ void Library::at_fork_parent() {
   } else {
     library.fork_child();
   }
+  fork_depth.done();
 }
 void Library::at_fork_child() {
-  if (fork_depth.resume()) library.fork_child();
+  if (!fork_depth.resume()) return library.balancer_.note_process();
+  library.fork_child();
+  fork_depth.done();
 }
 
+// (A child of vfork that calls exit(), which it must not, does so in its parent's memory, where the thread goes on.)
 void Library::at_exit() {
+  if (library.balancer_.is_of_another_process()) return;
   exits_here = true;
   library.exiting_.store(true, std::memory_order_relaxed);
   library.balancer_.stop();

@@ -147,7 +147,36 @@ int bind_with(const System& system, PageRange range, NodeId node, unsigned flags
 
 int bind(const System& system, PageRange range, NodeId node) { return bind_with(system, range, node, 0); }
 
+namespace {
+
+// Whether all pages that are there lie on the node; false, too, where that cannot be told, or where so many are there that moving them is
+// no more work than asking.
+bool lies_on(const System& system, PageRange range, NodeId node) {
+  constexpr size_t kPagesAtOnce = 512;
+  constexpr uint32_t kMostAsked = 256;
+  unsigned char resident[kPagesAtOnce];
+  const size_t page = page_size_bytes();
+  uint32_t asked = 0;
+  for (uintptr_t at = range.start; at < range.end();) {
+    const size_t left_pages = (range.end() - at) / page;
+    const size_t now_pages = left_pages < kPagesAtOnce ? left_pages : kPagesAtOnce;
+    if (system.mincore(at, now_pages * page, resident) != 0) return false;
+    for (size_t i = 0; i < now_pages; ++i) {
+      if ((resident[i] & 1) == 0) continue;
+      NodeId found;
+      const int error = asked++ < kMostAsked ? node_of(system, at + i * page, &found) : -E2BIG;
+      if (error != -ENOENT && (error != 0 || found != node)) return false;
+    }
+    at += now_pages * page;
+  }
+  return true;
+}
+
+}  // namespace
+
 int bind_and_move(const System& system, PageRange range, NodeId node) {
+  const int error = bind(system, range, node);
+  if (error != 0 || !node.valid() || lies_on(system, range, node)) return error;
   return bind_with(system, range, node, MPOL_MF_MOVE);
 }
 

@@ -59,7 +59,8 @@ inline constexpr NodeId kNoNode{};
 // Errors: -EINVAL (a node without memory, or outside the cpuset), -EPERM and -ENOSYS (containers), -ENOMEM (VMAs). Memory
 // then comes from anywhere: the caller goes on, and says so once.
 [[nodiscard]] int bind(const System& system, PageRange range, NodeId node);
-// The same, and pages that are there already are moved to the node (each if it can be).
+// The same, and pages that are there already and lie elsewhere are moved to the node (each if it can be). To move has the kernel gather
+// pages from all CPUs of the machine (lru_add_drain_all() in its mm/swap.c), so where few are there, they are looked at first.
 [[nodiscard]] int bind_and_move(const System& system, PageRange range, NodeId node);
 
 // Makes the range readable and writable; it is zero, and backed by nothing yet. Unlocks it first: mlockall(MCL_CURRENT)

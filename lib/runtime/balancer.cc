@@ -75,7 +75,7 @@ void Balancer::start() {
   start_wanted_.store(false, std::memory_order_relaxed);
   uint32_t expected = kNone;
   if (!state_.compare_exchange_strong(expected, kStarting, std::memory_order_acquire)) return;
-  note_process();  // the child of a process of one thread has not been told of its fork
+  note_process();  // the child of a raw system call has not been told of its fork
   int result = system_->start_thread(&thread_, thread_main, this);
   if (result == -EAGAIN && !said_unstartable_) {
     // The kernel makes no thread while another one is in exec(): soon this process is another program, or that thread has failed.

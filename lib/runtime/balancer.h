@@ -100,6 +100,11 @@ class Balancer {
   // Context: in the main thread.
   void main_thread_ends();
 
+  // Whether the calling process only shares the memory of the one that the thread is of: a child of vfork.
+  [[nodiscard]] bool is_of_another_process() const;
+  // The calling process has the thread, from now on.
+  void note_process() { process_.store(getpid(), std::memory_order_relaxed); }
+
   // The main thread is about to end by the system call, past libc, which will not call exit() then: nor is it called here, and the thread
   // just ends when it is the only one left. Returns whether it is that already but for the caller, who then ends the process itself: else
   // it would end with the thread's status, not the main thread's. Context: in the main thread; in a child that shares the process's memory it
@@ -134,7 +139,6 @@ class Balancer {
   void serve_no_more() PERCPU_EXCLUDES(rounds_lock_);
   static void* outlive(void* self);
   void note_main_thread(MainThread how);
-  void note_process() { process_.store(getpid(), std::memory_order_relaxed); }
   uint32_t look_after_front_caches() PERCPU_EXCLUDES(rounds_lock_);
   bool do_job();
   bool any_grace_waiting() PERCPU_EXCLUDES(rounds_lock_);

@@ -21,9 +21,13 @@ constexpr int kStopTries = 10;
 
 void Balancer::main_thread_ends() { note_main_thread(MainThread::kEnds); }
 
-bool Balancer::main_thread_leaves() {
+bool Balancer::is_of_another_process() const {
   const pid_t process = process_.load(std::memory_order_relaxed);
-  if (process != 0 && process != getpid()) return false;
+  return process != 0 && process != getpid();
+}
+
+bool Balancer::main_thread_leaves() {
+  if (is_of_another_process()) return false;
   if (running() && threads().count == 2) return true;
   note_main_thread(MainThread::kLeaves);
   return false;

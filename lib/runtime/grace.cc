@@ -28,17 +28,6 @@ __thread const Grace* left_inside_of __attribute__((tls_model("initial-exec"))) 
 // Between two looks at an empty gate a grace period may begin; every time is not likely.
 constexpr int kOuterTries = 100;
 
-// What urcu_bp_before_fork() leaves behind, besides its locks: all signals are blocked.
-bool all_signals_blocked() {
-  sigset_t blocked;
-  if (pthread_sigmask(SIG_SETMASK, nullptr, &blocked) != 0) return false;
-  for (int number = 1; number <= SIGRTMAX; number++) {
-    const bool blockable = number != SIGKILL && number != SIGSTOP && (number < 32 || number >= SIGRTMIN);
-    if (blockable && sigismember(&blocked, number) == 0) return false;
-  }
-  return true;
-}
-
 }  // namespace
 
 // Asks liburcu only about a thread that it knows: it would make another one known first, under its lock.
@@ -53,8 +42,8 @@ bool Grace::wait() {
   return true;
 }
 
-bool Grace::waiters_left() {
-  if (all_signals_blocked()) {
+bool Grace::waiters_left(bool bracketed) {
+  if (bracketed) {
     (void)waiters_.wait_empty(kBracketedPatienceMs);
     return true;
   }
@@ -77,15 +66,15 @@ bool Grace::shut_with(const OuterLock& outer) {
   return false;
 }
 
-void Grace::fork_prepare(const OuterLock* outer) {
+void Grace::fork_prepare(const OuterLock* outer, bool signals_blocked) {
   bool waited_in_vain = false;
   if (outer != nullptr) {
-    const bool may_wait = !inside_section() && !all_signals_blocked();
+    const bool may_wait = !inside_section() && !signals_blocked;
     if (may_wait && shut_with(*outer)) return;
     waited_in_vain = may_wait;
     outer->lock();
   }
-  if (waiters_.shut() && (waited_in_vain || !waiters_left())) left_inside_of = this;
+  if (waiters_.shut() && (waited_in_vain || !waiters_left(signals_blocked))) left_inside_of = this;
 }
 
 void Grace::fork_parent() {

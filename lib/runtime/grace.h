@@ -24,6 +24,7 @@
 #include <atomic>
 
 #include "os/gate.h"
+#include "os/signals.h"
 
 namespace percpu {
 
@@ -52,12 +53,13 @@ class Grace {
   // does not wait for a grace period in progress, which waits for that section: the child then counts its liburcu as lost.
   // Nor does one for long where the program called urcu_bp_before_fork() first, which holds up everybody in liburcu.
   // Takes `outer`, if it is not null, in the end; waits for a grace period without it, and nobody who holds it waits for the fork.
-  void fork_prepare(const OuterLock* outer = nullptr);
+  // signals_blocked: what urcu_bp_before_fork() leaves behind, besides its locks.
+  void fork_prepare(const OuterLock* outer = nullptr, bool signals_blocked = all_are_blocked(blocked_signals()));
   void fork_parent();
   void fork_child();
 
  private:
-  bool waiters_left();
+  bool waiters_left(bool bracketed);
   bool shut_with(const OuterLock& outer);
 
   Gate waiters_;

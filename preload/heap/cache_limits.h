@@ -12,7 +12,7 @@
 
 namespace percpu::heap {
 
-// All CPUs' budgets together, and the bounds of one: a machine with 2 CPUs gets 4 MiB a CPU, one with 256 gets 256 KiB.
+// All CPUs' budgets together, and the bounds of one: who may run on 2 CPUs gets 4 MiB a CPU, on 256 he gets 256 KiB.
 // (All stacks of a CPU at their largest hold 8.4 MiB, those of blocks to 8 KiB 3.7: with 4, few programs have to empty any.)
 inline constexpr size_t kAllBudgets = size_t{64} << 20;
 inline constexpr size_t kLeastBudget = 256 * 1024;
@@ -23,6 +23,14 @@ constexpr size_t budget_of_cpu(size_t chosen_bytes, uint32_t nr_cpus) {
   if (chosen_bytes != 0) return chosen_bytes;
   const size_t share = kAllBudgets / nr_cpus;
   return share < kLeastBudget ? kLeastBudget : share > kMostBudget ? kMostBudget : share;
+}
+
+// Of another node's lane a CPU keeps a batch at most, and no more than this part of its budget, but one block: blocks of several sizes
+// from seven nodes are not to take the room of those that its own malloc takes.
+inline constexpr size_t kForeignPart = 64;
+constexpr uint32_t longest_foreign_stack(const ClassInfo& info, size_t budget_bytes) {
+  const size_t share = budget_bytes / kForeignPart / info.size_bytes;
+  return share < 1 ? 1 : share < info.batch ? static_cast<uint32_t>(share) : info.batch;
 }
 
 // With more CPUs than this the stacks are shorter, since each takes its memory on each CPU; but none is made shorter than this.

@@ -41,7 +41,7 @@ bool CentralList::add_span() {
   if (number == 0) return false;
   Span& span = window_->span(number);
   span.state = SpanState::kSmall;
-  span.size_class = static_cast<uint8_t>(size_class_);
+  span.size_class = size_class_;
   span.nr_free = info.span_blocks;
   span.hint = 0;
   for (uint32_t word = 0; word < kMaxSpanBlocks / 64; ++word) {
@@ -102,7 +102,7 @@ uint32_t CentralList::take_from_span(uint64_t* blocks, uint32_t want, bool lines
 uint32_t CentralList::take(uint64_t* blocks, uint32_t want, bool new_span) {
   HeapGuard guard(lock_);
   uint32_t got = on_shelf_ < want ? on_shelf_ : want;
-  on_shelf_ -= got;
+  on_shelf_ = static_cast<uint16_t>(on_shelf_ - got);
   if (on_shelf_ < least_on_shelf_) least_on_shelf_ = on_shelf_;
   memcpy(blocks, &shelf_[on_shelf_], got * sizeof *blocks);
   if (got > 0) return got;
@@ -150,16 +150,16 @@ void CentralList::give(const uint64_t* blocks, uint32_t count) {
   const uint32_t room = on_shelf_ < shelf_limit() ? shelf_limit() - on_shelf_ : 0;
   const uint32_t shelved = count < room ? count : room;
   memcpy(&shelf_[on_shelf_], blocks, shelved * sizeof *blocks);
-  on_shelf_ += shelved;
+  on_shelf_ = static_cast<uint16_t>(on_shelf_ + shelved);
   for (uint32_t i = shelved; i < count; ++i) give_to_span(blocks[i]);
 }
 
 bool CentralList::age(bool now) {
   HeapGuard guard(lock_);
-  uint32_t idle = now ? on_shelf_ : least_on_shelf_;
+  const uint32_t idle = now ? on_shelf_ : least_on_shelf_;
   // The oldest lie at the bottom.
   for (uint32_t i = 0; i < idle; ++i) give_to_span(shelf_[i]);
-  on_shelf_ -= idle;
+  on_shelf_ = static_cast<uint16_t>(on_shelf_ - idle);
   memmove(&shelf_[0], &shelf_[idle], on_shelf_ * sizeof shelf_[0]);
   least_on_shelf_ = on_shelf_;
   return on_shelf_ != 0;

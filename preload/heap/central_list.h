@@ -13,7 +13,8 @@
 
 namespace percpu::heap {
 
-class CentralList {
+// Each on lines of its own: the lists of one node are taken by all of its CPUs.
+class alignas(kLineBytes) CentralList {
  public:
   constexpr CentralList() = default;
 
@@ -25,9 +26,9 @@ class CentralList {
   void init(Window& window, PageHeap& pages, uint32_t lane, uint64_t* shelf) PERCPU_NO_THREAD_SAFETY_ANALYSIS {
     window_ = &window;
     pages_ = &pages;
-    lane_ = lane;
     shelf_ = shelf;
-    size_class_ = class_of_lane(lane);
+    lane_ = static_cast<uint16_t>(lane);
+    size_class_ = static_cast<uint8_t>(class_of_lane(lane));
   }
 
   // Takes up to `want` blocks. Returns how many; 0 where there is no memory, or without new_span, where no block is free.
@@ -76,17 +77,18 @@ class CentralList {
 
   Window* window_ = nullptr;
   PageHeap* pages_ = nullptr;
-  uint32_t lane_ = 0;
-  uint32_t size_class_ = 0;
   HeapLock lock_;
+  uint64_t* shelf_ PERCPU_PT_GUARDED_BY(lock_) = nullptr;
+  uint64_t free_in_spans_ PERCPU_GUARDED_BY(lock_) = 0;
   uint32_t spans_ PERCPU_GUARDED_BY(lock_) = 0;
   uint32_t nr_spans_ PERCPU_GUARDED_BY(lock_) = 0;
-  uint32_t on_shelf_ PERCPU_GUARDED_BY(lock_) = 0;
-  uint32_t least_on_shelf_ PERCPU_GUARDED_BY(lock_) = 0;
+  uint16_t on_shelf_ PERCPU_GUARDED_BY(lock_) = 0;
+  uint16_t least_on_shelf_ PERCPU_GUARDED_BY(lock_) = 0;
+  uint16_t lane_ = 0;
+  uint8_t size_class_ = 0;
   bool little_ PERCPU_GUARDED_BY(lock_) = false;
-  uint64_t free_in_spans_ PERCPU_GUARDED_BY(lock_) = 0;
-  uint64_t* shelf_ PERCPU_PT_GUARDED_BY(lock_) = nullptr;
 };
+static_assert(sizeof(CentralList) == kLineBytes && CentralList::kShelf <= UINT16_MAX && kMaxLanes <= UINT16_MAX);
 
 }  // namespace percpu::heap
 

@@ -5,6 +5,8 @@
 #include <sys/mman.h>
 #include <sys/syscall.h>
 
+#include <algorithm>
+
 #include "base/bits.h"
 #include "base/check.h"
 #include "base/raw_syscall.h"
@@ -121,7 +123,9 @@ int CpuCache::open(const Window& window, size_t budget_bytes, bool unchecked) {
   nr_cpus_ = nr_cpus;
   area_bytes_ = area;
   system_ = &system;
-  chosen_bytes_ = budget_bytes_ = budget_of_cpu(budget_bytes, nr_cpus);
+  const uint32_t nr_allowed = percpu_allowed_cpus_();
+  nr_sharing_ = nr_allowed != 0 ? nr_allowed : nr_cpus;
+  chosen_bytes_ = budget_bytes_ = budget_of_cpu(budget_bytes, nr_sharing_);
   fill_table(reinterpret_cast<CacheTable*>(table.start));
   cache_places = {window.base(), table_};
   window_bytes_ = window.size_bytes();
@@ -199,8 +203,8 @@ void CpuCache::empty(uint32_t cpu, uint32_t lane, BlockSink sink, void* context)
 
 uint32_t CpuCache::cap_of(const Cpu& cpu, uint32_t lane) const {
   const uint32_t cap = limit_cap_[class_of_lane(lane)];
-  const uint32_t batch = kClasses.info[class_of_lane(lane)].batch;
-  return node_of_lane(lane) == cpu.home || batch > cap ? cap : batch;
+  if (node_of_lane(lane) == cpu.home) return cap;
+  return std::min(cap, longest_foreign_stack(kClasses.info[class_of_lane(lane)], budget_bytes()));
 }
 
 // Twice as many blocks as the lane may hold now, as far as it may grow: to its cap, and to the CPU's whole budget.
@@ -348,7 +352,8 @@ size_t CpuCache::backed_bytes(uint32_t cpu) const {
 // on neither. So all CPUs are closed and fenced first.
 
 void CpuCache::fork_prepare() {
-  if (!is_open()) return;
+  closed_for_fork_ = is_open();  // they may open while the process forks
+  if (!closed_for_fork_) return;
   for (uint32_t number = 0; number < nr_cpus_; ++number) {
     cpus_[number].lock.lock();
     close(number);
@@ -359,7 +364,7 @@ void CpuCache::fork_prepare() {
 }
 
 void CpuCache::fork_parent() {
-  if (!is_open()) return;
+  if (!closed_for_fork_) return;
   for (uint32_t number = nr_cpus_; number-- > 0;) {
     reopen(number);
     cpus_[number].lock.unlock();
@@ -367,7 +372,7 @@ void CpuCache::fork_parent() {
 }
 
 void CpuCache::fork_child() {
-  if (!is_open()) return;
+  if (!closed_for_fork_) return;
   for (uint32_t number = nr_cpus_; number-- > 0;) {
     reopen(number);
     cpus_[number].lock.reset_after_fork_in_child();

@@ -9,7 +9,7 @@
 // So blocks of other nodes wait on stacks of their own, and go back by batches: nobody pops them.
 //
 // How much a lane may hold follows demand: its limit is 0 until its stack is first found empty or full, then first_limit(), and
-// doubles each time, up to longest_stack() (a batch, on other nodes' stacks; cache_limits.h). The bytes of all limits
+// doubles each time, up to longest_stack() (longest_foreign_stack() for other nodes' blocks; cache_limits.h). The bytes of all limits
 // of a CPU stay below its budget: where that is used up, the lane with the largest limit of those that asked for nothing lately
 // is emptied and begins again.
 //
@@ -84,12 +84,16 @@ class CpuCache {
   };
   const Work& work() const { return work_; }
 
+  // Whether any block ever lay there: its copy's heads are set. Context: without the CPU's lock, too.
+  bool is_used(uint32_t cpu) const { return is_open() && __atomic_load_n(&cpus_[cpu].in_use, __ATOMIC_ACQUIRE); }
   // How many blocks lie on a CPU's stack: a snapshot.
   uint32_t count(uint32_t cpu, uint32_t lane) const {
     if (!is_used(cpu)) return 0;
     return static_cast<uint32_t>(__atomic_load_n(&head_of(cpu, lane)->top, __ATOMIC_RELAXED) - slots_of(cpu, lane));
   }
   uint32_t nr_cpus() const { return is_open() ? nr_cpus_ : 0; }
+  // How many of them share what all caches may hold: those that the process might run on when it began.
+  uint32_t nr_sharing() const { return is_open() ? nr_sharing_ : 0; }
   uint32_t nr_lanes() const { return nr_lanes_; }
   size_t budget_bytes() const { return load_relaxed(&budget_bytes_); }
   // Lets each CPU's caches hold so much from now on, but never more than was chosen when they were made. (What they hold
@@ -135,8 +139,6 @@ class CpuCache {
   uint64_t* slots_of(uint32_t cpu, uint32_t lane) const {
     return reinterpret_cast<uint64_t*>(copy_of(cpu) + slots_[class_of_lane(lane)] + node_of_lane(lane) * group_bytes_);
   }
-  // Whether its copy's heads are set. Context: without the CPU's lock, too.
-  bool is_used(uint32_t cpu) const { return is_open() && __atomic_load_n(&cpus_[cpu].in_use, __ATOMIC_ACQUIRE); }
   bool exists(uint32_t cpu) const { return view_.offset[cpu] != 0; }
   void set_limit(uint32_t cpu, uint32_t lane, uint32_t limit);
   void begin_use(uint32_t cpu);
@@ -156,6 +158,7 @@ class CpuCache {
   uintptr_t base_ = 0;  // the area's handle; 0: no caches. Published last
   bool unchecked_ = false;
   bool told_of_fork_ = false;
+  bool closed_for_fork_ = false;  // by the fork in progress, which opens them again
   const System* system_ = nullptr;
   size_t kept_bytes_ = 0;  // of a copy: the pages with all heads, which stay backed when its stacks have been emptied
   uintptr_t window_bytes_ = 0;
@@ -163,6 +166,7 @@ class CpuCache {
   percpu_view view_{};
   uint32_t limit_cap_[kNrClasses] = {};
   uint32_t nr_cpus_ = 0;
+  uint32_t nr_sharing_ = 0;
   uint32_t nr_lanes_ = 0;
   uint32_t slots_[kNrClasses] = {};  // where node 0's slots begin in a copy
   uint32_t group_bytes_ = 0;         // of one node's slots

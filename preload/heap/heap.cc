@@ -53,7 +53,7 @@ int Heap::prepare_now() {
   if (nr_nodes < 1) nr_nodes = 1;
   if (nr_nodes > kMaxHeapNodes) nr_nodes = kMaxHeapNodes;
   if (const int result = window_.reserve_all(system, nr_nodes); result != 0) return result;
-  for (uint32_t node = 0; node < nr_nodes; ++node) {
+  for (uint32_t node = 0; node < window_.nr_nodes(); ++node) {
     pages_[node].init(window_, node);
     for (uint32_t i = 0; i < kNrClasses; ++i) lists_[node][i].init(window_, pages_[node], lane_of(node, i), shelves[node][i]);
   }
@@ -82,19 +82,24 @@ void Heap::start() {
 }
 
 // Which node's page heap serves which CPU: the node that libpercpu took the CPU's own copy from, so a node without memory is
-// served by the nearest that has some.
+// served by the nearest that has some. The nodes have the page heaps in order, but that the first page heap is that of the node we run on:
+// what was allocated so far came from it, and lies there.
 void Heap::place_nodes(const CpuMask& nodes) {
-  if (window_.nr_nodes() == 1 || !cache_.is_open() || config_.nodes == NodesMode::kOne) return;
-  for (uint32_t cpu = 0; cpu < cache_.nr_cpus(); ++cpu) {
-    const int node = node_of_cpu(cache_, cpu);
-    uint32_t index = 0;
-    for (CpuId at = nodes.first(); at.valid() && at.value != node; at = nodes.after(at)) index++;
-    cache_.set_home(cpu, index % window_.nr_nodes());
-  }
-  uint32_t index = 0;
-  for (CpuId at = nodes.first(); at.valid() && index < window_.nr_nodes(); at = nodes.after(at), index++) {
-    const bool shared = index + window_.nr_nodes() < nodes.count();  // there are more nodes than page heaps
-    if (!shared) pages_[index].bind_to(NodeId{at.value});
+  const uint32_t nr_heaps = window_.nr_nodes();
+  if (nr_heaps == 1 || !cache_.is_open() || config_.nodes == NodesMode::kOne) return;
+  const auto number_of = [&nodes](int node) {
+    uint32_t number = 0;
+    for (CpuId at = nodes.first(); at.valid() && at.value != node; at = nodes.after(at)) number++;
+    return number;
+  };
+  const uint32_t first = number_of(node_of_cpu(cache_, cache_.asked_cpu())) % nodes.count();
+  const auto place_of = [first](uint32_t number) { return number == first ? 0 : number == 0 ? first : number; };
+  for (uint32_t cpu = 0; cpu < cache_.nr_cpus(); ++cpu) cache_.set_home(cpu, place_of(number_of(node_of_cpu(cache_, cpu))) % nr_heaps);
+  uint32_t number = 0;
+  for (CpuId at = nodes.first(); at.valid(); at = nodes.after(at), number++) {
+    const uint32_t place = place_of(number);
+    const bool shared = place >= nr_heaps || place + nr_heaps < nodes.count();  // there are more nodes than page heaps
+    if (!shared) pages_[place].bind_to(NodeId{at.value});
   }
 }
 
@@ -418,6 +423,7 @@ HeapTotals Heap::totals() {
   sum.used_bytes = sum.open_bytes - sum.dirty_bytes - sum.clean_bytes;
   sum.metadata_bytes = window_.metadata_bytes();
   for (uint32_t cpu = 0; cpu < cache_.nr_cpus(); ++cpu) {
+    if (!cache_.is_used(cpu)) continue;
     sum.metadata_bytes += cache_.backed_bytes(cpu);
     for (uint32_t lane = 0; lane < cache_.nr_lanes(); ++lane)
       sum.cached_bytes += uint64_t{cache_.count(cpu, lane)} * kClasses.info[class_of_lane(lane)].size_bytes;

@@ -71,10 +71,10 @@ void Heap::begin_threads() {
 }
 
 void Heap::decay_if_due() {
-  if (decay_ms_ == 0) {
-    for (uint32_t node = 0; node < window_.nr_nodes(); ++node) {
-      if (pages_[node].purgeable_pages() != 0) (void)pages_[node].purge_all();
-    }
+  // Under the lock that a fork takes: a run that is just going back would be lost to the child.
+  if (decay_ms_ == 0 && purgeable_pages() != 0 && !this_thread_forks() && decay_lock_.try_lock()) {
+    for (uint32_t node = 0; node < window_.nr_nodes(); ++node) (void)pages_[node].purge_all();
+    decay_lock_.unlock();
   }
   wake_ticker();
   // What a tick finds out decides what may stay.

@@ -141,8 +141,8 @@ void Heap::keep_within(MemoryLimit::Room room) {
   const uint64_t step = !limited ? kLookStepPages : left_pages / 4 < kLeastStepPages ? kLeastStepPages : left_pages / 4;
   store_relaxed(&look_at_pages_, backed_pages() + step);
   bound_dirty();
-  if (cache_.nr_cpus() != 0) {
-    const uint64_t budget = limited ? room.left_bytes / 16 / cache_.nr_cpus() : kNoLimit;
+  if (cache_.nr_sharing() != 0) {
+    const uint64_t budget = limited ? room.left_bytes / 16 / cache_.nr_sharing() : kNoLimit;
     cache_.set_budget(budget < kLeastBudgetNearLimit ? kLeastBudgetNearLimit : budget);
   }
   if (near_limit_ != was_near) {

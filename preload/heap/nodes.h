@@ -11,7 +11,8 @@
 
 namespace percpu::heap {
 
-// The nodes with memory, as numbers in a mask. 0, or -errno: then there is one. Context: any, before libc is ready too.
+// The nodes with memory, as numbers in a mask; where these are more than there can be page heaps, those of them that have CPUs, too.
+// 0, or -errno: then there is one. Context: any, before libc is ready too.
 [[nodiscard]] int read_memory_nodes(const System& system, CpuMask* nodes);
 
 // The node that the CPU's copies came from; negative: unknown.

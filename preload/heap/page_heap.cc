@@ -390,7 +390,7 @@ uint64_t PageHeap::begin_anew() {
 PageStats PageHeap::stats() {
   HeapGuard guard(lock_);
   return {frontier_ - begin_ - closed_pages_, dirty_pages_, clean_pages_, closed_pages_, purged_pages_, huge_regions_, purge_looks_,
-          used_runs_};
+          used_runs_, node_};
 }
 
 }  // namespace percpu::heap

@@ -48,6 +48,7 @@ struct PageStats {
   uint64_t huge_regions = 0;
   uint64_t purge_looks = 0;   // at runs, by what gives pages back, so far
   uint64_t used_runs = 0;     // that were handed out, and not taken back
+  NodeId node{};              // that it is bound to, if it is to one
 };
 
 // What may be backed by huge pages.

@@ -27,6 +27,11 @@ static CpuSums sums_of(const CpuCache& cache, uint32_t cpu) {
   return sums;
 }
 
+// The kernel's number of a page heap's node. Of one that is bound to none, which of the heaps it is.
+static unsigned node_number(const PageStats& pages, uint32_t index) {
+  return pages.node.valid() ? static_cast<unsigned>(pages.node.value) : index;
+}
+
 ClassTotals Heap::class_totals(uint32_t size_class, uint32_t node) {
   const ClassInfo& info = kClasses.info[size_class];
   const CentralList::Counts counts = lists_[node][size_class].counts();
@@ -78,7 +83,7 @@ void Heap::print_stats(Pieces& text) {
               ul(cache_.work().taken_blocks));
   for (uint32_t node = 0; node < window_.nr_nodes(); ++node) {
     const PageStats pages = pages_[node].stats();
-    text.format("  node %u: %lu KiB open, %lu backed and free, %lu not backed\n", node, kib(pages.open_pages << kPageShift),
+    text.format("  node %u: %lu KiB open, %lu backed and free, %lu not backed\n", node_number(pages, node), kib(pages.open_pages << kPageShift),
                 kib(pages.dirty_pages << kPageShift), kib(pages.clean_pages << kPageShift));
   }
   for (uint32_t cpu = 0; cpu < cache_.nr_cpus(); ++cpu) {
@@ -109,7 +114,7 @@ void Heap::print_json(Pieces& text) {
   text.format(",\"nodes\":[");
   for (uint32_t node = 0; node < window_.nr_nodes(); ++node) {
     const PageStats pages = pages_[node].stats();
-    text.format("%s{\"node\":%u,\"open_bytes\":%lu,\"dirty_bytes\":%lu,\"clean_bytes\":%lu}", node == 0 ? "" : ",", node,
+    text.format("%s{\"node\":%u,\"open_bytes\":%lu,\"dirty_bytes\":%lu,\"clean_bytes\":%lu}", node == 0 ? "" : ",", node_number(pages, node),
                 ul(pages.open_pages << kPageShift), ul(pages.dirty_pages << kPageShift), ul(pages.clean_pages << kPageShift));
   }
   text.format("],\"cpus\":[");
@@ -127,8 +132,8 @@ void Heap::print_json(Pieces& text) {
       const ClassTotals here = class_totals(i, node);
       if (here.spans == 0) continue;
       text.format("%s{\"size_bytes\":%u,\"node\":%u,\"spans\":%lu,\"span_bytes\":%lu,\"blocks\":%lu,\"free_blocks\":%lu,"
-                  "\"cached_blocks\":%lu}", first ? "" : ",", kClasses.info[i].size_bytes, node, ul(here.spans), ul(here.span_bytes),
-                  ul(here.blocks), ul(here.free_blocks), ul(here.cached_blocks));
+                  "\"cached_blocks\":%lu}", first ? "" : ",", kClasses.info[i].size_bytes,
+                  node_number(pages_[node].stats(), node), ul(here.spans), ul(here.span_bytes), ul(here.blocks), ul(here.free_blocks), ul(here.cached_blocks));
       first = false;
     }
   }

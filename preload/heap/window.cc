@@ -94,10 +94,11 @@ void Window::unreserve_tables(const System& system, const Tables& tables) const 
 int Window::reserve_all(const System& system, uint32_t nr_nodes) {
   learn_system_pages();
   system_ = &system;
-  nr_nodes_ = nr_nodes;
-  const size_t unit = kHugeBytes * nr_nodes;
   const size_t limited = limited_bytes(system);
   by_pieces_ = limited != SIZE_MAX;
+  // Parts of what is limited would be the largest block that there can be.
+  nr_nodes_ = by_pieces_ ? 1 : nr_nodes;
+  const size_t unit = kHugeBytes * nr_nodes_;
   size_t size = std::min(limited, kLargestWindow) / unit * unit;
   Tables tables;
   while (size >= kSmallestWindow && !reserve_tables(system, size, &tables)) size = size / 2 / unit * unit;
@@ -114,7 +115,7 @@ int Window::reserve_all(const System& system, uint32_t nr_nodes) {
   page_spans_ = reinterpret_cast<uint32_t*>(page_spans.start);
   spans_ = reinterpret_cast<Span*>(spans.start);
   huge_ = reinterpret_cast<uint8_t*>(huge.start);
-  node_pages_ = (size >> kPageShift) / nr_nodes;
+  node_pages_ = (size >> kPageShift) / nr_nodes_;
   size_bytes_ = size;
   return 0;
 }

@@ -65,7 +65,8 @@ class Window {
  public:
   constexpr Window() = default;
 
-  // Reserves the window and its tables. Requires: called once, before anything else. 0 or -ENOMEM.
+  // Reserves the window and its tables, for at most so many nodes: for one where address space is limited.
+  // Requires: called once, before anything else. 0 or -ENOMEM.
   [[nodiscard]] int reserve_all(const System& system, uint32_t nr_nodes);
 
   // Before the page map, in one reservation with it: room for the table of the fast paths (cache_table.h), so that one pointer

@@ -57,6 +57,25 @@ void add_nodes(const CpuMask& allowed, const CpuPlace* places, SlotOrder* order)
     order->ids[order->count++] = static_cast<uint16_t>(node.index());
 }
 
+// A CPU's turn, made of its number among those beside it in the order that are of one group with it.
+template <class Same, class Turn>
+void give_turns(CpuPlace* places, const SlotOrder& order, Same same, Turn turn) {
+  uint16_t number = 0;
+  for (size_t i = 0; i < order.count; ++i) {
+    CpuPlace& place = places[order.ids[i]];
+    number = i == 0 || !same(places[order.ids[i - 1]], place) ? uint16_t{0} : static_cast<uint16_t>(number + 1);
+    place.turn = turn(number);
+  }
+}
+
+// The bits of the number in the other direction: of such turns, any that follow one another are spread over all numbers (van der Corput's
+// sequence).
+uint16_t far_apart(uint16_t number) {
+  uint16_t turn = 0;
+  for (int bit = 0; bit < 16; ++bit) turn = static_cast<uint16_t>(turn | (number >> bit & 1) << (15 - bit));
+  return turn;
+}
+
 bool equal(const char* string, const char* chars, size_t len) {
   return strlen(string) == len && memcmp(string, chars, len) == 0;
 }
@@ -93,16 +112,16 @@ void order_slots(PinPolicy policy, const CpuMask& allowed, CpuPlace* places, con
     if (place.rank == 0) order->nr_cores++;
     order->ids[order->count++] = static_cast<uint16_t>(cpu.index());
   }
-  if (policy == PinPolicy::kAuto)
-    return sort_by<&CpuPlace::rank, &CpuPlace::node, &CpuPlace::package>(places, order);
+  if (policy == PinPolicy::kAuto) {
+    sort_by<&CpuPlace::rank, &CpuPlace::node, &CpuPlace::package>(places, order);
+    give_turns(places, *order, [](const CpuPlace& one, const CpuPlace& other) { return one.rank == other.rank && one.node == other.node; },
+               far_apart);
+    return sort_by<&CpuPlace::rank, &CpuPlace::turn, &CpuPlace::node>(places, order);
+  }
   sort_by<&CpuPlace::node, &CpuPlace::rank, &CpuPlace::package>(places, order);
   if (policy == PinPolicy::kCompact) return;
-  // Scatter: a CPU's turn is its place within its node.
-  for (size_t i = 0; i < order->count; ++i) {
-    CpuPlace& place = places[order->ids[i]];
-    const bool first = i == 0 || places[order->ids[i - 1]].node != place.node;
-    place.turn = first ? uint16_t{0} : static_cast<uint16_t>(places[order->ids[i - 1]].turn + 1);
-  }
+  give_turns(places, *order, [](const CpuPlace& one, const CpuPlace& other) { return one.node == other.node; },
+             [](uint16_t number) { return number; });
   sort_by<&CpuPlace::turn, &CpuPlace::node>(places, order);
 }
 

@@ -6,7 +6,8 @@
 // A *slot* is one place for a thread: a CPU, or with PinPolicy::kNode a node. Slots stand in the order in which they are
 // given out:
 //
-//   auto     all physical cores by node, package and number, then their first siblings, then their second ones, ...
+//   auto     all physical cores, then their first siblings, then their second ones, ...; of each node in turn, and within a node
+//            such as are far apart: CPUs whose numbers are neighbours share a cache as a rule
 //   compact  node by node; within a node its cores, then their siblings
 //   scatter  a CPU of each node in turn; each node's cores come before its siblings
 //   node     the nodes, by number

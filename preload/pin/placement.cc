@@ -35,13 +35,6 @@ pid_t this_process() { return static_cast<pid_t>(raw_syscall(SYS_getpid)); }
 
 }  // namespace
 
-// libc's own function would leave two signals unblocked.
-uint64_t PlacementGuard::set_signals(uint64_t blocked) {
-  uint64_t before = 0;
-  (void)raw_syscall(SYS_rt_sigprocmask, SIG_SETMASK, reinterpret_cast<long>(&blocked), reinterpret_cast<long>(&before), sizeof before);
-  return before;
-}
-
 // Whether a call is about the thread that makes it, by whichever of its numbers.
 bool Placement::is_self(pid_t tid, pthread_t thread) {
   return tid == kByThread ? pthread_equal(thread, pthread_self()) != 0 : tid == 0 || tid == this_tid();

@@ -23,6 +23,7 @@
 #include "base/cpu_mask.h"
 #include "core/config.h"
 #include "os/mutex.h"
+#include "os/signals.h"
 #include "preload/pin/order.h"
 #include "preload/pin/records.h"
 
@@ -51,20 +52,17 @@ struct Claim {
 // Holds the lock with all signals blocked.
 class PERCPU_SCOPED_CAPABILITY PlacementGuard {
  public:
-  explicit PlacementGuard(SleepMutex& mutex) PERCPU_ACQUIRE(mutex) : mutex_(mutex), signals_(set_signals(~uint64_t{0})) {
+  explicit PlacementGuard(SleepMutex& mutex) PERCPU_ACQUIRE(mutex) : mutex_(mutex), signals_(set_blocked_signals(kAllSignals)) {
     mutex_.lock();
   }
   ~PlacementGuard() PERCPU_RELEASE() {
     mutex_.unlock();
-    set_signals(signals_);
+    (void)set_blocked_signals(signals_);
   }
   PlacementGuard(const PlacementGuard&) = delete;
   PlacementGuard& operator=(const PlacementGuard&) = delete;
 
  private:
-  // Returns what was blocked before.
-  static uint64_t set_signals(uint64_t blocked);
-
   SleepMutex& mutex_;
   uint64_t signals_;
 };

@@ -43,6 +43,21 @@ int mallctl(const char*, void*, size_t*, void*, size_t) __attribute__((weak));
 void sdallocx(void*, size_t, int) __attribute__((weak));
 }
 
+namespace {
+
+// A figure of mallctl's as it is now: they are those of the last epoch.
+size_t told(const char* name) {
+  REQUIRE(mallctl != nullptr);
+  uint64_t epoch = 1;
+  REQUIRE(mallctl("epoch", nullptr, nullptr, &epoch, sizeof epoch) == 0);
+  size_t value = 0;
+  size_t bytes = sizeof value;
+  REQUIRE(mallctl(name, &value, &bytes, nullptr, 0) == 0);
+  return value;
+}
+
+}  // namespace
+
 TEST_CASE("the heap is ours") {
   struct mallinfo2 before = mallinfo2();
   void* block = malloc(opaque(size_t{3000000}));
@@ -420,13 +435,7 @@ TEST_CASE("malloc_trim gives free memory back to the system now") {
 }
 
 TEST_CASE("the caches' stacks count as resident while they hold something, and not when they were emptied") {
-  REQUIRE(mallctl != nullptr);
-  const auto metadata = [] {
-    size_t value = 0;
-    size_t bytes = sizeof value;
-    REQUIRE(mallctl("stats.metadata", &value, &bytes, nullptr, 0) == 0);
-    return value;
-  };
+  const auto metadata = [] { return told("stats.metadata"); };
   for (const bool records_are_there : {false, true}) {
     std::vector<void*> blocks;
     for (size_t size = 16; size <= 4096; size += 16) {
@@ -499,13 +508,6 @@ size_t cached_with_threads(int count) {
 }  // namespace
 
 TEST_CASE("a block that is large beside a large heap is granted, and takes no more than it needs") {
-  REQUIRE(mallctl != nullptr);
-  const auto told = [](const char* name) {
-    size_t value = 0;
-    size_t bytes = sizeof value;
-    REQUIRE(mallctl(name, &value, &bytes, nullptr, 0) == 0);
-    return value;
-  };
   constexpr size_t kMega = size_t{1} << 20;
   std::vector<void*> held;
   held.reserve(20);

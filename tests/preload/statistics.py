@@ -31,6 +31,11 @@ assert b"percpu" in ask(b"version", ctypes.c_char_p)[1]
 assert ask(b"thread.allocatedp", ctypes.c_void_p)[0] == 2
 assert ctypes.string_at(block, 10000000) == bytes(10000000)
 here.dallocx(ctypes.c_void_p(block), 0)
+# The figures are those of the last epoch.
+assert ask(b"stats.allocated", ctypes.c_size_t) == allocated
+epoch = ctypes.c_uint64(1)
+assert here.mallctl(b"epoch", None, None, ctypes.byref(epoch), ctypes.c_size_t(8)) == 0
+assert ask(b"stats.allocated", ctypes.c_size_t)[1] < allocated[1] - 9000000
 assert here.mallctl(b"arena.0.purge", None, None, None, ctypes.c_size_t(0)) == 0
 assert ask(b"arena.0.purge", ctypes.c_size_t)[0] == 1
 # All arenas, by how many there are: redis-server's MEMORY PURGE and FLUSHALL.

@@ -41,5 +41,18 @@ TEST_CASE("a stack holds at most 64 KiB, or 16 blocks, and at most 1,024; a quar
   }
 }
 
+TEST_CASE("blocks of seven other nodes in several sizes leave a CPU's own most of its budget") {
+  for (const ClassInfo& info : kClasses.info) {
+    CAPTURE(info.size_bytes);
+    CHECK(longest_foreign_stack(info, 4 * kMiB) == (info.size_bytes * info.batch <= 64 * 1024 ? info.batch : 64 * 1024 / info.size_bytes));
+    const uint32_t short_one = longest_foreign_stack(info, kMiB / 4);
+    CHECK(short_one >= 1);
+    CHECK(short_one <= info.batch);
+    CHECK((short_one == 1 || short_one * info.size_bytes <= 4096));
+    if (info.size_bytes <= 4096) CHECK(7 * 4 * short_one * info.size_bytes <= kMiB / 4);  // four sizes
+    CHECK(longest_foreign_stack(info, 0) == 1);
+  }
+}
+
 }  // namespace
 }  // namespace percpu::heap

@@ -4,6 +4,7 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -54,9 +55,9 @@ using Ints = std::vector<int>;
 
 TEST_CASE("physical cores are given out before their siblings, whichever way they are numbered") {
   size_t nr_cores = 0;
-  CHECK(server(2, 2).order(PinPolicy::kAuto, {}, &nr_cores) == Ints{0, 1, 2, 3, 4, 5, 6, 7});
+  CHECK(server(2, 2).order(PinPolicy::kAuto, {}, &nr_cores) == Ints{0, 2, 1, 3, 4, 6, 5, 7});
   CHECK(nr_cores == 4);
-  CHECK(neighbours(2, 2).order(PinPolicy::kAuto, {}, &nr_cores) == Ints{0, 2, 4, 6, 1, 3, 5, 7});
+  CHECK(neighbours(2, 2).order(PinPolicy::kAuto, {}, &nr_cores) == Ints{0, 4, 2, 6, 1, 5, 3, 7});
   CHECK(nr_cores == 4);
 }
 
@@ -88,14 +89,33 @@ TEST_CASE("only allowed CPUs are given out, and a sibling whose core's first CPU
   machine.allowed.remove({0});
   machine.allowed.remove({5});
   size_t nr_cores = 0;
-  CHECK(machine.order(PinPolicy::kAuto, {}, &nr_cores) == Ints{1, 2, 4, 6, 3, 7});
+  CHECK(machine.order(PinPolicy::kAuto, {}, &nr_cores) == Ints{1, 4, 2, 6, 3, 7});
   CHECK(nr_cores == 4);
 }
 
-TEST_CASE("packages of one node stay together") {
+TEST_CASE("packages of one node stay together by compact, and are far apart by auto") {
   Machine machine;
   for (int cpu = 0; cpu < 6; ++cpu) machine.add(cpu, cpu, cpu % 2, 0);
-  CHECK(machine.order(PinPolicy::kAuto) == Ints{0, 2, 4, 1, 3, 5});
+  CHECK(machine.order(PinPolicy::kCompact) == Ints{0, 2, 4, 1, 3, 5});
+  CHECK(machine.order(PinPolicy::kAuto) == Ints{0, 3, 4, 2, 5, 1});
+}
+
+TEST_CASE("wherever auto begins, what it gives out next is spread over the nodes, and in each over its cores") {
+  const size_t nr_nodes = 4;
+  const size_t nr_cores = 16;  // of a node; each four share a cache
+  Machine machine = server(static_cast<int>(nr_nodes), static_cast<int>(nr_cores));
+  const Ints order = machine.order(PinPolicy::kAuto);
+  for (size_t begin = 0; begin + 16 <= nr_nodes * nr_cores; begin++) {
+    std::map<int, int> of_node;
+    std::map<int, int> of_cache;
+    for (size_t i = begin; i < begin + 16; i++) {
+      of_node[machine.places[static_cast<size_t>(order[i])].node]++;
+      of_cache[order[i] / 4]++;
+    }
+    CHECK(of_node.size() == nr_nodes);
+    for (const auto& [node, count] : of_node) CHECK(count == 4);
+    CHECK(of_cache.size() == 16);
+  }
 }
 
 TEST_CASE("512 CPUs on 8 nodes with holes: every policy gives each allowed CPU out once") {

@@ -455,6 +455,37 @@ TEST_CASE("the node of a page is told by either means, and asking backs nothing"
   CHECK(node_of(faulty.system(), start + kPage, &node) == -EPERM);
 }
 
+TEST_CASE("pages that are there are moved to the node where one lies elsewhere, where that cannot be told, and where there are many") {
+  const auto nr_binds = [](const PageRange& range) {
+    FaultySystem& faulty = FaultySystem::instance();
+    const int before = faulty.count(Call::kMbind);
+    CHECK(bind_and_move(faulty.system(), range, NodeId{0}) == 0);
+    return faulty.count(Call::kMbind) - before;
+  };
+  NodeId there;
+  Reserved reserved(1024);
+  FaultySystem::reset();
+  CHECK(nr_binds(reserved.all()) == 1);
+  REQUIRE(open_range(sys, reserved.all()) == 0);
+  REQUIRE(populate(sys, reserved.pages(3, 4)) == 0);
+  REQUIRE(populate(sys, reserved.pages(600, 1)) == 0);
+  REQUIRE(node_of(sys, reserved.pages(3, 1).start, &there) == 0);
+  if (there.value != 0) return;  // a machine of several nodes, that runs us elsewhere
+  CHECK(nr_binds(reserved.all()) == 1);
+  FaultySystem::reset().fail_always(Call::kQueryPage, EPERM);  // then policies tell
+  CHECK(nr_binds(reserved.all()) == 1);
+  FaultySystem::reset().fail_nth(Call::kQueryPage, 5, EINVAL);
+  CHECK(nr_binds(reserved.all()) == 2);
+  FaultySystem::reset().fail_nth(Call::kMincore, 2, EAGAIN);
+  CHECK(nr_binds(reserved.all()) == 2);
+  FaultySystem::reset();
+  REQUIRE(populate(sys, reserved.pages(0, 300)) == 0);
+  CHECK(nr_binds(reserved.all()) == 2);
+  CHECK(bind_and_move(FaultySystem::instance().system(), reserved.all(), kNoNode) == 0);
+  FaultySystem::reset().fail_always(Call::kMbind, EPERM);
+  CHECK(bind_and_move(FaultySystem::instance().system(), reserved.all(), NodeId{0}) == -EPERM);
+}
+
 TEST_CASE("memory comes from the node that the range is bound to, on each node that has some") {
   Reserved reserved(64);
   for (int node = 0; node < 64; ++node) {

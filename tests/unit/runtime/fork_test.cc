@@ -233,6 +233,22 @@ TEST_CASE("a child that may not wait for grace periods keeps the memory of a poo
   CHECK_FINE(end);
 }
 
+// It must not: but where it does, that is its parent's memory.
+TEST_CASE("exit() in a child of vfork leaves its parent the balance thread") {
+  const ChildEnd end = run_in_child([] {
+    alarm(kHangSeconds);
+    void* area = percpu_alloc(8, 8);
+    percpu_free_rcu(area);
+    while (balance_thread() == 0) usleep(1000);
+    const pid_t child = vfork();
+    if (child == 0) exit(7);
+    int status = -1;
+    const bool ended = waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 7;
+    return ended && !library.exiting() && balance_thread() != 0 ? 0 : 1;
+  });
+  CHECK_FINE(end);
+}
+
 // Handlers of the program's that are older than ours prepare after ours: the child of a fork that one makes goes on with the outer
 // fork, and is the parent in that. It is a child for us all the same.
 TEST_CASE("the child of a fork that an older handler makes works, also where it goes on with the fork that it is in") {
@@ -243,12 +259,18 @@ TEST_CASE("the child of a fork that an older handler makes works, also where it 
     std::thread other([&] {
       while (!stop) usleep(1000);
     });
-    bool good = depth.prepare() && depth.in_its_process();
+    const uint64_t blocked = blocked_signals();
+    bool good = depth.prepare() && depth.in_its_process() && !depth.all_were_blocked();
     const pid_t child = fork();
-    if (child == 0) _exit(!depth.prepare() && !depth.resume() && depth.resume() && !depth.in_its_process() ? 0 : 1);
+    if (child == 0) {
+      good = !depth.prepare() && !depth.resume() && depth.resume() && !depth.in_its_process();
+      _exit(good ? 0 : 1);
+    }
     int status = -1;
     good = good && waitpid(child, &status, 0) == child && status == 0;
-    good = good && depth.resume() && depth.in_its_process() && !depth.resume();
+    good = good && all_are_blocked(blocked_signals()) && depth.resume() && depth.in_its_process() && all_are_blocked(blocked_signals());
+    depth.done();
+    good = good && blocked_signals() == blocked && !depth.resume();
     stop = true;
     other.join();
     return good ? 0 : 1;
