@@ -39,11 +39,11 @@ int percpu_balance_start_();
 // Whether the address lies in the library's own code: what its threads begin with.
 int percpu_own_code_(const void* address);
 
-// When anybody installs fork handlers. Installs the library's, if they are not there. Returns 1; 0 where it is the
+// Called before anybody installs fork handlers: installs the library's first, if they are not there. Returns 1; 0 where it is the
 // library that is just installing them, or where they cannot be installed.
 int percpu_watch_forks_();
 
-// What the library's fork handlers do, for who has locks of its own that come behind the library's. They may be called
+// What the library's fork handlers do, for a caller whose own locks come after the library's. They may be called
 // beside these handlers, which then do nothing: of prepares and resumes the outermost count. prepare() takes one more lock, by lock(),
 // before the library's, but waits for grace periods without it; it may give it back by unlock() and take it again. The caller gives
 // it back in the end. signals_blocked: whether the program had blocked all signals when the fork began, which tells a program that called
@@ -56,7 +56,8 @@ void percpu_fork_child_();
 // then the caller ends the process. Context: in the thread that began the process, or in the one that a fork left.
 int percpu_main_leaves_();
 
-// Wakes the balance thread. Returns 1; 0 where there is none, any more or yet. Async-signal-safe.
+// Wakes the balance thread if it runs. Returns 0 where the caller has to do its work itself; 1 where the thread runs, is starting, or the
+// process exits and nobody needs it any more. Async-signal-safe.
 int percpu_balance_wake_();
 
 }  // extern "C"

@@ -9,11 +9,11 @@
 #include <cstring>
 #include <pthread.h>
 #include <sys/mman.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "api/pool_attr.h"
 #include "base/check.h"
+#include "base/raw_syscall.h"
 #include "os/cancel.h"
 #include "os/env.h"
 #include "os/file.h"
@@ -66,7 +66,7 @@ const NumaSource kOneNode = {
 }  // namespace
 
 void Library::watch_main_thread() {
-  if (has_main_key && syscall(SYS_gettid) == getpid()) (void)pthread_setspecific(main_key, &main_key);
+  if (has_main_key && is_main_thread()) (void)pthread_setspecific(main_key, &main_key);
 }
 
 // ---- first use -------------------------------------------------------------------------------------------------------

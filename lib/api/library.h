@@ -71,6 +71,8 @@ class Library {
   int attach_thread();
   void* shared_copy(const percpu_view* view, const void* handle);
   int fence(int cpu);
+  int address_info(const void* address, percpu_address* info);
+  int page_node(const void* address);
   // As percpu_memory_node_().
   int memory_node(unsigned cpu);
   // As percpu_thread_registered_().
@@ -88,8 +90,6 @@ class Library {
     return balancer_.serves();
   }
   bool main_thread_leaves() { return balancer_.main_thread_leaves(); }
-  int address_info(const void* address, percpu_address* info);
-  int page_node(const void* address);
 
   Statics& statics() { return statics_; }
   Accounting& accounting() { return accounting_; }

@@ -40,7 +40,7 @@ bool Library::begin_watching_forks() {
 // Released in fork_parent() or fork_child().
 void Library::fork_prepare(const OuterLock* outer, bool signals_blocked) PERCPU_NO_THREAD_SAFETY_ANALYSIS {
   grace_.fork_prepare(outer, signals_blocked);
-  ModuleImages::fork_prepare();  // not before: who waits outside of it may be a reader that is waited for, or have the outer lock
+  ModuleImages::fork_prepare();  // not earlier: a thread that waits outside may be a reader that is waited for, or hold the outer lock
   statics_.lock_for_fork();
   balancer_.fork_prepare();
   for (Pool* pool = balancer_.first_pool(); pool != nullptr; pool = pool->next.load(std::memory_order_relaxed)) {

@@ -107,8 +107,8 @@ inline void clear_range(uint64_t* words, uint32_t begin, uint32_t end) {
   return ones;
 }
 
-// The first bit of the range that differs from all those of `inverted`'s kind: with inverted = 0 the first one, with
-// all ones the first zero. Returns: the bit, or `end`.
+// The first bit of the range that is set in word ^ inverted: with inverted = 0 the first one, with all ones the first zero.
+// Returns: the bit, or `end`.
 [[nodiscard]] inline uint32_t find_next(const uint64_t* words, uint32_t begin, uint32_t end, uint64_t inverted) {
   if (begin >= end) return end;
   uint32_t word = begin / kWordBits;

@@ -5,6 +5,8 @@
 #ifndef PERCPU_BASE_RAW_SYSCALL_H
 #define PERCPU_BASE_RAW_SYSCALL_H
 
+#include <sys/syscall.h>
+
 #if !defined(__x86_64__) && !defined(__aarch64__)
 #include <errno.h>
 #include <unistd.h>
@@ -39,6 +41,9 @@ inline long raw_syscall(long number, long a = 0, long b = 0, long c = 0, long d 
   return result;
 #endif
 }
+
+// Whether the calling thread is its process's first one: a child of fork or vfork always is.
+inline bool is_main_thread() { return raw_syscall(SYS_gettid) == raw_syscall(SYS_getpid); }
 
 }  // namespace percpu
 

@@ -9,7 +9,7 @@
 //   - a block is wholly free if and only if contig_hint is its length.
 //
 // All positions are fragments from the block's start. `words` are the block's words of the alloc bitmap (bit set:
-// taken); a block's length is a multiple of 64, so they are its own. A block takes 14 bytes; its issue allows 28.
+// taken); a block's length is a multiple of 64, so they are its own. A block takes 14 bytes.
 #ifndef PERCPU_CORE_BLOCK_H
 #define PERCPU_CORE_BLOCK_H
 

@@ -95,7 +95,7 @@ PoolCore PoolCore::create(void* zeroed_storage, const PoolShape& shape) {
 
 PoolCore PoolCore::attach(void* storage) {
   PoolState* state = static_cast<PoolState*>(storage);
-  PERCPU_CHECK(state->magic == PoolState::kMagic, "expected a pool's storage, found %#llx at its start",
+  PERCPU_CHECK(state->magic == PoolState::kMagic, "expected a pool's storage, found 0x%llx at its start",
                static_cast<unsigned long long>(state->magic));
   return PoolCore(state);
 }

@@ -8,7 +8,7 @@
 //               the heads: [reserved map] [chunk 0] [chunk 1] ...
 //               (page)  the maps: [reserved map] [chunk 0] [chunk 1] ...
 //
-// Invariants: what constant() names never changes after create(). Chunk ids from ids_end on have heads and maps
+// Invariants: what stands above `End of the constants` never changes after create() after create(). Chunk ids from ids_end on have heads and maps
 // that nobody ever touched. The totals are what check() recomputes.
 //
 // Locking: the map lock, but for the constants; `totals`, `atomic_failed`, `ids_end` and the id bits are written with atomic

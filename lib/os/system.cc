@@ -169,10 +169,9 @@ int do_close(int file) { return static_cast<int>(raw(SYS_close, file)); }
 // objects lie on it too.
 constexpr size_t kStackBytes = 256 * 1024;
 
-// Returns: 0 or a positive error, as the pthread functions do.
 // A thread begins with what its creator has, which may be a real-time thread that polls on a CPU of its own: work in the background would
 // never run there, or be in the way. So it begins as an ordinary thread, and may run where the main thread may if that is on more CPUs.
-// (Who is nice, or idle, wants to be so with all that is done for it.)
+// (A nice or idle creator wants its background work to be nice or idle too.) Returns: 0 or a positive error, as the pthread functions do.
 int leave_creators_place(pthread_attr_t* attributes) {
   int policy = SCHED_OTHER;
   sched_param priority{};

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 #include "runtime/front_cache.h"
 
+#include <algorithm>
+
 namespace percpu {
 
 void FrontCache::open(const percpu_view& view, uintptr_t handle, const uintptr_t* offsets, uint32_t nr_offsets,
@@ -10,13 +12,13 @@ void FrontCache::open(const percpu_view& view, uintptr_t handle, const uintptr_t
   table_ = view.offset;
   offsets_ = offsets;
   nr_offsets_ = nr_offsets;
+  nr_copies_ = nr_copies;
   wide_ = wide;
   const uint32_t nr_kinds = wide ? 2 : 1;
   stacks_[kFreed] = handle + kHeaderBytes;
   stacks_[kReady] = wide ? stacks_[kFreed] + kNrClasses * kStackBytes : stacks_[kFreed];
   for (uint32_t c = 0; c < kNrClasses; c++) {
-    const size_t affordable = kClassBudgetBytes / (size_t{kSizes[c]} * nr_offsets * nr_copies * nr_kinds);
-    limit_[c] = static_cast<uint32_t>(affordable < kLimit ? affordable : kLimit);
+    limit_[c] = limit_for(c, nr_offsets, nr_copies, nr_kinds);
     const auto at = [&](Kind kind) { return static_cast<uint16_t>(stacks_[kind] + c * kStackBytes - handle); };
     freed_at_[kSizes[c] / 4] = at(kFreed);
     ready_at_[kSizes[c] / 4] = at(kReady);
@@ -24,6 +26,11 @@ void FrontCache::open(const percpu_view& view, uintptr_t handle, const uintptr_t
   static_assert(kHeaderBytes + kNrKinds * kNrClasses * kStackBytes <= UINT16_MAX);
   handle_ = handle;
   start();
+}
+
+uint32_t FrontCache::limit_for(uint32_t size_class, uint32_t nr_cpus, uint32_t nr_copies, uint32_t nr_kinds) {
+  const size_t bytes_of_one = size_t{size_of(size_class)} * std::min<size_t>(nr_cpus, kManyCpus) * std::min<size_t>(nr_copies, kManyCpus);
+  return static_cast<uint32_t>(std::min<size_t>(kLimit, kClassBudgetBytes / (bytes_of_one * nr_kinds)));
 }
 
 void FrontCache::stop() {
@@ -34,6 +41,23 @@ void FrontCache::stop() {
 void FrontCache::start() {
   __atomic_store_n(&stopped_, false, __ATOMIC_RELAXED);
   for (uint32_t cpu = 0; cpu < nr_offsets_; cpu++) set_limits(cpu, true);
+}
+
+uint32_t FrontCache::stop_some(uint32_t* cpu, uint64_t most_copies) {
+  uint32_t nr_stopped = 0;
+  uint64_t sum = 0;
+  for (uint32_t looked = 0; looked < nr_offsets_ && sum < most_copies; looked++) {
+    uint64_t freed = 0;
+    for (uint32_t c = 0; c < kNrClasses; c++) freed += percpu_stack_count(stack_of(*cpu, kFreed, c));
+    if (freed != 0) {
+      if (nr_stopped != 0 && sum + freed * nr_copies_ > most_copies) break;
+      set_limits(*cpu, false);
+      nr_stopped++;
+      sum += freed * nr_copies_;
+    }
+    *cpu = (*cpu + 1) % nr_offsets_;
+  }
+  return nr_stopped;
 }
 
 uint32_t FrontCache::stop_idle(uint64_t now_ms, uint64_t idle_ms) {
@@ -67,7 +91,7 @@ FrontCache::CpuLook FrontCache::look_at(uint32_t cpu) const {
   return look;
 }
 
-// Release: what was done to the stacks while they were stopped is seen by who sees the limit. Limits that are as they should be are
+// Release: whoever sees the limit also sees what was done to the stacks while they were stopped. Limits that are as they should be are
 // not written: they lie on a line with what their CPU is changing.
 void FrontCache::set_limits(uint32_t cpu, bool open) {
   const auto set = [](percpu_stack* stack, uint32_t limit) {

@@ -70,6 +70,8 @@ class FrontCache {
     return fragments <= kLargest / 4 ? kClassOf[fragments] : kNrClasses;
   }
   static constexpr uint32_t size_of(uint32_t size_class) { return kSizes[size_class]; }
+  // How many areas of a class wait on each of so many CPUs, in so many copies, on stacks of so many kinds. Pure.
+  static uint32_t limit_for(uint32_t size_class, uint32_t nr_cpus, uint32_t nr_copies, uint32_t nr_kinds);
 
   // Where the library is built without sequences nothing opens, and every area goes to the maps.
   static constexpr bool kServes = PERCPU_HAVE_SEQUENCES != 0;
@@ -134,9 +136,23 @@ class FrontCache {
   // Those of CPUs alone that hold areas of which none came or went for so long, as far as the times that this was called tell.
   // Returns: of how many CPUs.
   uint32_t stop_idle(uint64_t now_ms, uint64_t idle_ms);
+  // Those of CPUs alone, from *cpu on and round, that have freed areas, until they have so many copies of areas; at least one, where any has.
+  // *cpu becomes the next one. Returns: of how many.
+  uint32_t stop_some(uint32_t* cpu, uint64_t most_copies);
   // Whatever is closed opens again.
   void start();
-  // A hint.
+  // Whether this CPU's are closed. Context: only who closes them.
+  bool is_stopped(uint32_t cpu) const { return stack_of(cpu, kFreed, 0)->limit != limit_[0]; }
+  // Whether this CPU's are, or are not there. A hint. Requires: the thread is known.
+  bool stopped_here() const {
+#if PERCPU_HAVE_SEQUENCES
+    const auto* first = reinterpret_cast<const percpu_stack*>(stacks_[kFreed] + table_[percpu_arch_cpu_()]);
+    return __atomic_load_n(&first->limit, __ATOMIC_RELAXED) != limit_[0];
+#else
+    return true;
+#endif
+  }
+  // The same of all. A hint.
   bool stopped() const { return __atomic_load_n(&stopped_, __ATOMIC_RELAXED); }
 
   uint32_t nr_cpus() const { return nr_offsets_; }
@@ -181,8 +197,10 @@ class FrontCache {
   static constexpr uint32_t kStackBytes = 512;
   static_assert(PERCPU_STACK_BYTES(kLimit) == kStackBytes);
   // The memory that the waiting areas of one class may hold, over all copies on all CPUs. An area that waits on one of N
-  // CPUs holds its bytes N times, and each CPU has a stack, so full stacks grow with the square of the number of CPUs.
+  // CPUs holds its bytes N times, and each CPU has a stack, so full stacks grow with the square of the number of CPUs. So does the budget
+  // from kManyCpus on, since machines that have so many have memory for them, and stacks would hold nothing.
   static constexpr size_t kClassBudgetBytes = size_t{16} << 20;
+  static constexpr size_t kManyCpus = 256;
   static constexpr uint16_t kSizes[kNrClasses] = {4, 8, 12, 16, 20, 24, 28, 32, 40, 48, 56, 64, 96, 128, 256};
   struct ClassTable {
     uint8_t of[kLargest / 4 + 1];
@@ -215,6 +233,7 @@ class FrontCache {
   bool wide_ = false;
   bool stopped_ = false;
   uint32_t nr_offsets_ = 0;
+  uint32_t nr_copies_ = 0;
   const uintptr_t* offsets_ = nullptr;
   uint32_t limit_[kNrClasses] = {};  // of each class's stacks; 0: areas too costly to let them wait
   uint32_t cursor_ = 0;              // where find_filled() goes on

@@ -51,8 +51,8 @@ bool Grace::waiters_left(bool bracketed) {
   return waiters_.wait_empty(kForkPatienceMs);
 }
 
-// Shuts the gate and takes the lock, when nobody is inside: who is waits for readers, and these may wait for the lock. Nor is the gate
-// shut while the lock is waited for, since who has it may want to come in. False: that came to nothing, and neither is taken.
+// Shuts the gate and takes the lock once nobody is inside: a thread inside waits for readers, and a reader may wait for the lock. The gate
+// is open while we wait for the lock, whose holder may want to enter. False: that came to nothing, and neither is taken.
 bool Grace::shut_with(const OuterLock& outer) {
   for (int i = 0; i < kOuterTries; i++) {
     const bool left = !waiters_.shut() || waiters_.wait_empty(kForkPatienceMs);

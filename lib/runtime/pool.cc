@@ -73,8 +73,8 @@ void Pool::drain_pending() {
     map_lock_.unlock();
     change_depth(static_cast<uint32_t>(-1));
   }
-  // Who frees the areas here need not be who looks for due work afterwards: it may be the balance thread itself, about to sleep,
-  // or somebody who only asks.
+  // The thread that frees areas here may not be one that looks for due work afterwards: it may be the balance thread itself, about to
+  // sleep, or a mere reader.
   if (balance_mode_ == BalanceMode::kThread && (state_.load(std::memory_order_relaxed) & kBalance) != 0) {
     environment_.balancer->wake();
   }

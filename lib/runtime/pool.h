@@ -124,7 +124,7 @@ class Pool {
 
   // ---- balance --------------------------------------------------------------------------------------------------
 
-  // As percpu_pool_balance(): empties the front caches, makes one round, and does what those could not do who may not block.
+  // As percpu_pool_balance(): empties the front caches, makes one round, and does what callers who may not block had to leave.
   // Context: may block, holds no lock of ours.
   void balance() PERCPU_EXCLUDES(grow_lock_, map_lock_);
   // Gives what lies in the front caches back to the maps.
@@ -329,6 +329,7 @@ class Pool {
   alignas(kCacheLineBytes) uint64_t front_activity_ PERCPU_GUARDED_BY(grow_lock_) = UINT64_MAX;  // at the last look
   uint64_t front_active_ms_ PERCPU_GUARDED_BY(grow_lock_) = 0;  // when that was found to have changed
   uint64_t front_cpus_ms_ PERCPU_GUARDED_BY(grow_lock_) = 0;    // when each CPU was last looked at by itself
+  uint32_t front_cpu_ PERCPU_GUARDED_BY(grow_lock_) = 0;       // whose are made ready next, among those that may run us
   uint64_t front_ready_ms_ PERCPU_GUARDED_BY(grow_lock_) = 0;   // when freed areas were last made ready, if any
   uint64_t shelves_tidied_ms_ PERCPU_GUARDED_BY(grow_lock_) = 0;
   std::atomic<uint32_t> pending_{0};       // list of areas to release: who unlocks map_lock_ empties it

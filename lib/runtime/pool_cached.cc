@@ -20,6 +20,8 @@ __thread bool popped_misaligned __attribute__((tls_model("initial-exec"))) = fal
 constexpr uint32_t kIdleMs = 200;
 // So often what was freed in a wide pool is made ready.
 constexpr uint32_t kWideMs = 10;
+// In a wide pool so many copies of areas are made ready at a time, each some 60 ns where its line is another CPU's.
+constexpr uint64_t kReadyCopies = 32768;
 // The coarse clock may show so much less than has passed in kWideMs.
 constexpr uint32_t kClockStepMs = 4;
 
@@ -122,8 +124,7 @@ bool Pool::make_batch_ready(uint32_t size_class, bool atomic, uintptr_t* area) {
   uintptr_t areas[FrontCache::kLimit];
   uint32_t count = pop_freed(size_class, areas, FrontCache::kLimit);
   const uint32_t most = std::min(front_.limit_of(size_class), FrontCache::kBatch);
-  if (count < most && !atomic && percpu_thread_.offset != nullptr && cached() &&
-      !front_.stopped()) {
+  if (count < most && !atomic && percpu_thread_.offset != nullptr && cached() && !front_.stopped_here()) {
     count += take_spare(size_class, areas + count, most - count);
   }
   if (count == 0) return false;
@@ -180,8 +181,9 @@ uint32_t Pool::take_spare(uint32_t size_class, uintptr_t* areas, uint32_t most) 
 // Puts an area into this CPU's front cache. A stack that is full gives half of it to the shelf first, or back to the maps, at the price
 // of one lock for all.
 bool Pool::cache(uint32_t size_class, Spot spot) {
-  // Who cannot push need not wake the thread that would look after it.
-  if (!front_.is_open() || in_reserved_part(spot) || !front_.attach_thread() || !front_caches_may_hold()) return false;
+  // A thread that cannot push must not wake the balance thread for nothing.
+  if (!front_.is_open() || front_.limit_of(size_class) == 0 || in_reserved_part(spot)) return false;
+  if (!front_.attach_thread() || !front_caches_may_hold()) return false;
   const uintptr_t handle = memory_.handle(spot.chunk, spot.offset);
   bool pushed = front_.push(FrontCache::kFreed, size_class, handle);
   bool flushed = false;
@@ -314,7 +316,7 @@ uint64_t Pool::tidy_shelves(uint64_t now_ms) {
 
 // Takes all out of the front caches that are stopped. Nobody is inside a sequence that began before the fence, and those that begin
 // after it find their stacks stopped.
-// Areas leave their stack and the maps take them back under one lock: to who reads the statistics they are never in between.
+// Areas leave their stack and the maps take them back under one lock, so a reader of the statistics never finds them in neither place.
 // Returns: how many.
 uint64_t Pool::drain_stopped() {
   uint64_t sum = 0;
@@ -379,18 +381,19 @@ uint32_t Pool::look_by_clock(uint64_t now_ms) {
   const uint64_t ready_ms = now_ms - front_ready_ms_;
   if (ready_ms + kClockStepMs < kWideMs) return static_cast<uint32_t>(kWideMs - ready_ms);
   front_ready_ms_ = now_ms;
-  if (sums.nr_freed != 0) {
-    front_.stop();
+  if (sums.nr_freed != 0 && front_.stop_some(&front_cpu_, kReadyCopies) != 0) {
     if (environment_.fence->all(*environment_.system, environment_.topology->possible) == 0) make_ready_stopped();
     front_.start();
   }
   return kWideMs;
 }
 
-// Makes freed areas ready, on all CPUs, as far as there is room for them. Meanwhile their CPUs allocate from the maps; all of
-// it takes less than a millisecond. An area is on one of the two stacks for read_counts(), which reads under the map lock.
+// Makes freed areas ready, on all CPUs that are stopped, as far as there is room for them. Meanwhile these CPUs allocate from the maps; with
+// many CPUs it is some of them at a time, so that it takes some milliseconds at most. An area is on one of the two stacks for
+// read_counts(), which reads under the map lock.
 void Pool::make_ready_stopped() {
   for (uint32_t cpu = 0; cpu < front_.nr_cpus(); cpu++) {
+    if (!front_.is_stopped(cpu)) continue;
     uint32_t counts[FrontCache::kNrClasses];
     uint32_t sum = 0;
     for (uint32_t c = 0; c < FrontCache::kNrClasses; c++) {

@@ -23,7 +23,7 @@ __attribute__((always_inline)) inline void* Pool::allocate_fast(size_t size_byte
   if ((flags & ~unsigned{PERCPU_ATOMIC | PERCPU_NOWARN}) != 0 || align_bytes - 1 >= kMinPageBytes ||
       (align_bytes & (align_bytes - 1)) != 0) [[unlikely]]
     return nullptr;
-  const size_t fragments = (size_bytes + kFragmentBytes - 1) / kFragmentBytes;  // 0: too large, or none
+  const size_t fragments = (size_bytes + kFragmentBytes - 1) / kFragmentBytes;  // 0: of size 0, or the sum overflowed
   uintptr_t handle = 0;
   if (fragments > FrontCache::kLargest / kFragmentBytes || !front_.pop_fast(fragments, &handle)) [[unlikely]] return nullptr;
   if ((handle & (align_bytes - 1)) != 0) [[unlikely]] return misaligned(handle);

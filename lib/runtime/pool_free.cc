@@ -138,7 +138,7 @@ void Pool::finish_free(Spot spot, size_t size_bytes) {
   put_away(spot, size_bytes);
 }
 
-// In a wide pool the charge goes with the area to the front cache: who takes it from there ends it.
+// In a wide pool the charge goes with the area into the front cache; whoever takes the area from there uncharges it.
 void Pool::put_away(Spot spot, size_t size_bytes) {
   const uint32_t size_class = FrontCache::class_of(size_bytes);
   if (!front_.wide()) uncharge(spot, size_bytes);

@@ -5,8 +5,8 @@
 //
 //   | handle window | group 0 | group 1 | ... | core state | records |
 //
-// Each part but the last two is max_chunks * stride long, so group g's units of chunk k begin at
-// base + (1 + g) * max_chunks * stride + k * stride, and a handle of chunk k lies in base + k * stride + [0, unit size).
+// Where each part begins is reckoned by core/placement.h. A handle of chunk k lies in base + k * stride + [0, unit size), and each group's
+// units of chunk k begin k * stride behind that group's beginning.
 //
 // Copies come in three kinds:
 //   hot     of CPUs that this process may run on: populated with the page

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 //
-// A lock of the heap. It is a MapLock (known holder, spins, then sleeps) that the thread which is forking, who holds all
-// of them, passes: fork handlers of the program that run after ours may allocate.
+// A lock of the heap. It is a MapLock (known holder, spins, then sleeps) that lets the forking thread, which holds all of them, pass: fork
+// handlers of the program that run after ours may allocate.
 #ifndef PERCPU_PRELOAD_HEAP_HEAP_LOCK_H
 #define PERCPU_PRELOAD_HEAP_HEAP_LOCK_H
 

@@ -47,8 +47,7 @@ __attribute__((visibility("hidden"))) long pin_syscall_sched_getaffinity(long nu
 }
 // A main thread that ends leaves the balance thread behind, which is to end with the last of the program's.
 __attribute__((visibility("hidden"))) long pin_syscall_exit(long number, long status) {
-  const bool main = raw_syscall(SYS_gettid) == raw_syscall(SYS_getpid);
-  if (main && percpu_main_leaves_() != 0) number = SYS_exit_group;
+  if (percpu::is_main_thread() && percpu_main_leaves_() != 0) number = SYS_exit_group;
   return __atomic_load_n(&pin_next_syscall, __ATOMIC_RELAXED)(number, status);
 }
 }

@@ -32,7 +32,7 @@ def path_of(name):
 
 ours = exported(sys.argv[1])
 
-# What the issue and the standards name, whatever this libc has.
+# What C, POSIX and glibc name, whatever this libc has.
 required = """malloc calloc realloc reallocarray free cfree posix_memalign aligned_alloc memalign valloc pvalloc
     malloc_usable_size free_sized free_aligned_sized mallinfo mallinfo2 malloc_trim malloc_stats malloc_info mallopt
     __libc_malloc __libc_calloc __libc_realloc __libc_reallocarray __libc_free __libc_cfree __libc_memalign __libc_valloc

@@ -7,7 +7,9 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cstdlib>
 #include <iterator>
+#include <memory>
 #include <random>
 #include <thread>
 #include <vector>
@@ -22,6 +24,59 @@ namespace {
 
 // How often all CPUs were fenced, or some, by membarrier or by going there.
 int nr_fences(const World& world) { return world.faulty.count(Call::kMembarrier) + world.faulty.count(Call::kSchedSetaffinity); }
+
+TEST_CASE("the stacks of many CPUs are stopped some at a time, round and round, and at least one") {
+  if (!FrontCache::kServes) return;
+  constexpr uint32_t kCpus = 4;
+  constexpr uint32_t kCopies = 5;
+  const size_t size = round_up(FrontCache::size_bytes(true), FrontCache::kAlignBytes);
+  const std::unique_ptr<std::byte, void (*)(void*)> memory(static_cast<std::byte*>(std::aligned_alloc(FrontCache::kAlignBytes, kCpus * size)),
+                                                           [](void* at) { std::free(at); });
+  std::fill_n(memory.get(), kCpus * size, std::byte{0});
+  uintptr_t offsets[kCpus];
+  for (uint32_t cpu = 0; cpu < kCpus; cpu++) offsets[cpu] = cpu * size;
+  percpu_view view{};
+  FrontCache front;
+  front.open(view, reinterpret_cast<uintptr_t>(memory.get()), offsets, kCpus, kCopies, true);
+  const auto put = [&front](uint32_t cpu, uint32_t size_class, uint32_t count) {
+    percpu_stack_set_count(front.stack_of(cpu, FrontCache::kFreed, size_class), count);
+  };
+  const auto stopped = [&front] {
+    uint32_t mask = 0;
+    for (uint32_t cpu = 0; cpu < kCpus; cpu++) mask |= uint32_t{front.is_stopped(cpu)} << cpu;
+    front.start();
+    return mask;
+  };
+  uint32_t cpu = 0;
+  CHECK(front.stop_some(&cpu, 1000) == 0);
+  CHECK(stopped() == 0);
+  put(1, 0, 10);
+  put(1, 3, 10);
+  put(3, 1, 20);
+  CHECK(front.stop_some(&cpu, 1) == 1);  // more than that is there, but one it is
+  CHECK(cpu == 2);
+  CHECK(stopped() == 0b0010);
+  CHECK(front.stop_some(&cpu, 1) == 1);
+  CHECK(stopped() == 0b1000);
+  CHECK(front.stop_some(&cpu, 199) == 1);
+  CHECK(stopped() == 0b0010);
+  CHECK(front.stop_some(&cpu, 200) == 2);
+  CHECK(stopped() == 0b1010);
+  CHECK(stopped() == 0);
+}
+
+TEST_CASE("how many areas may wait goes down with the square of the CPUs, but not to nothing with very many") {
+  for (uint32_t c = 0; c < FrontCache::kNrClasses; c++) {
+    CAPTURE(FrontCache::size_of(c));
+    CHECK(FrontCache::limit_for(c, 2, 3, 1) == FrontCache::kLimit);
+    const auto with = [c](uint32_t cpus) { return FrontCache::limit_for(c, cpus, cpus + 1, 2); };
+    CHECK(with(64) >= with(256));
+    CHECK(with(512) == with(256));
+    CHECK(with(4096) == with(256));
+    if (FrontCache::size_of(c) <= 64) CHECK(with(4096) != 0);
+  }
+  CHECK(FrontCache::limit_for(1, 256, 257, 2) == 16);  // 8 bytes
+}
 
 TEST_CASE("an area that waits is free: a second free is told, whether it is ready or not") {
   for (const TestSetup& setup : {kNarrow, kWide}) {
