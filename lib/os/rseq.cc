@@ -53,19 +53,29 @@ uint32_t auxiliary_value(unsigned long type) {
   return static_cast<uint32_t>(value);
 }
 
-bool is_online(const System& system, CpuId cpu) {
-  CpuMask online;
-  // Where nobody tells, it counts as online: a fence then fails, which is safe.
-  if (read_cpu_list(system, "/sys/devices/system/cpu/online", &online) != 0) return true;
-  return online.has(cpu);
-}
+// Which CPUs are online, read when that is first asked: a container may be refused most of them.
+class Online {
+ public:
+  explicit Online(const System& system) : system_(&system) {}
+  bool has(CpuId cpu) {
+    if (!asked_) told_ = read_cpu_list(*system_, "/sys/devices/system/cpu/online", &cpus_) == 0;
+    asked_ = true;
+    return !told_ || cpus_.has(cpu);  // where nobody tells, it counts as online: a fence then fails, which is safe
+  }
+
+ private:
+  const System* system_;
+  bool asked_ = false;
+  bool told_ = false;
+  CpuMask cpus_;
+};
 
 // Makes the calling thread run on that CPU.
-int visit(const System& system, CpuId cpu) {
+int visit(const System& system, CpuId cpu, Online* online) {
   CpuMask target;
   target.add(cpu);
   int error = system.sched_setaffinity(0, sizeof target.words, target.words);
-  return error != 0 && is_online(system, cpu) ? error : 0;
+  return error != 0 && online->has(cpu) ? error : 0;
 }
 
 // Visits each CPU of the set, and comes back. Returns: 0, or the first error; the other CPUs are visited all the same.
@@ -74,8 +84,9 @@ int visit_all(const System& system, const CpuMask& cpus) {
   int got = system.sched_getaffinity(0, sizeof own.words, own.words);
   if (got < 0) return got;
   int first_error = 0;
+  Online online(system);
   for (CpuId cpu = cpus.first(); cpu.valid(); cpu = cpus.after(cpu)) {
-    int error = visit(system, cpu);
+    int error = visit(system, cpu, &online);
     if (first_error == 0) first_error = error;
   }
   int error = system.sched_setaffinity(0, sizeof own.words, own.words);

@@ -145,9 +145,13 @@ void find_nodes_of_cpus(const System& system, bool numa_available, Topology* top
       if (possible.has(cpu)) topology->node_ids[cpu.index()] = static_cast<int16_t>(node);
     }
   }
+  // Most CPUs that are in no list may never have been there: virtual machines have room for many.
+  const bool linked = numa_available && nr_nodes > 1;
+  CpuMask present;
+  if (linked && read_cpu_list(system, "/sys/devices/system/cpu/present", &present) != 0) present = possible;
   for (CpuId cpu = possible.first(); cpu.valid(); cpu = possible.after(cpu)) {
     if (topology->node_ids[cpu.index()] >= 0) continue;
-    const int node = numa_available && nr_nodes > 1 ? linked_node(system, cpu.value, nr_nodes) : -1;
+    const int node = linked && present.has(cpu) ? linked_node(system, cpu.value, nr_nodes) : -1;
     topology->node_ids[cpu.index()] = static_cast<int16_t>(node >= 0 ? node : topology->memory_nodes.first().value);
   }
 }

@@ -2,6 +2,7 @@
 #include "preload/heap/cpu_cache.h"
 
 #include <errno.h>
+#include <linux/membarrier.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 
@@ -130,6 +131,9 @@ int CpuCache::open(const Window& window, size_t budget_bytes, bool unchecked) {
   cache_places = {window.base(), table_};
   window_bytes_ = window.size_bytes();
   unchecked_ = unchecked;
+  // What the first fence does, in time: a process of one thread is known to membarrier at once, one of several after a grace period of the
+  // kernel's, some 10 ms, for which a fork would wait with all locks.
+  (void)raw_syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED_RSEQ, 0, 0);
   __atomic_store_n(&base_, reinterpret_cast<uintptr_t>(handle), __ATOMIC_RELEASE);
   return 0;
 }

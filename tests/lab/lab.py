@@ -69,9 +69,9 @@ def steps_for(machine, build, form, only):
         steps += plan.strict_overcommit(build, events // 10) + plan.memory_groups(build)
         # What scripts/test does on the processor of this machine.
         if machine.arch == "aarch64" or form == "full":
-            steps = plan.fire(build) + steps
+            steps = plan.preload_suite(build, sum(node.mib for node in machine.nodes)) + plan.fire(build) + steps
         if machine.arch == "aarch64":
-            steps = plan.preload_suite(build, sum(node.mib for node in machine.nodes)) + plan.programs(build) + plan.faults(build) + steps
+            steps = plan.programs(build) + plan.faults(build) + steps
         else:
             steps += plan.pins(build, machine.threads)
         if form == "full" and len(machine.nodes) > 1:

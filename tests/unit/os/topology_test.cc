@@ -290,6 +290,9 @@ TEST_CASE("a CPU that is absent is put on the lowest node with memory") {
 TEST_CASE("a CPU that is offline is on the node that its directory names") {
   Machine m = sparse_machine();
   m.files["/sys/devices/system/cpu/cpu16/node6"] = "";
+  m.files["/sys/devices/system/cpu/present"] = "0-3,8-9\n";  // then it has no directory, and none is looked for
+  CHECK(Read(m).topology.node_of_cpu({16}) == NodeId{0});
+  m.files["/sys/devices/system/cpu/present"] = "0-3,8-9,16\n";
   CHECK(Read(m).topology.node_of_cpu({16}) == NodeId{6});
   CHECK(Read(m).topology.memory_node_of_cpu({16}) == NodeId{6});
   CHECK(Read(m).topology.node_of_cpu({0}) == NodeId{0});
