@@ -1,6 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT
-# What fits with glibc's malloc under a memory limit of a control group (version 2) fits under the preload.
+# The patterns of tests/preload/limit.c fit under the preload into the limits that they name, of a control group (version 2), as with glibc's
+# malloc.
 #
 #   memory_group.sh max|high LIMIT PRELOAD      LIMIT: the program tests/preload/limit.c
 #

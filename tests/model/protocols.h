@@ -15,6 +15,9 @@
 //   A fence aborts the CPU's sequence that is under way, if any, and CPU and outsider know afterwards what either knew.
 //   fork() is an outsider's: the kernel copies a page at a time, and in each page finds what was stored last.
 //
+// It is our own, since herd7, GenMC and Relacy know neither of code that begins anew when another CPU says so nor of copies that are made
+// page by page. So it is weaker than theirs in one thing: what follows from loads that see stores of the future is not explored.
+//
 // What is proved: blocks. Each is in one place: in a thread's hand, in an outsider's, or in the structure. A commit that
 // pushes puts the hand's block into the structure, one that pops takes one from there; so does the outsider, or it gives its
 // own. Taking what is not there is an error at once; in the end the structure must hold just the blocks that are said to be

@@ -75,9 +75,9 @@ except OSError as error:
     sys.exit(77)
 
 
-def least_limit(argv, environment):
-    """To half a MiB; what runs there ran there twice, as chance has a part in it."""
-    low, high = SIZE * MIB // 2, 4 * SIZE * MIB
+def least_limit(argv, environment, high):
+    """To half a MiB, where it fits into `high`; what runs there ran there twice, as chance has a part in it."""
+    low = SIZE * MIB // 2
     while high - low > MIB // 2:
         middle = (low + high) // 2
         if all(group.run(middle, argv, environment) for _ in range(2)):
@@ -100,7 +100,7 @@ try:
             failed.append(pattern)
         if pattern not in MOST:
             continue
-        least = least_limit([program, pattern, str(SIZE)], clean)
+        least = least_limit([program, pattern, str(SIZE)], clean, (int(limit) if fits[0] else 4 * SIZE) * MIB)
         bound = int(least * MOST[pattern])
         if not group.run(bound, [program, pattern, str(SIZE)], ours):
             failed.append(f"{pattern}: with glibc's malloc it fits into {least / MIB:.1f} MiB, with ours not into {bound / MIB:.1f}")

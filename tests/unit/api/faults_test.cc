@@ -220,11 +220,10 @@ void run_with_fault(int n, int error, bool giving_back_fails) {
   if (!reached) _exit(kNotReached);
 }
 
-// How far apart the n are: 1 in the long form.
-// Every n-th place is tried. Where each try takes long (tests/lab) PERCPU_FAULTS_STRIDE says another n.
+// How far apart the n are: 1 in the long form, as PERCPU_FAULTS_STRIDE says in the lab.
 int stride() {
   if (const char* told = getenv("PERCPU_FAULTS_STRIDE"); told != nullptr && atoi(told) > 0) return atoi(told);
-  return getenv("PERCPU_FULL") != nullptr ? 1 : (kSanitized ? 31 : 10);
+  return getenv("PERCPU_FULL") != nullptr ? 1 : (kSanitized ? 61 : 21);
 }
 
 // The window holds enough chunks even where nobody tells which CPUs are possible, and a place is kept for 8,192 of them. A life whose
