@@ -64,13 +64,13 @@ Pool& made(const char* call, const void* handle) {
 // As good a pool as the caller gave; null sets errno.
 Pool* given(percpu_pool_t* pool) {
   if (pool == nullptr) errno = EINVAL;
-  return inside(pool);
+  return percpu::to_pool(pool);
 }
 
 // The same, for a handle that can be freed in no pool but its own.
 Pool& pool_of(const char* call, percpu_pool_t* pool, const void* handle) {
   if (pool == nullptr) percpu::fatal("%s(NULL, %p): expected the handle's pool, found NULL", call, handle);
-  return *inside(pool);
+  return *percpu::to_pool(pool);
 }
 
 // A row that a caller, compiled against some version, wants filled in: no version has longer ones. False sets errno.
@@ -224,16 +224,16 @@ PERCPU_EXPORT percpu_pool_t* percpu_pool_create(const percpu_pool_attr* attr) {
   static constexpr percpu_pool_attr kDefaults = {sizeof(percpu_pool_attr), nullptr, 0, 0, 0, 0, 0, 0,
                                                  PERCPU_BALANCE_DEFAULT, PERCPU_FIRST_DEFAULT, 0};
   Pool* pool = nullptr;
-  return result_of(library.create_pool(attr != nullptr ? *attr : kDefaults, &pool)) == 0 ? outside(pool) : nullptr;
+  return result_of(library.create_pool(attr != nullptr ? *attr : kDefaults, &pool)) == 0 ? to_public(pool) : nullptr;
 }
 PERCPU_EXPORT percpu_pool_t* percpu_pool_create_bare_(const char* name, size_t size_bytes, void** area) {
   Pool* pool = nullptr;
   if (result_of(library.create_bare_pool(name, size_bytes, &pool)) != 0) return nullptr;
   *area = reinterpret_cast<void*>(pool->first_handle());
-  return outside(pool);
+  return to_public(pool);
 }
-PERCPU_EXPORT int percpu_pool_destroy(percpu_pool_t* pool) { return result_of(library.destroy_pool(inside(pool))); }
-PERCPU_EXPORT percpu_pool_t* percpu_pool_default(void) { return outside(library.default_pool()); }
+PERCPU_EXPORT int percpu_pool_destroy(percpu_pool_t* pool) { return result_of(library.destroy_pool(percpu::to_pool(pool))); }
+PERCPU_EXPORT percpu_pool_t* percpu_pool_default(void) { return to_public(library.default_pool()); }
 
 PERCPU_EXPORT void* percpu_pool_alloc(percpu_pool_t* pool, size_t size, size_t align, unsigned flags) {
   return allocate_from(given(pool), size, align, flags);
@@ -245,20 +245,20 @@ PERCPU_EXPORT void percpu_pool_free_rcu(percpu_pool_t* pool, void* handle) {
   if (handle != nullptr) pool_of("percpu_pool_free_rcu", pool, handle).free_after_grace(handle, "percpu_pool_free_rcu");
 }
 PERCPU_EXPORT size_t percpu_pool_alloc_size(percpu_pool_t* pool, const void* handle) {
-  return size_in(inside(pool), handle);
+  return size_in(percpu::to_pool(pool), handle);
 }
 PERCPU_EXPORT size_t percpu_pool_max_alloc(percpu_pool_t* pool) {
-  return given(pool) != nullptr ? inside(pool)->max_alloc_bytes() : 0;
+  return given(pool) != nullptr ? percpu::to_pool(pool)->max_alloc_bytes() : 0;
 }
 
 PERCPU_EXPORT int percpu_pool_balance(percpu_pool_t* pool) {
   if (given(pool) == nullptr) return -1;
-  inside(pool)->balance();
+  percpu::to_pool(pool)->balance();
   return 0;
 }
 PERCPU_EXPORT int percpu_balance(void) {
   Pool* pool = library.default_pool();
-  return pool != nullptr ? percpu_pool_balance(outside(pool)) : -1;
+  return pool != nullptr ? percpu_pool_balance(to_public(pool)) : -1;
 }
 
 // ---- accounting ----------------------------------------------------------------------------------------------------
@@ -315,7 +315,7 @@ PERCPU_EXPORT int percpu_page_node(const void* address) { return result_of(libra
 PERCPU_EXPORT int percpu_pool_stats_read(percpu_pool_t* pool, struct percpu_stats* out, size_t struct_bytes) {
   if (given(pool) == nullptr || !can_hold(out, struct_bytes)) return -1;
   struct percpu_stats stats;
-  inside(pool)->read_stats(&stats);
+  percpu::to_pool(pool)->read_stats(&stats);
   std::memset(out, 0, struct_bytes);
   std::memcpy(out, &stats, std::min(struct_bytes, sizeof stats));
   return 0;
@@ -323,7 +323,7 @@ PERCPU_EXPORT int percpu_pool_stats_read(percpu_pool_t* pool, struct percpu_stat
 PERCPU_EXPORT int percpu_stats_read(struct percpu_stats* out, size_t struct_bytes) {
   if (!can_hold(out, struct_bytes)) return -1;
   Pool* pool = library.default_pool();
-  return pool != nullptr ? percpu_pool_stats_read(outside(pool), out, struct_bytes) : -1;
+  return pool != nullptr ? percpu_pool_stats_read(to_public(pool), out, struct_bytes) : -1;
 }
 
 PERCPU_EXPORT size_t percpu_pool_chunks(percpu_pool_t* pool, struct percpu_chunk_stats* out, size_t max,
@@ -332,7 +332,7 @@ PERCPU_EXPORT size_t percpu_pool_chunks(percpu_pool_t* pool, struct percpu_chunk
   percpu::ChunkCursor cursor;
   struct percpu_chunk_stats row;
   size_t count = 0;
-  for (; inside(pool)->read_chunks_from(cursor, &row, 1) == 1; count++) {
+  for (; percpu::to_pool(pool)->read_chunks_from(cursor, &row, 1) == 1; count++) {
     if (count >= max) continue;
     char* at = reinterpret_cast<char*>(out) + count * struct_bytes;
     std::memset(at, 0, struct_bytes);
@@ -343,7 +343,7 @@ PERCPU_EXPORT size_t percpu_pool_chunks(percpu_pool_t* pool, struct percpu_chunk
 
 PERCPU_EXPORT size_t percpu_pool_report(percpu_pool_t* pool, enum percpu_report_kind what, char* buffer, size_t bytes) {
   if (!can_write(buffer, bytes) || given(pool) == nullptr) return 0;
-  return report_of(inside(pool), percpu::number_of(what), buffer, bytes);
+  return report_of(percpu::to_pool(pool), percpu::number_of(what), buffer, bytes);
 }
 PERCPU_EXPORT size_t percpu_report(enum percpu_report_kind what, char* buffer, size_t bytes) {
   if (!can_write(buffer, bytes)) return 0;
@@ -353,6 +353,6 @@ PERCPU_EXPORT size_t percpu_report(enum percpu_report_kind what, char* buffer, s
 
 PERCPU_EXPORT int percpu_pool_check(percpu_pool_t* pool) {
   if (given(pool) == nullptr) return -1;
-  inside(pool)->check();
+  percpu::to_pool(pool)->check();
   return 0;
 }

@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <atomic>
-#include <bit>
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
@@ -133,7 +132,7 @@ void Library::read_memory_settings() {
   environment_.huge_page_bytes = kDefaultHugePageBytes;
   (void)read_beginning(system(), "/sys/kernel/mm/transparent_hugepage/hpage_pmd_size", text, sizeof text);
   const uint64_t huge_page_bytes = leading_number(text).value_or(0);
-  if (huge_page_bytes > page_size_bytes() && std::has_single_bit(huge_page_bytes)) environment_.huge_page_bytes = huge_page_bytes;
+  if (huge_page_bytes > page_size_bytes() && is_power_of_two(huge_page_bytes)) environment_.huge_page_bytes = huge_page_bytes;
   environment_.strict_overcommit = strict_overcommit(system());
 }
 

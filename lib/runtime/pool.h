@@ -341,11 +341,11 @@ class Pool {
   std::atomic<Pool*> next{nullptr};
 };
 
-}  // namespace percpu
-
 // The public name of a pool. Never defined otherwise: a percpu_pool_t * is a Pool *.
-inline percpu::Pool* inside(percpu_pool_t* pool) { return reinterpret_cast<percpu::Pool*>(pool); }
-inline percpu_pool_t* outside(percpu::Pool* pool) { return reinterpret_cast<percpu_pool_t*>(pool); }
+inline Pool* to_pool(percpu_pool_t* pool) { return reinterpret_cast<Pool*>(pool); }
+inline percpu_pool_t* to_public(Pool* pool) { return reinterpret_cast<percpu_pool_t*>(pool); }
+
+}  // namespace percpu
 
 #include "runtime/pool_fast.h"
 

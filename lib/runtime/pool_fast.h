@@ -8,11 +8,10 @@
 // the area live. A free: a compare-and-exchange by which one of several that free the same area wins, and one sequence that
 // pushes. Nothing here waits, and no line is written that other CPUs write, but by accident.
 //
-// Included by pool.h.
+// Included by pool.h alone, at its end: the bodies of its inline members.
 #ifndef PERCPU_RUNTIME_POOL_FAST_H
 #define PERCPU_RUNTIME_POOL_FAST_H
 
-#include "runtime/pool.h"
 #include "runtime/trace.h"
 
 namespace percpu {

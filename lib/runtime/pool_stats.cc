@@ -19,7 +19,7 @@ bool Pool::address_info(uintptr_t address, percpu_address* info) {
   Spot spot{};
   if (!memory_.locate(address, &spot)) return false;
   *info = {};
-  info->pool = outside(this);
+  info->pool = to_public(this);
   info->copy = spot.copy;
   info->cpu = spot.copy < memory_.nr_cpu_ids() ? static_cast<int>(spot.copy) : -1;
   info->chunk = spot.chunk.value;

@@ -16,6 +16,7 @@
 #include <bit>
 #include <cstring>
 
+#include "base/bits.h"
 #include "base/check.h"
 #include "preload/abi/export.h"
 #include "preload/heap/heap.h"
@@ -97,7 +98,7 @@ PRELOAD_EXPORT void* reallocarray(void* block, size_t count, size_t size) {
 }
 
 PRELOAD_EXPORT int posix_memalign(void** out, size_t align, size_t size) {
-  if (!std::has_single_bit(align) || align % sizeof(void*) != 0) return EINVAL;
+  if (!percpu::is_power_of_two(align) || align % sizeof(void*) != 0) return EINVAL;
   const int saved_errno = errno;
   void* block = aligned(align, size);
   errno = saved_errno;
@@ -107,7 +108,7 @@ PRELOAD_EXPORT int posix_memalign(void** out, size_t align, size_t size) {
 }
 
 PRELOAD_EXPORT void* aligned_alloc(size_t align, size_t size) {
-  if (!std::has_single_bit(align)) {
+  if (!percpu::is_power_of_two(align)) {
     errno = EINVAL;
     return nullptr;
   }

@@ -9,9 +9,9 @@
 #include <link.h>
 #include <stddef.h>
 
-#include <bit>
 #include <new>
 
+#include "base/bits.h"
 #include "base/check.h"
 #include "preload/abi/export.h"
 #include "preload/abi/new_delete.h"
@@ -114,7 +114,7 @@ __attribute__((noinline, cold)) void* try_again_nothrow(size_t align, size_t siz
 
 void* make_aligned(size_t size, std::align_val_t align, bool nothrow, const void* caller) {
   const size_t bytes = static_cast<size_t>(align);
-  if (!std::has_single_bit(bytes)) return nothrow ? nullptr : (throw_bad_alloc(size, caller), nullptr);
+  if (!percpu::is_power_of_two(bytes)) return nothrow ? nullptr : (throw_bad_alloc(size, caller), nullptr);
   if (void* block = take(bytes, size); block != nullptr) return block;
   return nothrow ? try_again_nothrow(bytes, size, caller) : try_again(bytes, size, false, caller);
 }

@@ -1045,7 +1045,7 @@ TEST_CASE("a child that only frees gives its memory back") {
 
 TEST_CASE("areas that wait for a grace period when the process forks are freed in both") {
   CHECK_FINE(fresh("balance:thread", [] {
-    auto* pool = inside(percpu_pool_default());
+    auto* pool = percpu::to_pool(percpu_pool_default());
     const auto all_freed = [&] {
       percpu_free(percpu_alloc(4096, 4));  // an ordinary call starts the thread
       return eventually([&] { return !pool->grace_waiting(); }) && nr_balancers() == 1;

@@ -159,12 +159,12 @@ struct Placed {
     size_t piece_bytes = 0;
     return statics.owns(reinterpret_cast<uintptr_t>(handle), &piece, &piece_bytes);
   }
-  long value(long* handle, int cpu) { return *percpu_pool_ptr(outside(&pool), handle, cpu); }
+  long value(long* handle, int cpu) { return *percpu_pool_ptr(to_public(&pool), handle, cpu); }
   void* first() { return reinterpret_cast<void*>(pool.first_handle()); }
 
   Statics statics;
   size_t bytes = 0;
-  Pool& pool = *inside(percpu_pool_create(nullptr));
+  Pool& pool = *to_pool(percpu_pool_create(nullptr));
 };
 
 TEST_CASE("a module's images are read when it is first used, not when the pool is made: then it may not be relocated yet") {
@@ -241,14 +241,14 @@ TEST_CASE("making room for a module starts no thread, since what makes threads m
     placed = new Placed({});  // every module comes late
     placed->place();
     // So that the first one finds work due, and nobody who does it.
-    EXPECT(percpu_pool_alloc(outside(&placed->pool), 64, 8, PERCPU_ATOMIC) != nullptr);
+    EXPECT(percpu_pool_alloc(to_public(&placed->pool), 64, 8, PERCPU_ATOMIC) != nullptr);
     const size_t most = placed->pool.max_alloc_bytes();
-    EXPECT(percpu_pool_alloc(outside(&placed->pool), most, 8, PERCPU_ATOMIC | PERCPU_NOWARN) == nullptr);
+    EXPECT(percpu_pool_alloc(to_public(&placed->pool), most, 8, PERCPU_ATOMIC | PERCPU_NOWARN) == nullptr);
     EXPECT_EQ(nr_started, 0);
     EXPECT_EQ(placed->value(placed->resolve(&five), 0), 5);
     EXPECT_EQ(nr_started, 0);
-    percpu_pool_free(outside(&placed->pool), percpu_pool_alloc(outside(&placed->pool), 8, 8, 0));
-    percpu_pool_free(outside(&placed->pool), percpu_pool_alloc(outside(&placed->pool), 8, 8, 0));
+    percpu_pool_free(to_public(&placed->pool), percpu_pool_alloc(to_public(&placed->pool), 8, 8, 0));
+    percpu_pool_free(to_public(&placed->pool), percpu_pool_alloc(to_public(&placed->pool), 8, 8, 0));
     // (Where nobody runs sequences there are no front caches, and no work for a thread.)
     EXPECT_EQ(nr_started, FrontCache::kServes && process_has_rseq() ? 1 : 0);
     placed = nullptr;

@@ -737,7 +737,7 @@ TEST_CASE("an address is told by pool, handle, CPU, chunk and offset") {
       pool.each_copy(handle, [&](uint32_t id, const unsigned char* at) {
         percpu_address info{};
         REQUIRE(pool->address_info(reinterpret_cast<uintptr_t>(at) + inside, &info));
-        CHECK(info.pool == outside(&*pool));
+        CHECK(info.pool == to_public(&*pool));
         CHECK(info.handle == handle);
         CHECK(info.area_offset == inside);
         CHECK(info.area_bytes == pool->area_size(handle));
