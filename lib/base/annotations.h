@@ -26,7 +26,6 @@
 #define PERCPU_PT_GUARDED_BY(lock) PERCPU_THREAD_ATTRIBUTE_(pt_guarded_by(lock))
 // Of a lock: its place in the lock order.
 #define PERCPU_ACQUIRED_BEFORE(...) PERCPU_THREAD_ATTRIBUTE_(acquired_before(__VA_ARGS__))
-#define PERCPU_ACQUIRED_AFTER(...) PERCPU_THREAD_ATTRIBUTE_(acquired_after(__VA_ARGS__))
 
 // Of a function.
 #define PERCPU_REQUIRES(...) PERCPU_THREAD_ATTRIBUTE_(requires_capability(__VA_ARGS__))
@@ -35,8 +34,6 @@
 // The first argument is the result that means "taken".
 #define PERCPU_TRY_ACQUIRE(...) PERCPU_THREAD_ATTRIBUTE_(try_acquire_capability(__VA_ARGS__))
 #define PERCPU_EXCLUDES(...) PERCPU_THREAD_ATTRIBUTE_(locks_excluded(__VA_ARGS__))
-// Tells the analysis that the lock is held from here on, for a reason that it cannot see.
-#define PERCPU_ASSERT_HELD(...) PERCPU_THREAD_ATTRIBUTE_(assert_capability(__VA_ARGS__))
 #define PERCPU_RETURNS_LOCK(lock) PERCPU_THREAD_ATTRIBUTE_(lock_returned(lock))
 // For the few functions whose locking is not a matter of scopes (fork handlers); say why at each use.
 #define PERCPU_NO_THREAD_SAFETY_ANALYSIS PERCPU_THREAD_ATTRIBUTE_(no_thread_safety_analysis)

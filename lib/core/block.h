@@ -31,8 +31,6 @@ struct Block {
 };
 static_assert(sizeof(Block) == 14, "a block's record is part of what each page of memory costs");
 
-inline constexpr uint32_t kMaxBlockLen = 16384;  // a 64 KiB page; 16 bits hold it
-
 // The record of a block that is wholly free, and of one that is wholly taken.
 [[nodiscard]] constexpr Block free_block(uint32_t len) {
   const uint16_t all = static_cast<uint16_t>(len);

@@ -88,7 +88,7 @@ void SleepMutex::wake_one() { futex_wake(word_, 1); }
 
 void SleepMutex::reset_after_fork_in_child() { word_.store(kFree, std::memory_order_release); }
 
-OnceFlag::Begin OnceFlag::begin_slow(Wait wait) {
+OnceFlag::Begin OnceFlag::begin_slow() {
   const uintptr_t self = this_thread();
   uintptr_t seen = kNotDone;
   for (;;) {
@@ -99,7 +99,6 @@ OnceFlag::Begin OnceFlag::begin_slow(Wait wait) {
     }
     if (seen == kDoneValue) return Begin::kDone;
     if ((seen & ~kAwaited) == self) return Begin::kReentered;
-    if (wait == Wait::kNo) return Begin::kBusy;
     if ((seen & kAwaited) == 0 && !word_.whole.compare_exchange_weak(seen, seen | kAwaited, std::memory_order_acquire,
                                                                      std::memory_order_acquire))
       continue;

@@ -162,16 +162,14 @@ using SleepMutexGuard = LockGuard<SleepMutex>;
 
 // One-time work that may fail, and then be tried again by the next one who asks.
 //
-//   switch (flag.begin(OnceFlag::Wait::kYes)) {
+//   switch (flag.begin()) {
 //     case kDone: break;                             // somebody did it; all that it wrote is visible
 //     case kYours: flag.end(make_it()); break;       // do it now, then say whether it worked
 //     case kReentered: return -EDEADLK;              // this very thread is in the middle of it, further out
-//     case kBusy: return -EAGAIN;                    // only with Wait::kNo: another thread is in the middle of it
 //   }
 class OnceFlag {
  public:
-  enum class Begin : uint8_t { kDone, kYours, kReentered, kBusy };
-  enum class Wait : bool { kNo, kYes };
+  enum class Begin : uint8_t { kDone, kYours, kReentered };
 
   constexpr OnceFlag() = default;
   OnceFlag(const OnceFlag&) = delete;
@@ -179,9 +177,8 @@ class OnceFlag {
 
   bool done() const { return word_.whole.load(std::memory_order_acquire) == kDoneValue; }
 
-  // Context: any with Wait::kNo; with Wait::kYes it may sleep while another thread does the work. A signal handler that
-  // interrupted the one who does it gets kReentered in both cases.
-  [[nodiscard]] Begin begin(Wait wait) { return done() ? Begin::kDone : begin_slow(wait); }
+  // Context: may sleep while another thread does the work. A signal handler that interrupted the one that does it gets kReentered.
+  [[nodiscard]] Begin begin() { return done() ? Begin::kDone : begin_slow(); }
 
   // Requires: begin() said kYours to this thread. With false, the next begin() says kYours again.
   void end(bool success);
@@ -190,10 +187,9 @@ class OnceFlag {
   // Returns: 0 when it is done; what `work` returned if it failed; -EDEADLK when called from inside `work`.
   template <class Work>
   [[nodiscard]] int run(Work&& work) {
-    switch (begin(Wait::kYes)) {
+    switch (begin()) {
       case Begin::kDone: return 0;
       case Begin::kReentered: return -EDEADLK;
-      case Begin::kBusy: return -EAGAIN;  // never with Wait::kYes
       case Begin::kYours: break;
     }
     int result = work();
@@ -211,7 +207,7 @@ class OnceFlag {
   static constexpr uintptr_t kDoneValue = 2;
   static constexpr uintptr_t kAwaited = 1;
 
-  Begin begin_slow(Wait wait);
+  Begin begin_slow();
 
   OwnerWord word_;
 };

@@ -45,9 +45,7 @@ void Warnings::write_failure(const FailedAllocation& failed) {
     if (!left_.compare_exchange_weak(left, left - 1, std::memory_order_relaxed)) continue;
     report("allocation failed: size %zu, align %zu, %s: %s", failed.size_bytes, failed.align_bytes,
            context_name(failed.flags), failed.reason);
-    if (left == 1 && limit_said_.exchange(1, std::memory_order_relaxed) == 0) {
-      report("limit of warnings reached: further failed allocations are not logged (PERCPU_CONF=warnings:N)");
-    }
+    if (left == 1) report("limit of warnings reached: further failed allocations are not logged (PERCPU_CONF=warnings:N)");
     return;
   }
 }

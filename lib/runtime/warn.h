@@ -56,7 +56,6 @@ class Warnings {
   void write_failure(const FailedAllocation& failed);
 
   std::atomic<uint32_t> left_;
-  std::atomic<uint32_t> limit_said_{0};
   std::atomic<bool> unbound_said_{false};
   std::atomic<bool> deferred_{false};
   std::atomic<uint32_t> lost_{0};  // illegal requests whose line found no room

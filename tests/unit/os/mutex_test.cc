@@ -348,7 +348,7 @@ OnceFlag::Begin seen_by_handler = OnceFlag::Begin::kDone;
 TEST_CASE("a handler that interrupts the work is told so, and never sleeps") {
   struct sigaction action = {};
   struct sigaction before = {};
-  action.sa_handler = [](int) { seen_by_handler = interrupted.begin(OnceFlag::Wait::kYes); };
+  action.sa_handler = [](int) { seen_by_handler = interrupted.begin(); };
   sigaction(SIGUSR1, &action, &before);
   CHECK(interrupted.run([] {
     raise(SIGUSR1);
@@ -358,7 +358,7 @@ TEST_CASE("a handler that interrupts the work is told so, and never sleeps") {
   CHECK(seen_by_handler == OnceFlag::Begin::kReentered);
 }
 
-TEST_CASE("who must not wait is told that another is at it") {
+TEST_CASE("what another thread is in the middle of, the child begins anew") {
   OnceFlag flag;
   std::atomic<int> phase{0};
   std::thread worker([&] {
@@ -369,7 +369,6 @@ TEST_CASE("who must not wait is told that another is at it") {
     }) == 0);
   });
   while (phase != 1) usleep(100);
-  CHECK(flag.begin(OnceFlag::Wait::kNo) == OnceFlag::Begin::kBusy);
   CHECK_FALSE(flag.done());
   ChildEnd end = run_in_child([&] {
     flag.reset_after_fork_in_child();  // the worker does not exist here
@@ -378,7 +377,7 @@ TEST_CASE("who must not wait is told that another is at it") {
   CHECK(end.exit_code == 0);
   phase = 2;
   worker.join();
-  CHECK(flag.begin(OnceFlag::Wait::kNo) == OnceFlag::Begin::kDone);
+  CHECK(flag.begin() == OnceFlag::Begin::kDone);
 }
 
 TEST_CASE("a fork in the middle of the work leaves it in the middle in the child") {
@@ -387,7 +386,7 @@ TEST_CASE("a fork in the middle of the work leaves it in the middle in the child
   CHECK(flag.run([&] {
     exit_code = run_in_child([&] {
                   flag.reset_after_fork_in_child();
-                  if (flag.begin(OnceFlag::Wait::kYes) != OnceFlag::Begin::kReentered) return 1;
+                  if (flag.begin() != OnceFlag::Begin::kReentered) return 1;
                   flag.end(true);
                   return flag.done() ? 0 : 2;
                 }).exit_code;
