@@ -88,7 +88,7 @@ void Pool::run_round() {
   lock_map();
   counters_.nr_balance_rounds++;
   unlock_map();
-  if (!filled && core_->wants_populate()) starved_.store(true, std::memory_order_relaxed);
+  starved_.store(!filled && core_->wants_populate(), std::memory_order_relaxed);
 }
 
 // Executes the steps that the plan proposes. False when a step that needs memory failed.

@@ -548,6 +548,31 @@ TEST_CASE("where no page can be backed, an allocation still gets the pages kept 
   free_all(pool, handles);
 }
 
+TEST_CASE("once the reserve could be filled again it is filled again and again, also where nothing is freed") {
+  World world("balance:sync");
+  TestPool pool(world, {.unit_size_bytes = 512 << 10});
+  std::vector<void*> handles;
+  handles.push_back(pool.alloc(4096));
+  while (pool.chunk_of(handles.back()) == 0) handles.push_back(pool.alloc(4096));
+  pool->balance();
+  const auto take_reserve = [&] {
+    while (void* handle = pool.alloc(4096, 4, PERCPU_ATOMIC | PERCPU_NOWARN)) handles.push_back(handle);
+  };
+  world.faulty.fail_always(Call::kMadvise, ENOMEM).fail_always(Call::kMprotect, ENOMEM);
+  take_reserve();
+  CHECK(pool.alloc(4096, 4, PERCPU_NOWARN) == nullptr);
+  CHECK(pool.stats().empty_populated_pages == 0);
+  world.faulty.reset();
+  pool->balance();
+  REQUIRE(pool.stats().empty_populated_pages >= 2);
+  for (int i = 0; i < 20; i++) {
+    handles.push_back(pool.alloc(4096));
+    REQUIRE(handles.back() != nullptr);
+    CHECK(pool.stats().empty_populated_pages >= 2);
+  }
+  free_all(pool, handles);
+}
+
 TEST_CASE("of a chunk that could not be made nothing is left, its metadata included") {
   World world;
   TestPool pool(world, {.unit_size_bytes = 256 << 10});
