@@ -12,7 +12,8 @@
 
 namespace percpu::heap {
 
-// All CPUs' budgets together, and the bounds of one: who may run on 2 CPUs gets 4 MiB a CPU, on 256 he gets 256 KiB.
+// All CPUs' budgets together, and the bounds of one: a process that may run on 2 CPUs gets 4 MiB a CPU, one that may on
+// 256 gets 256 KiB.
 // (All stacks of a CPU at their largest hold 8.4 MiB, those of blocks to 8 KiB 3.7: with 4, few programs have to empty any.)
 inline constexpr size_t kAllBudgets = size_t{64} << 20;
 inline constexpr size_t kLeastBudget = 256 * 1024;

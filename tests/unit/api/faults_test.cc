@@ -223,7 +223,7 @@ void run_with_fault(int n, int error, bool giving_back_fails) {
 // How far apart the n are: 1 in the long form, as PERCPU_FAULTS_STRIDE says in the lab.
 int stride() {
   if (const char* told = getenv("PERCPU_FAULTS_STRIDE"); told != nullptr && atoi(told) > 0) return atoi(told);
-  return getenv("PERCPU_FULL") != nullptr ? 1 : (kSanitized ? 61 : 21);
+  return getenv("PERCPU_FULL") != nullptr ? 1 : (kSanitized ? 31 : 10);
 }
 
 // The window holds enough chunks even where nobody tells which CPUs are possible, and a place is kept for 8,192 of them. A life whose
