@@ -21,7 +21,8 @@ constexpr uint32_t kLastMs = 100;
 
 constexpr timespec milliseconds(uint32_t ms) { return {ms / 1000, long{ms % 1000} * 1000 * 1000}; }
 
-// How long to wait where no thread can be made, before that is told.
+// How often to try where no thread can be made, and how long to wait each time, before that is told.
+constexpr int kStartTries = 10;
 constexpr timespec kStartPatience = {0, 20 * 1000 * 1000};
 
 }  // namespace
@@ -77,7 +78,7 @@ void Balancer::start() {
   if (!state_.compare_exchange_strong(expected, kStarting, std::memory_order_acquire)) return;
   note_process();  // the child of a raw system call has not been told of its fork
   int result = system_->start_thread(&thread_, thread_main, this);
-  if (result == -EAGAIN && !said_unstartable_) {
+  for (int tries = 1; tries < kStartTries && result == -EAGAIN && !said_unstartable_; tries++) {
     // The kernel makes no thread while another one is in exec(): soon this process is another program, or that thread has failed.
     const NotCancelled not_cancelled;
     (void)nanosleep(&kStartPatience, nullptr);
