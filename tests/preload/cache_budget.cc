@@ -2,7 +2,6 @@
 //
 // Under the preload with a small `cache`: what a CPU's caches hold stays within it, and a class that is asked for grows at the expense
 // of one that is not.
-#define DOCTEST_CONFIG_IMPLEMENT_WITH_MAIN
 #include <doctest/doctest.h>
 
 #include <malloc.h>

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT
 //
 // Under the preload: what the standards and glibc promise of each function, in the corners that allocators get wrong.
-#define DOCTEST_CONFIG_IMPLEMENT_WITH_MAIN
 #include <doctest/doctest.h>
 
 #include <errno.h>

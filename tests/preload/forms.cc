@@ -2,7 +2,6 @@
 //
 // Under the preload: every other name of what corners.cc tests, called once at least: glibc's second ones, all forms of C++'s operators,
 // jemalloc's that changes nothing. There are no threads here, so that what the heap says of itself is exact.
-#define DOCTEST_CONFIG_IMPLEMENT_WITH_MAIN
 #include <doctest/doctest.h>
 
 #include <errno.h>

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT
 //
 // Under the preload with PERCPU_CONF=check:full: what only it tells. Each misuse runs in a child.
-#define DOCTEST_CONFIG_IMPLEMENT_WITH_MAIN
 #include <doctest/doctest.h>
 
 #include <malloc.h>

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT
 //
 // Under the preload: misuse stops the program by one line that says what was wrong and where. Each case runs in a child.
-#define DOCTEST_CONFIG_IMPLEMENT_WITH_MAIN
 #include <doctest/doctest.h>
 
 #include <malloc.h>

@@ -2,7 +2,6 @@
 //
 // Under the preload: threads and processes that come about in other ways than by pthread_create and fork, threads that lose
 // what the fast paths stand on, and handlers that interrupt them.
-#define DOCTEST_CONFIG_IMPLEMENT_WITH_MAIN
 #include <doctest/doctest.h>
 
 #include <dlfcn.h>

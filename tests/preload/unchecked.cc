@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT
 //
 // Under the preload with PERCPU_CONF=check:off: what free() no longer looks at, and what is told all the same.
-#define DOCTEST_CONFIG_IMPLEMENT_WITH_MAIN
 #include <doctest/doctest.h>
 
 #include <sched.h>
