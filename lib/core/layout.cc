@@ -91,11 +91,15 @@ class LayoutBuilder {
     layout_->allocation_size_ = round_up_to_multiple(min_unit_size_, layout_->atom_size_);
   }
 
-  bool local(CpuId a, CpuId b) const {
-    if (input_.distance == nullptr || layout_->first_chunk_ == FirstChunk::kPage) return true;
+  // Whether they are on one node.
+  bool near(CpuId a, CpuId b) const {
+    if (input_.distance == nullptr) return true;
     return input_.distance(input_.distance_context, a, b) <= kLocalCpuDistance &&
            input_.distance(input_.distance_context, b, a) <= kLocalCpuDistance;
   }
+
+  // Whether they are of one group.
+  bool local(CpuId a, CpuId b) const { return layout_->first_chunk_ == FirstChunk::kPage || near(a, b); }
 
   // Leaves the number of its group with each CPU, where its unit will be written later.
   void find_groups() {
@@ -166,19 +170,27 @@ class LayoutBuilder {
     place_cpus();
   }
 
-  // Each group's first_unit serves as the cursor, and is set back at the end.
+  // Of each CPU that has no unit yet, and behind it those near it in its group. Each group's first_unit serves as the cursor, and is set
+  // back at the end.
   void place_cpus() {
     const CpuMask& possible = *input_.possible;
-    for (CpuId cpu = possible.first(); cpu.valid(); cpu = possible.after(cpu)) {
-      UnitId& place = units_of_cpus()[cpu.index()];
-      UnitId& cursor = groups()[place.index()].first_unit;
-      place = cursor;
-      cpus_of_units()[cursor.index()] = cpu;
-      ++cursor.value;
+    for (CpuId first = possible.first(); first.valid(); first = possible.after(first)) {
+      if (has_unit(first)) continue;
+      const uint32_t group = static_cast<uint32_t>(units_of_cpus()[first.index()].index());
+      for (CpuId cpu = first; cpu.valid(); cpu = possible.after(cpu)) {
+        if (has_unit(cpu) || units_of_cpus()[cpu.index()].index() != group || !(cpu == first || near(first, cpu))) continue;
+        UnitId& cursor = groups()[group].first_unit;
+        units_of_cpus()[cpu.index()] = cursor;
+        cpus_of_units()[cursor.index()] = cpu;
+        ++cursor.value;
+      }
     }
     for (uint32_t g = 0; g < layout_->nr_groups_; ++g)
       groups()[g].first_unit.value -= static_cast<int32_t>(groups()[g].nr_cpus);
   }
+
+  // Before, the number of its group stands where its unit's will.
+  bool has_unit(CpuId cpu) { return cpus_of_units()[units_of_cpus()[cpu.index()].index()] == cpu; }
 
   const LayoutInput& input_;
   Layout* layout_;

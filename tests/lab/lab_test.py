@@ -45,4 +45,8 @@ smt = machine.parse("smt threads=2 0-3:384 4-7:384 offline=3")
 siblings = {name.split("/")[1]: text for name, text in smt.sysfs() if "siblings" in name}
 equal(siblings, {"cpu0": "0-1", "cpu1": "0-1", "cpu2": "2", "cpu4": "4-5", "cpu5": "4-5", "cpu6": "6-7", "cpu7": "6-7"}, "siblings")
 equal(any("siblings" in name for name, _ in machine.parse("plain 0-3:384").sysfs()), False, "siblings where the line tells of none")
+
+in_turn = machine.parse("in-turn 0,2-3:256 1,4-5:256")
+equal([node.cpus for node in in_turn.nodes], [[0, 2, 3], [1, 4, 5]], "CPUs in turn")
+equal(machine.numa_arguments(in_turn)[3], "node,nodeid=0,cpus=0,cpus=2-3,memdev=m0", "how qemu is told of them")
 print("lab: as promised")

@@ -84,8 +84,11 @@ def list_text(numbers):
 def parse_cpus(text):
     if text == "-":
         return []
-    first, _, last = text.partition("-")
-    return list(range(int(first), int(last or first) + 1))
+    cpus = []
+    for run in text.split(","):
+        first, _, last = run.partition("-")
+        cpus += range(int(first), int(last or first) + 1)
+    return cpus
 
 
 def parse(line):
@@ -97,7 +100,7 @@ def parse(line):
             machine.arch = word
         elif word == "gap":
             machine.nodes.append(Node([], 0))
-        elif match := re.fullmatch(r"(-|\d+(?:-\d+)?):(\d+)", word):
+        elif match := re.fullmatch(r"(-|\d+(?:-\d+)?(?:,\d+(?:-\d+)?)*):(\d+)", word):
             machine.nodes.append(Node(parse_cpus(match[1]), int(match[2])))
         elif match := re.fullmatch(r"(\d+)([=>])(\d+)/(\d+)", word):
             a, b, distance = int(match[1]), int(match[3]), int(match[4])
@@ -142,8 +145,7 @@ def numa_arguments(machine):
     arguments = []
     for number, node in enumerate(machine.nodes):
         about = f"node,nodeid={number}"
-        if node.cpus:
-            about += f",cpus={node.cpus[0]}-{node.cpus[-1]}"
+        about += "".join(f",cpus={run}" for run in list_text(node.cpus).split(",") if run)
         if node.mib:
             arguments += ["-object", f"memory-backend-ram,id=m{number},size={node.mib}M"]
             about += f",memdev=m{number}"

@@ -211,6 +211,23 @@ TEST_CASE("CPUs of one node need not be neighbours; groups are in the order of t
   CHECK_FALSE(built->placement_cpu({3}).valid());
 }
 
+TEST_CASE("by pages the units of one node lie together, however its CPUs are numbered") {
+  Machine machine;
+  for (int cpu = 0; cpu < 8; ++cpu) machine.node_of[cpu] = cpu % 2;
+  machine.node_of[12] = 0;
+  machine.node_of[13] = 4;
+  Built built(machine, FirstChunk::kPage);
+  REQUIRE_FALSE(built.problem);
+  CHECK(built->nr_groups() == 1);
+  CHECK(shown(*built, 0) == "0 2 4 6 12 1 3 5 7 13 ++");
+  CHECK(built->unit_of_cpu({12}) == UnitId{4});
+  CHECK(built->unit_of_cpu({1}) == UnitId{5});
+  CHECK_FALSE(check_layout(*built, built.possible));
+  // Nodes that are no further from each other than CPUs of one node are as one.
+  machine.distances = {{{0, 1}, 10}, {{1, 0}, 10}};
+  CHECK(shown(*Built(machine, FirstChunk::kPage), 0) == "0 1 2 3 4 5 6 7 12 13 ++");
+}
+
 TEST_CASE("512 CPUs on 8 nodes with holes in their numbers") {
   Machine machine;
   for (int node = 0; node < 8; ++node) {
@@ -410,6 +427,20 @@ struct Naive {
   uint32_t units_per_allocation = 0;
   size_t allocation_size = 0;
 
+  // Where the specification is silent: those of one node lie together.
+  static std::vector<int> together(const Machine& machine, std::vector<int> left) {
+    std::vector<int> sorted;
+    while (!left.empty()) {
+      const int first = left[0];
+      const auto rest = std::stable_partition(left.begin(), left.end(), [&](int cpu) {
+        return cpu == first || (machine.distance(first, cpu) <= 10 && machine.distance(cpu, first) <= 10);
+      });
+      sorted.insert(sorted.end(), left.begin(), rest);
+      left.erase(left.begin(), rest);
+    }
+    return sorted;
+  }
+
   Naive(const Machine& machine, size_t parts, size_t min_unit, size_t page, size_t atom, bool one_group) {
     std::vector<int> left;
     for (const auto& [cpu, node] : machine.node_of) left.push_back(cpu);
@@ -421,7 +452,7 @@ struct Naive {
                      (machine.distance(left[0], cpu) <= 10 && machine.distance(cpu, left[0]) <= 10);
         (local ? group : rest).push_back(cpu);
       }
-      groups.push_back(group);
+      groups.push_back(together(machine, group));
       left = rest;
     }
     size_t padded_parts = (parts + page - 1) / page * page;

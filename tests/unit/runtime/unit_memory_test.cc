@@ -305,7 +305,10 @@ TEST_CASE("each unit's memory is asked for from its own CPU's node") {
     };
     REQUIRE(test.memory.create(system, test.plan, test.tables.data()) == 0);
     REQUIRE(test.memory.open_chunk(kFirst) == 0);
+    const size_t bound_before = bound.size();
     REQUIRE(test.memory.open_chunk(kSecond) == 0);
+    // By pages: one node's units, the other's, and the extra one.
+    CHECK(bound.size() - bound_before == (kind == FirstChunk::kPage ? 3 : 0));
     for (ChunkId chunk : {kFirst, kSecond}) {
       for (int32_t cpu = 0; cpu < 8; cpu++) {
         if (cpu == 5) continue;
