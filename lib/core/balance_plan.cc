@@ -200,4 +200,10 @@ void BalancePlan::completed(bool succeeded) {
   if (grows && !succeeded) pages_wanted_ = 0;
 }
 
+void BalancePlan::lost() {
+  core_.lose_chunk(step_.chunk);
+  if (step_.kind == BalanceStep::Kind::create_chunk) pages_wanted_ = 0;
+  step_ = {};
+}
+
 }  // namespace percpu

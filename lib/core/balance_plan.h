@@ -86,6 +86,9 @@ class BalancePlan {
   // populated as far as the pool knows, and a chunk is gone.
   void completed(bool succeeded);
 
+  // In place of completed(), of a chunk that was to be destroyed or made, and whose addresses belong to somebody else by now.
+  void lost();
+
  private:
   enum class Phase : uint8_t { destroy_free, reclaim, trim, populate, destroy_empty, over };
   static constexpr uint32_t kNoChunk = UINT32_MAX;

@@ -144,7 +144,7 @@ void PoolCore::retire_chunk(ChunkId chunk) {
   head.flags |= ChunkHead::kIsolated;
 }
 
-void PoolCore::remove_chunk(ChunkId chunk) {
+void PoolCore::uncount_chunk(ChunkId chunk) {
   ChunkHead& head = state_->head(chunk);
   PERCPU_CHECK(state_->exists(chunk) && head.list == ChunkHead::kNoSlot && !head.immutable(),
                "expected a retired chunk, found chunk %u in slot %u", chunk.value, head.list);
@@ -152,7 +152,16 @@ void PoolCore::remove_chunk(ChunkId chunk) {
   store_relaxed(&totals.populated_pages, totals.populated_pages - head.populated_pages);
   store_relaxed(&totals.chunks, totals.chunks - 1);
   clear_range(state_->map(chunk).populated(), 0, head.nr_blocks);
+  head.populated_pages = head.empty_populated_pages = 0;
+}
+
+void PoolCore::remove_chunk(ChunkId chunk) {
+  uncount_chunk(chunk);
   abandon_chunk(chunk);
+}
+
+void PoolCore::lose_chunk(ChunkId chunk) {
+  if (state_->head(chunk).isolated()) uncount_chunk(chunk);
 }
 
 StorageRange PoolCore::chunk_storage(ChunkId chunk) const {

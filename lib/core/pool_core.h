@@ -164,6 +164,9 @@ class PoolCore {
   // Forgets a retired chunk; its pages count as populated no more and its id may be used again.
   void remove_chunk(ChunkId chunk);
 
+  // In place of remove_chunk() or abandon_chunk() where the chunk's addresses belong to somebody else by now: its id is never used again.
+  void lose_chunk(ChunkId chunk);
+
   // The pages of the storage that may be given back once `chunk` has been removed or abandoned: those that hold its metadata and
   // that of no existing chunk. May be empty; grows to neighbours that are gone too. The pages then read as zero, as
   // begin_chunk() expects. Requires: the grow lock from this call until the pages are given back.
@@ -199,6 +202,9 @@ class PoolCore {
   friend class BalancePlan;
   friend struct PoolState;
   explicit PoolCore(PoolState* state) : state_(state) {}
+
+  // A retired chunk and its pages count no more.
+  void uncount_chunk(ChunkId chunk);
 
   PoolState* state_;
 };

@@ -328,12 +328,15 @@ int Pool::create_chunk() {
   const std::optional<ChunkId> chunk = core_->begin_chunk();
   unlock_map();
   if (!chunk) return -ENOMEM;
-  const int result = memory_.open_chunk(*chunk);
+  int result = memory_.open_chunk(*chunk);
   StorageRange storage{};
   lock_map();
   if (result == 0) {
     core_->publish_chunk(*chunk);
     counters_.nr_chunks_created++;
+  } else if (result == UnitMemory::kLostChunk) {
+    core_->lose_chunk(*chunk);
+    result = -ENOMEM;
   } else {
     core_->abandon_chunk(*chunk);
     storage = core_->chunk_storage(*chunk);

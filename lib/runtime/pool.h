@@ -291,7 +291,8 @@ class Pool {
   bool balance_due() const { return (state_.load(std::memory_order_seq_cst) & kBalance) != 0; }
   void run_round() PERCPU_REQUIRES(grow_lock_) PERCPU_EXCLUDES(map_lock_);
   bool run_plan(BalancePlan::Goal goal) PERCPU_REQUIRES(grow_lock_) PERCPU_EXCLUDES(map_lock_);
-  bool carry_out(const BalanceStep& step) PERCPU_REQUIRES(grow_lock_) PERCPU_EXCLUDES(map_lock_);
+  enum class Outcome : uint8_t { kDone, kFailed, kLost };
+  Outcome carry_out(const BalanceStep& step) PERCPU_REQUIRES(grow_lock_) PERCPU_EXCLUDES(map_lock_);
   void relieve() PERCPU_REQUIRES(grow_lock_) PERCPU_EXCLUDES(map_lock_);
 
   static constexpr size_t kCacheLineBytes = 64;

@@ -100,9 +100,15 @@ bool Pool::run_plan(BalancePlan::Goal goal) {
     const BalanceStep step = plan.next();
     unlock_map();
     if (step.kind == BalanceStep::Kind::done) return good;
-    const bool done = carry_out(step);
-    good = good && done;
+    const Outcome outcome = carry_out(step);
+    const bool done = outcome == Outcome::kDone;
+    good = good && (done || step.kind == BalanceStep::Kind::destroy_chunk);
     lock_map();
+    if (outcome == Outcome::kLost) {
+      plan.lost();
+      unlock_map();
+      continue;
+    }
     plan.completed(done);
     StorageRange storage{};
     switch (step.kind) {
@@ -131,31 +137,36 @@ bool Pool::run_plan(BalancePlan::Goal goal) {
   }
 }
 
-// Makes the system calls of one step. Returns whether it succeeded; giving memory back always does.
-bool Pool::carry_out(const BalanceStep& step) {
+// Makes the system calls of one step. Giving memory back never fails, but addresses may be lost by it.
+Pool::Outcome Pool::carry_out(const BalanceStep& step) {
+  int result = 0;
   switch (step.kind) {
     case BalanceStep::Kind::destroy_chunk:
-      kept_unclean_ = !memory_.retire_chunk(step.chunk) || kept_unclean_;
+      result = memory_.retire_chunk(step.chunk);
       PERCPU_TRACE4(chunk_destroy, name_, step.chunk.value, memory_.handle(step.chunk, {0}), memory_.chunk_bytes());
-      return true;
+      if (result == UnitMemory::kLostChunk) return Outcome::kLost;
+      kept_unclean_ = result != 0 || kept_unclean_;
+      break;
     case BalanceStep::Kind::depopulate:
       for (uint32_t i = 0; i < step.nr_runs; i++) {
         kept_unclean_ = !memory_.depopulate(step.chunk, step.runs[i]) || kept_unclean_;
       }
-      return true;
+      break;
     case BalanceStep::Kind::populate:
       for (uint32_t i = 0; i < step.nr_runs; i++) {
-        if (memory_.populate(step.chunk, step.runs[i]) != 0) return false;
+        if (memory_.populate(step.chunk, step.runs[i]) != 0) return Outcome::kFailed;
       }
-      return true;
+      break;
     case BalanceStep::Kind::create_chunk:
-      if (memory_.open_chunk(step.chunk) != 0) return false;
+      result = memory_.open_chunk(step.chunk);
+      if (result == UnitMemory::kLostChunk) return Outcome::kLost;
+      if (result != 0) return Outcome::kFailed;
       PERCPU_TRACE4(chunk_create, name_, step.chunk.value, memory_.handle(step.chunk, {0}), memory_.chunk_bytes());
-      return true;
+      break;
     case BalanceStep::Kind::done:
       break;
   }
-  return true;
+  return Outcome::kDone;
 }
 
 // Memory is short: gives back what is not needed, and takes nothing. CPUs are stopped only for what they hold: a pool that is full

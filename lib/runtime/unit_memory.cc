@@ -78,7 +78,9 @@ void UnitMemory::destroy() {
   unreserve_all();
 }
 
+// Where addresses were lost in between, all stay as they are: others' mappings may lie there.
 void UnitMemory::unreserve_all() {
+  if (lost_) return;
   const int result = unreserve(*system_, reservation_);
   if (result != 0) report("the address space of a pool could not be given back (error %d)", -result);
   reservation_ = {};
@@ -191,24 +193,26 @@ int UnitMemory::open_chunk(ChunkId chunk) {
     result = open_dumped(*system_, group_range(g, chunk));
   }
   if (result != 0) {
-    (void)retire_chunk(chunk);  // nothing was written there yet
-    return result;
+    const int retired = retire_chunk(chunk);  // nothing was written there yet
+    return retired == kLostChunk ? kLostChunk : result;
   }
   bind_spans(chunk);
   return 0;
 }
 
-bool UnitMemory::retire_chunk(ChunkId chunk) {
-  bool good = true;
+int UnitMemory::retire_chunk(ChunkId chunk) {
+  int left = 0;
   for (uint32_t g = 0; g < nr_groups_; g++) {
     const int result = retire(*system_, group_range(g, chunk), node_of_group(g));
-    if (result < 0) report("the memory of chunk %u could not be given back (error %d)", chunk.value, -result);
-    good = good && result >= 0;
+    if (result >= 0) continue;
+    report("the memory of chunk %u could not be given back (error %d)", chunk.value, -result);
+    if (result == -ENOMEM) lost_ = true;
+    if (left != kLostChunk) left = result == -ENOMEM ? kLostChunk : -EBUSY;
   }
   // Kept accessible: a wild handle is looked up without a lock, and must find no live area rather than fault. What is left
   // in records does no harm: an area's domain is 0 again when the area is freed.
   (void)percpu::depopulate(*system_, record_range(chunk));
-  return good;
+  return left;
 }
 
 int UnitMemory::populate(ChunkId chunk, PageRun run) {

@@ -116,10 +116,13 @@ class UnitMemory {
 
   // ---- memory ---------------------------------------------------------------------------------------------------
 
-  // Makes the memory of a chunk accessible, without backing it. Returns 0 or -errno: then it is as before.
+  // Makes the memory of a chunk accessible, without backing it. Returns 0 or -errno: then it is as before, but that after kLostChunk its
+  // addresses are somebody else's, and the chunk is never to be used again.
   [[nodiscard]] int open_chunk(ChunkId chunk);
-  // Gives all memory of a chunk back. False where the system would not take it: what is read there later may not be zero.
-  [[nodiscard]] bool retire_chunk(ChunkId chunk);
+  static constexpr int kLostChunk = -EADDRNOTAVAIL;
+  // Gives all memory of a chunk back. Returns 0; -EBUSY where the system would not take it: what is read there later may not be zero; or
+  // kLostChunk.
+  [[nodiscard]] int retire_chunk(ChunkId chunk);
   // Backs a run of pages in every hot copy. Returns 0 or -errno: some may be backed then.
   [[nodiscard]] int populate(ChunkId chunk, PageRun run);
   // Gives a run of pages back in every copy. False as above.
@@ -235,6 +238,7 @@ class UnitMemory {
   uint32_t nr_real_copies_ = 0;
   uint32_t nr_spans_ = 0;
   int bind_error_ = 0;
+  bool lost_ = false;  // addresses of a chunk
 
   // Tables, in the caller's memory.
   uintptr_t* offset_ = nullptr;  // [nr_copies]: part of the ABI

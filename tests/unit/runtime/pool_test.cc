@@ -2,6 +2,7 @@
 #include "runtime/pool.h"
 
 #include <doctest/doctest.h>
+#include <sys/mman.h>
 
 #include <algorithm>
 #include <atomic>
@@ -788,6 +789,66 @@ TEST_CASE("an address is told by pool, handle, CPU, chunk and offset") {
   REQUIRE(pool->address_info(reinterpret_cast<uintptr_t>(pool.copy(small, 2)), &info));
   CHECK(info.handle == nullptr);
   pool.free(large);
+}
+
+// A kernel that unmaps what a fixed mapping is to replace, and then has no memory for it.
+PageRange lost_range;
+int losses_left;
+
+TEST_CASE("a chunk whose addresses were lost is never used again, and others' mappings there are left alone") {
+  for (const bool opening : {false, true}) {
+    CAPTURE(opening);
+    World world("balance:off");
+    lost_range = {};
+    losses_left = 0;
+    world.system.mmap = [](uintptr_t address, size_t size_bytes, int protection, int flags) -> intptr_t {
+      if (losses_left == 0 || (flags & MAP_FIXED) == 0) return real_system().mmap(address, size_bytes, protection, flags);
+      losses_left--;
+      lost_range = {address, size_bytes};
+      (void)real_system().munmap(address, size_bytes);
+      return -ENOMEM;
+    };
+    static bool refuses;
+    refuses = false;
+    world.system.mprotect = [](uintptr_t address, size_t size_bytes, int protection) {
+      return refuses ? -ENOMEM : real_system().mprotect(address, size_bytes, protection);
+    };
+    CapturedStderr told;
+    std::vector<void*> handles;
+    unsigned char* others = nullptr;
+    {
+      TestPool pool(world, {.unit_size_bytes = 32 << 10});
+      losses_left = 1;
+      if (opening) {
+        refuses = true;
+        CHECK(pool.alloc(30000, 4, PERCPU_NOWARN) == nullptr);
+        CHECK(pool.error == ENOMEM);
+        refuses = false;
+      } else {
+        for (int i = 0; i < 4; i++) handles.push_back(pool.alloc(30000));
+        free_all(pool, handles);
+        pool->balance();
+      }
+      CHECK(losses_left == 0);
+      CHECK(count_lines(told.text(), "could not be given back (error 12)") == 1);
+      others = static_cast<unsigned char*>(mmap(reinterpret_cast<void*>(lost_range.start), lost_range.size_bytes, PROT_READ | PROT_WRITE,
+                                                MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0));
+      REQUIRE(reinterpret_cast<uintptr_t>(others) == lost_range.start);
+      memset(others, 0x5a, lost_range.size_bytes);
+      for (int i = 0; i < 10; i++) {
+        handles.push_back(pool.alloc(30000));
+        pool.fill_copies(handles.back(), 30000, 1);
+      }
+      CHECK(pool.stats().nr_chunks == pool.chunks().size() - 1);
+      pool->check();
+      free_all(pool, handles);
+      pool->balance();
+    }
+    bool whole = true;
+    for (size_t i = 0; i < lost_range.size_bytes; i++) whole = whole && others[i] == 0x5a;
+    CHECK(whole);
+    CHECK(munmap(others, lost_range.size_bytes) == 0);
+  }
 }
 
 // The pool whose lock each system call of the next test looks at, and how often it was found held by the caller.
