@@ -14,6 +14,7 @@
 
 #include "api/for_preload.h"
 #include "base/check.h"
+#include "base/errno_kept.h"
 #include "os/fork_depth.h"
 #include "preload/heap/heap.h"
 #include "preload/abi/new_delete.h"
@@ -141,10 +142,9 @@ void print(bool json) {
 volatile sig_atomic_t asked = 0;
 
 void on_signal(int) {
-  const int saved_errno = errno;
+  const percpu::ErrnoKept errno_kept;
   asked = 1;
   (void)percpu_balance_wake_();
-  errno = saved_errno;
 }
 
 // The balance thread prints. A signal that came before it ran is not forgotten.

@@ -12,6 +12,7 @@
 
 #include "api/pool_attr.h"
 #include "base/check.h"
+#include "base/errno_kept.h"
 #include "base/raw_syscall.h"
 #include "os/cancel.h"
 #include "os/env.h"
@@ -126,9 +127,7 @@ int Library::read_machine() {
 
 void Library::read_memory_settings() {
   char text[128];
-  environment_.huge_pages =
-      read_beginning(system(), "/sys/kernel/mm/transparent_hugepage/enabled", text, sizeof text) > 0 &&
-      std::strstr(text, "[never]") == nullptr;
+  environment_.huge_pages = huge_pages(system()) != HugePages::kNever;
   environment_.huge_page_bytes = kDefaultHugePageBytes;
   (void)read_beginning(system(), "/sys/kernel/mm/transparent_hugepage/hpage_pmd_size", text, sizeof text);
   const uint64_t huge_page_bytes = leading_number(text).value_or(0);
@@ -253,10 +252,8 @@ int Library::refuse_without_pool(size_t size_bytes, size_t align_bytes, unsigned
 // ---- threads and copies ----------------------------------------------------------------------------------------------
 
 bool Library::thread_has_rseq() {
-  const int saved_errno = errno;
-  const bool registered = process_has_rseq() && thread_registered(system());
-  errno = saved_errno;
-  return registered;
+  const ErrnoKept errno_kept;
+  return process_has_rseq() && thread_registered(system());
 }
 
 // What the kernel says of a thread holds for its life (os/rseq.h), so it is asked once.
@@ -273,11 +270,10 @@ int Library::attach_thread() {
 // Where nobody says it, any: what asks works by atomic instructions.
 CpuId Library::current_cpu() {
   if (percpu_thread_.offset != nullptr) return CpuId{rseq_cpu_id()};  // a list of its own CPU's was empty, or stopped
-  const int saved_errno = errno;
+  const ErrnoKept errno_kept;
   unsigned number = 0;
   unsigned node = 0;
   (void)system().getcpu(&number, &node);
-  errno = saved_errno;
   return CpuId{static_cast<int32_t>(number)};
 }
 
@@ -334,10 +330,10 @@ int Library::address_info(const void* address, percpu_address* info) {
   uintptr_t handle = 0;
   {
     const Balancer::Reader reader(balancer_);  // so long no pool goes away
-    for (Pool* pool = balancer_.first_pool(); pool != nullptr && !found;
-         pool = pool->next.load(std::memory_order_acquire)) {
-      found = pool->contains(value) && pool->address_info(value, info);
-      if (found) handle = pool->memory().handle(ChunkId{info->chunk}, {static_cast<uint32_t>(info->unit_offset)});
+    for (Pool& pool : balancer_.pools()) {
+      found = pool.contains(value) && pool.address_info(value, info);
+      if (found) handle = pool.memory().handle(ChunkId{info->chunk}, {static_cast<uint32_t>(info->unit_offset)});
+      if (found) break;
     }
   }
   if (!found) return 0;

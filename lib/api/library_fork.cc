@@ -43,23 +43,17 @@ void Library::fork_prepare(const OuterLock* outer, bool signals_blocked) PERCPU_
   ModuleImages::fork_prepare();  // not earlier: a thread that waits outside may be a reader that is waited for, or hold the outer lock
   statics_.lock_for_fork();
   balancer_.fork_prepare();
-  for (Pool* pool = balancer_.first_pool(); pool != nullptr; pool = pool->next.load(std::memory_order_relaxed)) {
-    pool->fork_stop();
-  }
+  for (Pool& pool : balancer_.pools()) pool.fork_stop();
   // fork copies pages one after the other: no sequence may change front caches meanwhile. Where there is no fence, a thread
   // that is in the middle of one right now may leave the child with an area in two places.
-  if (balancer_.first_pool() != nullptr) (void)fence_.all(system(), topology_.possible);
-  for (Pool* pool = balancer_.first_pool(); pool != nullptr; pool = pool->next.load(std::memory_order_relaxed)) {
-    pool->fork_prepare();
-  }
+  if (!balancer_.pools().empty()) (void)fence_.all(system(), topology_.possible);
+  for (Pool& pool : balancer_.pools()) pool.fork_prepare();
   accounting_.lock_for_fork();
 }
 
 void Library::fork_parent() PERCPU_NO_THREAD_SAFETY_ANALYSIS {  // taken in fork_prepare()
   accounting_.unlock_after_fork();
-  for (Pool* pool = balancer_.first_pool(); pool != nullptr; pool = pool->next.load(std::memory_order_relaxed)) {
-    pool->fork_parent();
-  }
+  for (Pool& pool : balancer_.pools()) pool.fork_parent();
   balancer_.fork_parent();
   statics_.unlock_after_fork();
   ModuleImages::fork_parent();
@@ -72,9 +66,7 @@ void Library::fork_child() PERCPU_NO_THREAD_SAFETY_ANALYSIS {  // taken in fork_
   if (!exits_here) exiting_.store(false, std::memory_order_relaxed);
   grace_.fork_child();  // first: the others ask whether it is lost
   accounting_.unlock_after_fork();
-  for (Pool* pool = balancer_.first_pool(); pool != nullptr; pool = pool->next.load(std::memory_order_relaxed)) {
-    pool->fork_child();
-  }
+  for (Pool& pool : balancer_.pools()) pool.fork_child();
   balancer_.fork_child(exiting());
   watch_main_thread();
   statics_.unlock_after_fork();

@@ -40,7 +40,13 @@ template <class T>
   return static_cast<T>((value + to - 1) & ~(to - 1));
 }
 
-// The same for any `multiple`, by a division.
+// And down.
+template <class T>
+[[nodiscard]] constexpr T round_down(T value, T to) {
+  return static_cast<T>(value & ~(to - 1));
+}
+
+// Up to any `multiple`, by a division.
 [[nodiscard]] constexpr uint64_t round_up_to_multiple(uint64_t value, uint64_t multiple) {
   return (value + multiple - 1) / multiple * multiple;
 }

@@ -8,8 +8,9 @@
 #include <sys/syscall.h>
 
 #if !defined(__x86_64__) && !defined(__aarch64__)
-#include <errno.h>
 #include <unistd.h>
+
+#include "base/errno_kept.h"
 #endif
 
 namespace percpu {
@@ -34,11 +35,9 @@ inline long raw_syscall(long number, long a = 0, long b = 0, long c = 0, long d 
   __asm__ volatile("svc 0" : "+r"(x0) : "r"(x8), "r"(x1), "r"(x2), "r"(x3), "r"(x4), "r"(x5) : "memory");
   return x0;
 #else
-  const int saved_errno = errno;
-  long result = syscall(number, a, b, c, d, e, f);
-  if (result == -1) result = -errno;
-  errno = saved_errno;
-  return result;
+  const ErrnoKept errno_kept;
+  const long result = syscall(number, a, b, c, d, e, f);
+  return result == -1 ? -errno : result;
 #endif
 }
 

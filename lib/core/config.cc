@@ -4,6 +4,7 @@
 #include <cstring>
 #include <type_traits>
 
+#include "base/bits.h"
 #include "base/cpu_mask.h"
 #include "core/pool_shape.h"
 
@@ -304,7 +305,7 @@ class Parser {
   }
 
   Config finish(size_t page_size_bytes) {
-    config_.unit_size_bytes = (config_.unit_size_bytes + page_size_bytes - 1) & ~(page_size_bytes - 1);
+    config_.unit_size_bytes = round_up(config_.unit_size_bytes, page_size_bytes);
     config_.reserved_size_bytes = (config_.reserved_size_bytes + kFragmentBytes - 1) & ~size_t{kFragmentBytes - 1};
     check_reserve();
     check_max_alloc();

@@ -58,7 +58,7 @@ void PoolState::lay_out(const PoolShape& wanted) {
   shape = wanted;
   shape.static_bytes = round_up(wanted.static_bytes, kFragmentBytes);
   const uint32_t rounding = shape.static_bytes - wanted.static_bytes;
-  shape.dynamic_bytes = wanted.dynamic_bytes < rounding ? 0 : (wanted.dynamic_bytes - rounding) & ~(kFragmentBytes - 1);
+  shape.dynamic_bytes = wanted.dynamic_bytes < rounding ? 0 : round_down(wanted.dynamic_bytes - rounding, kFragmentBytes);
   map_layout = MapLayout::of(shape.unit_size_bytes, shape.page_size_bytes);
   heads_offset = round_up<uint64_t>(id_bits_offset() + words_for_bits(shape.max_chunks) * uint64_t{8}, 64);
   const uint64_t nr_maps = uint64_t{shape.max_chunks} + 1;

@@ -11,6 +11,7 @@
 #include <cstring>
 #include <ctime>
 
+#include "base/errno_kept.h"
 #include "base/raw_syscall.h"
 
 namespace percpu {
@@ -85,9 +86,8 @@ std::atomic<ClockGettime> clock_call{nullptr};
 uint64_t coarse_ns() {
   ClockGettime call = clock_call.load(std::memory_order_relaxed);
   if (call == nullptr) {
-    const int saved_errno = errno;  // getauxval() says by it that there is no vDSO
+    const ErrnoKept errno_kept;  // getauxval() says by it that there is no vDSO
     call = find_in_vdso();
-    errno = saved_errno;
     if (call == nullptr) call = by_system_call;
     clock_call.store(call, std::memory_order_relaxed);  // whoever else comes here finds the same
   }

@@ -5,6 +5,9 @@
 #include <linux/mempolicy.h>
 #include <sys/mman.h>
 
+#include <cstring>
+
+#include "base/bits.h"
 #include "base/check.h"
 #include "base/cpu_mask.h"
 #include "os/file.h"
@@ -106,7 +109,7 @@ int reserve(const System& system, size_t size_bytes, size_t align_bytes, PageRan
   if (address == -EAGAIN) address = reserve_unlocked(system, 0, with_slack);
   if (address < 0) return static_cast<int>(address);
   PageRange whole{static_cast<uintptr_t>(address), with_slack};
-  PageRange kept{(whole.start + align_bytes - 1) & ~(align_bytes - 1), size_bytes};
+  PageRange kept{round_up(whole.start, align_bytes), size_bytes};
   int error = trim(system, &whole, kept);
   if (error != 0) {
     static_cast<void>(system.munmap(whole.start, whole.size_bytes));
@@ -243,6 +246,14 @@ int retire(const System& system, PageRange range, NodeId node) {
   return properties == 0 && placed == 0 ? kRetired : kRetiredUnplaced;
 }
 
+// "always [madvise] never": the one in brackets.
+HugePages huge_pages(const System& system) {
+  char text[128];
+  if (read_beginning(system, "/sys/kernel/mm/transparent_hugepage/enabled", text, sizeof text) <= 0) return HugePages::kNever;
+  if (std::strstr(text, "[always]") != nullptr) return HugePages::kAlways;
+  return std::strstr(text, "[madvise]") != nullptr ? HugePages::kAdvised : HugePages::kNever;
+}
+
 int advise_huge(const System& system, PageRange range, bool on) {
   return system.madvise(range.start, range.size_bytes, on ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
 }
@@ -266,7 +277,7 @@ int resident_pages(const System& system, PageRange range, size_t* pages) {
 
 int node_of(const System& system, uintptr_t address, NodeId* node) {
   const size_t page = page_size_bytes();
-  uintptr_t page_start = address & ~(page - 1);
+  uintptr_t page_start = round_down(address, page);
   int status = -ENOENT;
   int error = system.query_page(page_start, &status);
   if (error == -EPERM || error == -ENOSYS) return node_by_policy(system, page_start, node);

@@ -100,6 +100,10 @@ enum RetireResult : int {
 // no longer mapped (-ENOMEM), the addresses are lost to others and must not be used again.
 [[nodiscard]] int retire(const System& system, PageRange range, NodeId node);
 
+// To which mappings the kernel gives transparent huge pages (/sys/kernel/mm/transparent_hugepage/enabled). kNever where it does not say.
+enum class HugePages : uint8_t { kNever, kAdvised, kAlways };
+[[nodiscard]] HugePages huge_pages(const System& system);
+
 // Allows or forbids huge pages in the range. Errors: -EINVAL where the kernel has none.
 [[nodiscard]] int advise_huge(const System& system, PageRange range, bool on);
 

@@ -10,6 +10,7 @@
 
 #include "base/bits.h"
 #include "base/check.h"
+#include "base/errno_kept.h"
 #include "os/mutex.h"
 #include "os/topology.h"
 
@@ -47,10 +48,8 @@ int probe(const System& system, uint32_t len_bytes) {
 
 // 0 for what the kernel does not say. (getauxval then sets errno.)
 uint32_t auxiliary_value(unsigned long type) {
-  int saved_errno = errno;
-  unsigned long value = getauxval(type);
-  errno = saved_errno;
-  return static_cast<uint32_t>(value);
+  const ErrnoKept errno_kept;
+  return static_cast<uint32_t>(getauxval(type));
 }
 
 // Which CPUs are online, read when that is first asked: a container may be refused most of them.

@@ -17,6 +17,7 @@
 #include <type_traits>
 
 #include "base/cpu_mask.h"
+#include "base/errno_kept.h"
 #include "base/raw_syscall.h"
 #include "os/cancel.h"
 
@@ -41,11 +42,9 @@ long raw(long number, Args... args) {
 
 template <class Call>
 int without_errno(Call call) {
-  int saved_errno = errno;
-  int result = call();
-  if (result == -1) result = -errno;
-  errno = saved_errno;
-  return result;
+  const ErrnoKept errno_kept;
+  const int result = call();
+  return result == -1 ? -errno : result;
 }
 
 // What changes mappings goes by libc's functions: sanitizers, and libraries that register memory with a network card, have to see it,
@@ -61,11 +60,9 @@ void* pointer(uintptr_t address) { return reinterpret_cast<void*>(address); }
 // mmap and mremap return MAP_FAILED, which is -1 too.
 template <class Call>
 intptr_t address_or_error(Call call) {
-  int saved_errno = errno;
-  intptr_t result = reinterpret_cast<intptr_t>(call());
-  if (result == -1) result = -errno;
-  errno = saved_errno;
-  return result;
+  const ErrnoKept errno_kept;
+  const auto result = reinterpret_cast<intptr_t>(call());
+  return result == -1 ? -errno : result;
 }
 
 intptr_t do_mmap(uintptr_t address, size_t size_bytes, int protection, int flags) {
@@ -204,7 +201,7 @@ int create_with_stack(pthread_t* thread, size_t stack_bytes, bool as_ordinary, v
 }
 
 int do_start_thread(pthread_t* thread, void* (*run)(void*), void* argument) {
-  int saved_errno = errno;
+  const ErrnoKept errno_kept;
   sigset_t all;
   sigset_t before;
   sigfillset(&all);
@@ -214,16 +211,13 @@ int do_start_thread(pthread_t* thread, void* (*run)(void*), void* argument) {
   // The kernel refuses another policy, or other CPUs.
   if (error == EINVAL || error == EPERM) error = create_with_stack(thread, 0, false, run, argument);
   pthread_sigmask(SIG_SETMASK, &before, nullptr);
-  errno = saved_errno;
   return -error;
 }
 
 int do_join_thread(pthread_t thread) {
   const NotCancelled not_cancelled;
-  int saved_errno = errno;
-  int error = pthread_join(thread, nullptr);
-  errno = saved_errno;
-  return -error;
+  const ErrnoKept errno_kept;
+  return -pthread_join(thread, nullptr);
 }
 
 constexpr System kRealSystem = {

@@ -9,6 +9,7 @@
 #include <cstring>
 
 #include "base/check.h"
+#include "base/errno_kept.h"
 #include "base/text.h"
 
 namespace percpu {
@@ -22,34 +23,17 @@ int numa_highest_node() { return ::numa_max_node(); }
 bool numa_node_has_memory(int node) { return ::numa_node_size64(node, nullptr) > 0; }
 int numa_node_distance(int from, int to) { return ::numa_distance(from, to); }
 
-template <class Answer, Answer (*ask)(int)>
-Answer keeping_errno(int argument) {
-  int saved_errno = errno;
-  Answer answer = ask(argument);
-  errno = saved_errno;
-  return answer;
-}
-
-template <class Answer, Answer (*ask)()>
-Answer keeping_errno() {
-  int saved_errno = errno;
-  Answer answer = ask();
-  errno = saved_errno;
-  return answer;
-}
-
-int distance_keeping_errno(int from, int to) {
-  int saved_errno = errno;
-  int answer = numa_node_distance(from, to);
-  errno = saved_errno;
-  return answer;
+template <auto ask, class... Arguments>
+auto keeping_errno(Arguments... arguments) {
+  const ErrnoKept errno_kept;
+  return ask(arguments...);
 }
 
 constexpr NumaSource kLibnuma = {
-    .available = keeping_errno<bool, numa_is_available>,
-    .max_node = keeping_errno<int, numa_highest_node>,
-    .has_memory = keeping_errno<bool, numa_node_has_memory>,
-    .distance = distance_keeping_errno,
+    .available = keeping_errno<numa_is_available>,
+    .max_node = keeping_errno<numa_highest_node>,
+    .has_memory = keeping_errno<numa_node_has_memory, int>,
+    .distance = keeping_errno<numa_node_distance, int, int>,
 };
 
 void add_range(CpuMask* mask, size_t count) {

@@ -37,9 +37,10 @@ void Balancer::add(Pool& pool) {
 
 bool Balancer::has(const Pool* pool) {
   SleepMutexGuard guard(rounds_lock_);
-  const Pool* at = first_pool();
-  while (at != nullptr && at != pool) at = at->next.load(std::memory_order_relaxed);
-  return at != nullptr;
+  for (const Pool& each : pools()) {
+    if (&each == pool) return true;
+  }
+  return false;
 }
 
 bool Balancer::remove(Pool& pool) {
@@ -102,7 +103,7 @@ void Balancer::start() {
 void Balancer::serve_no_more() {
   state_.store(kNone, std::memory_order_seq_cst);
   SleepMutexGuard guard(rounds_lock_);
-  for (Pool* pool = first_pool(); pool != nullptr; pool = pool->next.load(std::memory_order_relaxed)) pool->take_over();
+  for (Pool& pool : pools()) pool.take_over();
 }
 
 void Balancer::fork_child(bool exits) {
@@ -116,9 +117,7 @@ void Balancer::fork_child(bool exits) {
   grace_lock_.reset_after_fork_in_child();
   readers_.reset();
   bool any_due = false;
-  for (Pool* pool = first_pool(); pool != nullptr; pool = pool->next.load(std::memory_order_relaxed)) {
-    any_due = any_due || pool->due();
-  }
+  for (Pool& pool : pools()) any_due = any_due || pool.due();
   if (any_due) bell_.ring(*system_);
   start_wanted_.store(any_due, std::memory_order_relaxed);
   rounds_lock_.unlock();
@@ -182,8 +181,8 @@ bool Balancer::do_job() {
 uint32_t Balancer::look_after_front_caches() {
   SleepMutexGuard guard(rounds_lock_);
   uint32_t soonest_ms = 0;
-  for (Pool* pool = first_pool(); pool != nullptr; pool = pool->next.load(std::memory_order_relaxed)) {
-    const uint32_t ms = pool->look_after_front_caches();
+  for (Pool& pool : pools()) {
+    const uint32_t ms = pool.look_after_front_caches();
     if (ms != 0 && (soonest_ms == 0 || ms < soonest_ms)) soonest_ms = ms;
   }
   return soonest_ms;
@@ -191,15 +190,15 @@ uint32_t Balancer::look_after_front_caches() {
 
 void Balancer::run_rounds() {
   SleepMutexGuard guard(rounds_lock_);
-  for (Pool* pool = first_pool(); pool != nullptr; pool = pool->next.load(std::memory_order_relaxed)) {
-    if (pool->take_due() && !stopping_.load(std::memory_order_relaxed)) pool->make_round();
+  for (Pool& pool : pools()) {
+    if (pool.take_due() && !stopping_.load(std::memory_order_relaxed)) pool.make_round();
   }
 }
 
 bool Balancer::any_grace_waiting() {
   SleepMutexGuard guard(rounds_lock_);
-  for (Pool* pool = first_pool(); pool != nullptr; pool = pool->next.load(std::memory_order_relaxed)) {
-    if (pool->grace_waiting() && !grace_->lost()) return true;
+  for (Pool& pool : pools()) {
+    if (pool.grace_waiting() && !grace_->lost()) return true;
   }
   return false;
 }
@@ -209,15 +208,11 @@ void Balancer::free_after_grace() {
   bool any = false;
   {
     SleepMutexGuard guard(rounds_lock_);
-    for (Pool* pool = first_pool(); pool != nullptr; pool = pool->next.load(std::memory_order_relaxed)) {
-      any = pool->begin_grace_batch() || any;
-    }
+    for (Pool& pool : pools()) any = pool.begin_grace_batch() || any;
   }
   if (!any || !grace_->wait()) return;
   SleepMutexGuard guard(rounds_lock_);
-  for (Pool* pool = first_pool(); pool != nullptr; pool = pool->next.load(std::memory_order_relaxed)) {
-    pool->free_grace_batch();
-  }
+  for (Pool& pool : pools()) pool.free_grace_batch();
 }
 
 }  // namespace percpu

@@ -30,6 +30,7 @@
 namespace percpu {
 
 class Pool;
+class PoolList;
 
 class Balancer {
  public:
@@ -60,8 +61,8 @@ class Balancer {
    private:
     Gate& gate_;
   };
-  // The head of the list. Requires: a Reader, or rounds_lock_, or a fork in progress.
-  Pool* first_pool() const { return pools_.load(std::memory_order_acquire); }
+  // All pools, to be walked (runtime/pool.h). Requires: a Reader, or rounds_lock_, or a fork in progress.
+  PoolList pools() const;
 
   // A pool has work. Context: any; where the thread does not run yet this leaves a note for start_if_wanted().
   void wake();

@@ -342,6 +342,34 @@ class Pool {
   std::atomic<Pool*> next{nullptr};
 };
 
+// The pools of a balancer, the newest first. Others may be added meanwhile.
+class PoolList {
+ public:
+  class Iterator {
+   public:
+    explicit Iterator(Pool* at) : at_(at) {}
+    Pool& operator*() const { return *at_; }
+    Iterator& operator++() {
+      at_ = at_->next.load(std::memory_order_acquire);
+      return *this;
+    }
+    bool operator==(const Iterator&) const = default;
+
+   private:
+    Pool* at_;
+  };
+
+  explicit PoolList(Pool* first) : first_(first) {}
+  Iterator begin() const { return Iterator(first_); }
+  Iterator end() const { return Iterator(nullptr); }
+  bool empty() const { return first_ == nullptr; }
+
+ private:
+  Pool* first_;
+};
+
+inline PoolList Balancer::pools() const { return PoolList(pools_.load(std::memory_order_acquire)); }
+
 // The public name of a pool. Never defined otherwise: a percpu_pool_t * is a Pool *.
 inline Pool* to_pool(percpu_pool_t* pool) { return reinterpret_cast<Pool*>(pool); }
 inline percpu_pool_t* to_public(Pool* pool) { return reinterpret_cast<percpu_pool_t*>(pool); }

@@ -18,6 +18,7 @@
 
 #include "base/bits.h"
 #include "base/check.h"
+#include "base/errno_kept.h"
 #include "preload/abi/export.h"
 #include "preload/heap/heap.h"
 
@@ -99,9 +100,8 @@ PRELOAD_EXPORT void* reallocarray(void* block, size_t count, size_t size) {
 
 PRELOAD_EXPORT int posix_memalign(void** out, size_t align, size_t size) {
   if (!percpu::is_power_of_two(align) || align % sizeof(void*) != 0) return EINVAL;
-  const int saved_errno = errno;
+  const percpu::ErrnoKept errno_kept;
   void* block = aligned(align, size);
-  errno = saved_errno;
   if (block == nullptr) return ENOMEM;
   *out = block;
   return 0;
@@ -130,7 +130,7 @@ PRELOAD_EXPORT void* valloc(size_t size) { return or_enomem(aligned(percpu::page
 PRELOAD_EXPORT void* pvalloc(size_t size) {
   const size_t page = percpu::page_size_bytes();
   if (size > PTRDIFF_MAX - page) return or_enomem(nullptr);
-  return or_enomem(aligned(page, size == 0 ? page : (size + page - 1) & ~(page - 1)));
+  return or_enomem(aligned(page, size == 0 ? page : percpu::round_up(size, page)));
 }
 
 PRELOAD_EXPORT size_t malloc_usable_size(void* block) {

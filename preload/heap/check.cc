@@ -62,7 +62,7 @@ void Checker::put(void* block, size_t block_bytes, const char* what) {
   memset(begin + ends.behind_from, kPoison, block_bytes - kTrailerBytes - ends.behind_from);
   const uintptr_t page = page_size_bytes();
   const uintptr_t from = round_up(reinterpret_cast<uintptr_t>(begin) + ends.front_bytes, page);
-  const uintptr_t to = (reinterpret_cast<uintptr_t>(begin) + ends.behind_from) & ~(page - 1);
+  const uintptr_t to = round_down(reinterpret_cast<uintptr_t>(begin) + ends.behind_from, page);
   if (from < to) (void)depopulate(*system_, {from, to - from});
   HeapGuard guard(lock_);
   quarantine_[(first_ + nr_blocks_) % kMostBlocks] = {block, block_bytes};

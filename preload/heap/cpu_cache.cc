@@ -10,6 +10,7 @@
 
 #include "base/bits.h"
 #include "base/check.h"
+#include "base/errno_kept.h"
 #include "base/raw_syscall.h"
 #include "os/pages.h"
 #include "os/rseq.h"
@@ -40,10 +41,8 @@ uint32_t size_of_lane(uint32_t lane) { return kClasses.info[class_of_lane(lane)]
 
 // Restarts the sequences on that CPU. errno stays as it is: free() comes here.
 bool fence(int cpu) {
-  const int saved_errno = errno;
-  const bool done = percpu_fence(cpu) == 0;
-  errno = saved_errno;
-  return done;
+  const ErrnoKept errno_kept;
+  return percpu_fence(cpu) == 0;
 }
 
 }  // namespace
@@ -124,8 +123,7 @@ int CpuCache::open(const Window& window, size_t budget_bytes, bool unchecked) {
   nr_cpus_ = nr_cpus;
   area_bytes_ = area;
   system_ = &system;
-  const uint32_t nr_allowed = percpu_allowed_cpus_();
-  nr_sharing_ = nr_allowed != 0 ? nr_allowed : nr_cpus;
+  nr_sharing_ = percpu_allowed_cpus_();
   chosen_bytes_ = budget_bytes_ = budget_of_cpu(budget_bytes, nr_sharing_);
   fill_table(reinterpret_cast<CacheTable*>(table.start));
   cache_places = {window.base(), table_};

@@ -336,7 +336,7 @@ void* Heap::allocate_zeroed(size_t size_bytes) {
   // where the program has locked the pages, as it may have meant to.)
   size_t zeroed_bytes = 0;
   if (size_bytes >= kFreshBytes) {
-    const size_t whole_bytes = size_bytes & ~(system_page_bytes() - 1);
+    const size_t whole_bytes = round_down(size_bytes, system_page_bytes());
     if (window_.system().madvise(reinterpret_cast<uintptr_t>(block), whole_bytes, MADV_DONTNEED) == 0) zeroed_bytes = whole_bytes;
   }
   memset(static_cast<char*>(block) + zeroed_bytes, 0, size_bytes - zeroed_bytes);

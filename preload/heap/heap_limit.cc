@@ -19,28 +19,20 @@
 #include <sys/syscall.h>
 
 #include <algorithm>
-#include <cstring>
 
+#include "base/errno_kept.h"
 #include "base/raw_syscall.h"
 #include "os/clock.h"
-#include "os/file.h"
 #include "preload/heap/heap.h"
 
 namespace percpu::heap {
 namespace {
 
-constexpr char kThpFile[] = "/sys/kernel/mm/transparent_hugepage/enabled";
 constexpr uint64_t kFindMs = 5000;         // how long what was found is believed
 constexpr uint64_t kLookStepPages = 16384;  // without a limit
 constexpr uint64_t kLeastStepPages = 64;
 constexpr uint64_t kQuietDirtyPages = (uint64_t{256} << 20) >> kPageShift;  // of a program without threads
 constexpr size_t kLeastBudgetNearLimit = 32 * 1024;  // of a CPU's caches
-
-// "always [madvise] never": the one in brackets.
-bool system_says(const System& system, const char* what) {
-  char text[128];
-  return read_beginning(system, kThpFile, text, sizeof text) > 0 && strstr(text, what) != nullptr;
-}
 
 // Then every writable mapping counts, whether it is used or not.
 bool data_is_limited() {
@@ -81,9 +73,9 @@ bool Heap::keeps_too_much() const {
 void Heap::choose_huge_use() {
   const System& system = window_.system();
   if (config_.thp == HeapThp::kOff || system_pages() != 1 || raw_syscall(SYS_prctl, PR_GET_THP_DISABLE) == 1) return;
-  const bool always = system_says(system, "[always]");
-  if (!always && !system_says(system, "[madvise]")) return;
-  huge_use_ = always || config_.thp == HeapThp::kOn ? HugeUse::kAll : HugeUse::kDense;
+  const HugePages given = huge_pages(system);
+  if (given == HugePages::kNever) return;
+  huge_use_ = given == HugePages::kAlways || config_.thp == HeapThp::kOn ? HugeUse::kAll : HugeUse::kDense;
   for (uint32_t node = 0; node < window_.nr_nodes(); ++node) pages_[node].set_huge_use(huge_use_);
 }
 
@@ -100,7 +92,7 @@ void Heap::look_now() {
 }
 
 void Heap::look_at_limit() {
-  const int saved_errno = errno;
+  const ErrnoKept errno_kept;
   const uint64_t now = coarse_ms();
   const bool first = limit_found_ms_ == 0;
   if (first) {
@@ -110,7 +102,6 @@ void Heap::look_at_limit() {
   const bool due = first || now - limit_found_ms_ >= kFindMs;
   if (due && (config_.limit != HeapLimit::kAuto || limit_.find(window_.system()))) limit_found_ms_ = now | 1;
   keep_within(read_room());
-  errno = saved_errno;
 }
 
 // What is left now. Without a file descriptor to look by: what was left when it could be seen, less what the heap took since;

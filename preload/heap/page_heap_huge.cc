@@ -23,7 +23,7 @@ uint64_t PageHeap::huge_start(const Span& span, uint64_t start, uint64_t nr_page
 void PageHeap::cover_huge(uint32_t number, uint64_t nr_pages) {
   const Span& span = window_->span(number);
   const uint64_t first = round_up(span.first_page, kRegionPages);
-  const uint64_t last = (span.first_page + nr_pages) & ~(kRegionPages - 1);
+  const uint64_t last = round_down(span.first_page + nr_pages, kRegionPages);
   if (first < last) (void)set_huge(first, last - first, true);
 }
 

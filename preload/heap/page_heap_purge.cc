@@ -38,7 +38,7 @@ uint32_t PageHeap::take_to_purge(PurgeWalk* walk, uint64_t most_pages, bool fres
     uint64_t start = span.first_page;
     uint64_t end = start + span.nr_pages;
     if (!break_huge && window_->is_huge(start / kRegionPages)) start = round_up(start, kRegionPages);
-    if (!break_huge && window_->is_huge((end - 1) / kRegionPages)) end &= ~(kRegionPages - 1);
+    if (!break_huge && window_->is_huge((end - 1) / kRegionPages)) end = round_down(end, kRegionPages);
     start = up_to_system(start);
     end = down_to_system(end);
     const bool fresh = !fresh_too && span.freed_tick == tick_;
@@ -50,7 +50,7 @@ uint32_t PageHeap::take_to_purge(PurgeWalk* walk, uint64_t most_pages, bool fres
     }
     if (end - start > most_pages) {
       const uint64_t last = end - most_pages;
-      const uint64_t whole = window_->is_huge(last / kRegionPages) ? last & ~(kRegionPages - 1) : down_to_system(last);
+      const uint64_t whole = window_->is_huge(last / kRegionPages) ? round_down(last, kRegionPages) : down_to_system(last);
       if (whole > start) start = whole;
     }
     unlink(number);

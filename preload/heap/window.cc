@@ -45,7 +45,7 @@ uintptr_t find_place(const System& system, size_t size_bytes, uintptr_t top) {
   for (const int bits : kDistanceBits) {
     const uintptr_t distance = uintptr_t{1} << bits;
     if (top <= distance || top - distance <= size_bytes + kHugeBytes) continue;
-    const uintptr_t base = (top - distance - size_bytes) & ~(kHugeBytes - 1);
+    const uintptr_t base = round_down(top - distance - size_bytes, uintptr_t{kHugeBytes});
     if (reserve_at(system, {base, kHugeBytes}) != 0) continue;
     (void)unreserve(system, {base, kHugeBytes});
     return base;
@@ -127,7 +127,7 @@ void Window::clear_entries(uint64_t page, uint64_t nr_pages) {
 // Opens the part of a table that has these entries.
 int Window::open_table(const void* table, size_t entry_bytes, uint64_t first, uint64_t count) {
   const uintptr_t start = reinterpret_cast<uintptr_t>(table);
-  const uintptr_t begin = (start + first * entry_bytes) & ~(kMapPiece - 1);
+  const uintptr_t begin = round_down(start + first * entry_bytes, uintptr_t{kMapPiece});
   const uintptr_t end = round_up(start + (first + count) * entry_bytes, kMapPiece);
   return open_range(*system_, {begin, end - begin});
 }

@@ -53,7 +53,7 @@ inline uint64_t up_to_system(uint64_t pages) {
   return pages;
 }
 inline uint64_t down_to_system(uint64_t pages) {
-  if constexpr (kSystemPagesVary) return pages & ~(system_pages() - 1);
+  if constexpr (kSystemPagesVary) return round_down(pages, system_pages());
   return pages;
 }
 

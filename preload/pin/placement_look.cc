@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "api/for_preload.h"
+#include "base/errno_kept.h"
 #include "base/raw_syscall.h"
 #include "os/clock.h"
 #include "os/file.h"
@@ -85,10 +86,9 @@ void Placement::placed() {
 
 bool Placement::tick() {
   if (!any_placed()) return false;
-  const int saved_errno = errno;
+  const ErrnoKept errno_kept;
   PlacementGuard guard(lock_);
   look(coarse_ns());
-  errno = saved_errno;
   ticked_ = placed_since_tick_;
   placed_since_tick_ = false;
   for (const ThreadRecord* record = records_.first(); record != nullptr && !ticked_; record = record->next)

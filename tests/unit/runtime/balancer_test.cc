@@ -441,9 +441,7 @@ TEST_CASE("pools come and go while the thread works and others walk the list") {
   std::thread walker([&] {
     while (!stop) {
       const Balancer::Reader reader(world.balancer);
-      for (Pool* pool = world.balancer.first_pool(); pool != nullptr; pool = pool->next.load(std::memory_order_acquire)) {
-        CHECK(pool->page_bytes() == page_size_bytes());
-      }
+      for (Pool& pool : world.balancer.pools()) CHECK(pool.page_bytes() == page_size_bytes());
     }
   });
   std::vector<std::thread> makers;
@@ -465,7 +463,7 @@ TEST_CASE("pools come and go while the thread works and others walk the list") {
   for (std::thread& maker : makers) maker.join();
   stop = true;
   walker.join();
-  CHECK(world.balancer.first_pool() == nullptr);
+  CHECK(world.balancer.pools().empty());
 }
 
 TEST_CASE("a pool goes when the program's readers have left, who may have it from a pointer") {
