@@ -73,24 +73,43 @@ uint32_t CentralList::whole_lines(Span& span, uint64_t start, const uint64_t* bl
   while (kept > 0 && !ends_line(kept - 1) && blocks[kept] == blocks[kept - 1] + size) --kept;
   if (kept == 0 && !lines_only) return got;
   for (uint32_t i = kept; i < got; ++i) span.free_blocks[index_of(i) / 64] |= uint64_t{1} << index_of(i) % 64;
-  span.hint = index_of(kept) / 64;
   return kept;
 }
 
+// Of these bits of a span, one a block, those of lines in which all are set; where blocks lie across lines (48 bytes), of so many lines as
+// begin and end with a block, if their bits are in one word.
+uint64_t CentralList::whole_in(uint64_t bits) const {
+  const ClassInfo& info = kClasses.info[size_class_];
+  if (info.size_bytes >= kLineBytes) return bits;
+  const uint32_t together = static_cast<uint32_t>(kLineBytes) >> std::countr_zero(info.size_bytes);
+  uint32_t first = 0;
+  while (first < together && (info.span_lead + first * info.size_bytes) % kLineBytes != 0) ++first;
+  uint64_t whole = bits >> first;
+  for (uint32_t step = 1; step < together; step *= 2) whole &= whole >> step;
+  const uint64_t all = word_mask_before(together);
+  return (whole & (~uint64_t{0} / all)) * all << first;
+}
+
+// What lies alone in a line whose other blocks are in use comes last: who takes it shares the line with whoever has these.
 uint32_t CentralList::take_from_span(uint64_t* blocks, uint32_t want, bool lines_only) {
   const uint32_t number = spans_;
   Span& span = window_->span(number);
   const uint32_t size = kClasses.info[size_class_].size_bytes;
   const uint64_t start = reinterpret_cast<uint64_t>(window_->address_of(span.first_page)) + kClasses.info[size_class_].span_lead;
   uint32_t got = 0;
-  for (uint32_t word = span.hint; word < kMaxSpanBlocks / 64 && got < want; ++word) {
-    uint64_t bits = span.free_blocks[word];
-    while (bits != 0 && got < want) {
-      blocks[got++] = start + uint64_t{size} * (word * 64 + static_cast<uint32_t>(std::countr_zero(bits)));
-      bits &= bits - 1;
+  while (span.hint < kMaxSpanBlocks / 64 && span.free_blocks[span.hint] == 0) ++span.hint;
+  for (const bool alone_too : {false, true}) {
+    for (uint32_t word = span.hint; word < kMaxSpanBlocks / 64 && got < want; ++word) {
+      const uint64_t free = span.free_blocks[word];
+      uint64_t bits = alone_too ? free : whole_in(free);
+      uint64_t left = free;
+      for (; bits != 0 && got < want; bits &= bits - 1) {
+        left &= ~(bits & -bits);
+        blocks[got++] = start + uint64_t{size} * (word * 64 + static_cast<uint32_t>(std::countr_zero(bits)));
+      }
+      span.free_blocks[word] = left;
     }
-    span.free_blocks[word] = bits;
-    span.hint = word;
+    if (size >= kLineBytes) break;
   }
   got = whole_lines(span, start, blocks, got, lines_only);
   span.nr_free -= got;

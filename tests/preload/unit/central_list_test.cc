@@ -110,6 +110,45 @@ TEST_CASE("two who take small blocks share no line of the processor's caches") {
   }
 }
 
+TEST_CASE("blocks whose lines others use in part come when no whole line is left, and before a new span") {
+  for (const size_t size : {8, 16, 32, 48}) {
+    CAPTURE(size);
+    Fixture at(class_of(size));
+    const uint32_t used = at.info.span_blocks / 2;
+    const std::vector<uint64_t> blocks = at.take(used);
+    // Every second one is put away, so that it lies alone.
+    std::set<uint64_t> alone, lines_in_use;
+    const auto add_lines = [&](uint64_t block) {
+      for (uint64_t line = block / kLineBytes; line <= (block + size - 1) / kLineBytes; ++line) lines_in_use.insert(line);
+    };
+    for (size_t i = 0; i < blocks.size(); ++i) {
+      if (i % 2 == 0) {
+        add_lines(blocks[i]);
+        continue;
+      }
+      alone.insert(blocks[i]);
+      at.list.put_away(blocks[i]);
+    }
+    // Where blocks lie across lines, a few at the borders of the words are no whole lines either.
+    const uint32_t whole = (at.info.span_blocks - used) / 64 * 48;
+    for (uint32_t got = 0; got < whole;) {
+      uint64_t some[kMaxBatch];
+      const uint32_t count = at.list.take(some, whole - got < 16 ? whole - got : 16);
+      REQUIRE(count > 0);
+      for (uint32_t i = 0; i < count; ++i) {
+        REQUIRE_FALSE(alone.contains(some[i]));
+        if (size != 48) REQUIRE_FALSE(lines_in_use.contains(some[i] / kLineBytes));
+      }
+      got += count;
+    }
+    CHECK(at.list.counts().nr_spans == 1);
+    const std::vector<uint64_t> rest = at.take(static_cast<uint32_t>(at.list.counts().free_blocks));
+    CHECK(at.list.counts().nr_spans == 1);
+    for (const uint64_t block : rest) alone.erase(block);
+    CHECK(alone.empty());
+  }
+}
+
 TEST_CASE("the shelf ages: what nobody took since the last time goes back to the spans") {
   Fixture at(class_of(64));
   const std::vector<uint64_t> blocks = at.take(at.info.span_blocks);
