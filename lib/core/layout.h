@@ -15,7 +15,8 @@
 // and each group is bound to its node. With `page`, the atom is a page and all CPUs are one group whatever the distances
 // (there is one extra unit, then). Since each unit consists of pages of its own, placement does not suffer: the node is a
 // property of the unit, not of the group, in both cases. So whoever binds memory asks for the node of each unit's CPU and
-// binds runs of units that agree, which are few since those of a node lie together, however the machine numbers its CPUs; padding is not backed, and an extra unit takes the node of its group's first CPU.
+// binds runs of units that agree (few, since those of a node lie together, however the machine numbers its CPUs); padding is
+// not backed, and an extra unit takes the node of its group's first CPU.
 //
 // Invariants: after a build without a problem, check_layout() finds none. Layout holds no pointers; its tables follow it
 // in the same storage, so it can be copied as bytes and read in shared memory at any address.

@@ -237,7 +237,7 @@ bool UnitMemory::depopulate(ChunkId chunk, PageRun run) {
 int UnitMemory::open_first_chunk() {
   const ChunkId first{0};
   const int result = open_chunk(first);
-  if (result != 0) return result;
+  if (result != 0) return result == kLostChunk ? -ENOMEM : result;
   if (layout_->first_chunk() == FirstChunk::kEmbed) return populate_huge();
   const auto pages = static_cast<uint32_t>(layout_->parts_size_bytes() / page_size_);
   return populate(first, {PageIndex{0}, pages});
