@@ -5,7 +5,6 @@
 #include <atomic>
 #include <cerrno>
 #include <cstdlib>
-#include <cstring>
 #include <pthread.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -332,8 +331,9 @@ int Library::address_info(const void* address, percpu_address* info) {
     const Balancer::Reader reader(balancer_);  // so long no pool goes away
     for (Pool& pool : balancer_.pools()) {
       found = pool.contains(value) && pool.address_info(value, info);
-      if (found) handle = pool.memory().handle(ChunkId{info->chunk}, {static_cast<uint32_t>(info->unit_offset)});
-      if (found) break;
+      if (!found) continue;
+      handle = pool.memory().handle(ChunkId{info->chunk}, {static_cast<uint32_t>(info->unit_offset)});
+      break;
     }
   }
   if (!found) return 0;

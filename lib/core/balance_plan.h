@@ -11,7 +11,7 @@
 //
 //   lock; BalancePlan plan(core);
 //   for (;;) { BalanceStep step = plan.next(); if (step.kind == done) break;
-//              unlock; bool ok = carry_out(step); lock; plan.completed(ok); }
+//              unlock; bool ok = carry_out(step); lock; plan.completed(ok) or plan.lost(); }
 //   unlock;
 //
 // What may happen while the lock is dropped for a step, and why it does no harm:

@@ -34,10 +34,12 @@ struct ChunkHead {
 
   static constexpr uint8_t kImmutable = 1;  // never destroyed nor depopulated
   static constexpr uint8_t kIsolated = 2;   // its empty populated pages are not in the pool's count
+  static constexpr uint8_t kLost = 4;       // its addresses are somebody else's; only its id is left
   static constexpr uint8_t kNoSlot = 0xff;
 
   [[nodiscard]] bool immutable() const { return flags & kImmutable; }
   [[nodiscard]] bool isolated() const { return flags & kIsolated; }
+  [[nodiscard]] bool lost() const { return flags & kLost; }
 };
 static_assert(sizeof(ChunkHead) == 64, "one cache line a chunk");
 

@@ -162,6 +162,7 @@ void PoolCore::remove_chunk(ChunkId chunk) {
 
 void PoolCore::lose_chunk(ChunkId chunk) {
   if (state_->head(chunk).isolated()) uncount_chunk(chunk);
+  state_->head(chunk).flags |= ChunkHead::kLost;
 }
 
 StorageRange PoolCore::chunk_storage(ChunkId chunk) const {
@@ -192,11 +193,14 @@ std::array<StorageRange, 2> PoolCore::used_storage() const {
           StorageRange{state_->maps_offset, round_up<uint64_t>(nr_maps * state_->map_layout.size_bytes, page)}};
 }
 
-bool PoolCore::chunk_exists(ChunkId chunk) const { return state_->exists(chunk); }
+bool PoolCore::chunk_exists(ChunkId chunk) const { return state_->exists(chunk) && !state_->head(chunk).lost(); }
+
+bool PoolCore::chunk_lost(ChunkId chunk) const { return state_->exists(chunk) && state_->head(chunk).lost(); }
 
 std::optional<ChunkId> PoolCore::next_chunk(ChunkId from) const {
   const uint32_t end = load_relaxed(&state_->ids_end);
-  const uint32_t id = find_next_one(state_->id_bits(), from.value, end);
+  uint32_t id = find_next_one(state_->id_bits(), from.value, end);
+  while (id < end && state_->head(ChunkId{id}).lost()) id = find_next_one(state_->id_bits(), id + 1, end);
   if (id >= end) return std::nullopt;
   return ChunkId{id};
 }

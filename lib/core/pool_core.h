@@ -152,7 +152,7 @@ class PoolCore {
   // ---- chunks ---------------------------------------------------------------------------------------------------
 
   // Makes a chunk in two steps, so that it is out of reach while the system is asked for its memory. begin_chunk()
-  // sets the lowest unused id aside; nothing: max_chunks exist. Then publish_chunk(), which puts the wholly free,
+  // sets the lowest unused id aside; nothing: all max_chunks are used, or lost. Then publish_chunk(), which puts the wholly free,
   // unpopulated chunk into the free slot, or abandon_chunk(). Requires: one at a time (the grow lock).
   [[nodiscard]] std::optional<ChunkId> begin_chunk();
   void publish_chunk(ChunkId chunk);
@@ -164,7 +164,8 @@ class PoolCore {
   // Forgets a retired chunk; its pages count as populated no more and its id may be used again.
   void remove_chunk(ChunkId chunk);
 
-  // In place of remove_chunk() or abandon_chunk() where the chunk's addresses belong to somebody else by now: its id is never used again.
+  // In place of remove_chunk() or abandon_chunk() where the chunk's addresses belong to somebody else by now: it does not exist any more,
+  // but its id is never used again.
   void lose_chunk(ChunkId chunk);
 
   // The pages of the storage that may be given back once `chunk` has been removed or abandoned: those that hold its metadata and
@@ -177,6 +178,7 @@ class PoolCore {
 
   // Lock-free, best effort. Whether the chunk exists (begun, published or retired).
   [[nodiscard]] bool chunk_exists(ChunkId chunk) const;
+  [[nodiscard]] bool chunk_lost(ChunkId chunk) const;
 
   // Iterates over existing chunks in the order of their ids. Returns: the lowest one not below `from`.
   [[nodiscard]] std::optional<ChunkId> next_chunk(ChunkId from) const;

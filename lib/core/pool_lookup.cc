@@ -27,7 +27,7 @@ uint32_t PoolCore::area_size(ChunkId chunk, AreaOffset offset) const {
 
 Finding PoolCore::classify(ChunkId chunk, AreaOffset offset) const {
   using Kind = Finding::Kind;
-  if (!state_->exists(chunk)) return {Kind::no_chunk, offset};
+  if (!chunk_exists(chunk)) return {Kind::no_chunk, offset};
   if (offset.bytes >= state_->shape.unit_size_bytes) return {Kind::beyond_unit, offset};
   if (chunk.value == 0 && offset.bytes < state_->static_end()) return {Kind::in_static, offset};
   if (chunk.value == 0 && offset.bytes >= state_->dynamic_end()) return {Kind::beyond_parts, offset};

@@ -2,7 +2,6 @@
 #include "os/clock.h"
 
 #include <elf.h>
-#include <errno.h>
 #include <link.h>
 #include <sys/auxv.h>
 #include <sys/syscall.h>

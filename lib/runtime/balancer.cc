@@ -80,6 +80,7 @@ void Balancer::start() {
   note_process();  // the child of a raw system call has not been told of its fork
   int result = system_->start_thread(&thread_, thread_main, this);
   for (int tries = 1; tries < kStartTries && result == -EAGAIN && !said_unstartable_; tries++) {
+    if (stopping_.load(std::memory_order_relaxed)) break;
     // The kernel makes no thread while another one is in exec(): soon this process is another program, or that thread has failed.
     const NotCancelled not_cancelled;
     (void)nanosleep(&kStartPatience, nullptr);

@@ -102,10 +102,12 @@ bool Pool::run_plan(BalancePlan::Goal goal) {
     if (step.kind == BalanceStep::Kind::done) return good;
     const Outcome outcome = carry_out(step);
     const bool done = outcome == Outcome::kDone;
-    good = good && (done || step.kind == BalanceStep::Kind::destroy_chunk);
+    const bool destroys = step.kind == BalanceStep::Kind::destroy_chunk;
+    good = good && (done || destroys);
     lock_map();
     if (outcome == Outcome::kLost) {
       plan.lost();
+      counters_.nr_chunks_destroyed += destroys ? 1 : 0;
       unlock_map();
       continue;
     }

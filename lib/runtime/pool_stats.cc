@@ -17,7 +17,7 @@ uint64_t Pool::nr_live() {
 
 bool Pool::address_info(uintptr_t address, percpu_address* info) {
   Spot spot{};
-  if (!memory_.locate(address, &spot)) return false;
+  if (!memory_.locate(address, &spot) || core_->chunk_lost(spot.chunk)) return false;
   *info = {};
   info->pool = to_public(this);
   info->copy = spot.copy;

@@ -78,9 +78,9 @@ void UnitMemory::destroy() {
   unreserve_all();
 }
 
-// Where addresses were lost in between, all stay as they are: others' mappings may lie there.
+// Where addresses of chunks were lost, all of the chunks' stay as they are: others' mappings may lie there.
 void UnitMemory::unreserve_all() {
-  if (lost_) return;
+  if (lost_) reservation_ = {core_.start, reservation_.end() - core_.start};
   const int result = unreserve(*system_, reservation_);
   if (result != 0) report("the address space of a pool could not be given back (error %d)", -result);
   reservation_ = {};
@@ -237,7 +237,7 @@ bool UnitMemory::depopulate(ChunkId chunk, PageRun run) {
 int UnitMemory::open_first_chunk() {
   const ChunkId first{0};
   const int result = open_chunk(first);
-  if (result != 0) return result == kLostChunk ? -ENOMEM : result;
+  if (result != 0) return result;
   if (layout_->first_chunk() == FirstChunk::kEmbed) return populate_huge();
   const auto pages = static_cast<uint32_t>(layout_->parts_size_bytes() / page_size_);
   return populate(first, {PageIndex{0}, pages});

@@ -13,6 +13,29 @@ namespace {
   fatal("free(%p): the block is free already (freed twice; found when it went back to its list)", reinterpret_cast<void*>(block));
 }
 
+// How many blocks smaller than a line make whole lines together, and which block of a span begins the first such group; how groups are found
+// in a word of the span's bits. (Of 48 bytes four make three lines; a group whose bits are in two words counts as none.)
+struct Lines {
+  uint32_t together = 1;
+  uint32_t first = 0;
+  uint64_t group = 1;
+  uint64_t groups = ~uint64_t{0};
+
+  explicit Lines(const ClassInfo& info) {
+    if (info.size_bytes >= kLineBytes) return;
+    together = static_cast<uint32_t>(kLineBytes) >> std::countr_zero(info.size_bytes);
+    while (first < together && (info.span_lead + first * info.size_bytes) % kLineBytes != 0) ++first;
+    group = word_mask_before(together);
+    groups = ~uint64_t{0} / group;
+  }
+  // Of these bits, those of groups in which all are set.
+  uint64_t whole_in(uint64_t bits) const {
+    uint64_t whole = bits >> first;
+    for (uint32_t step = 1; step < together; step *= 2) whole &= whole >> step;
+    return (whole & groups) * group << first;
+  }
+};
+
 }  // namespace
 
 void CentralList::link(uint32_t number) {
@@ -76,41 +99,30 @@ uint32_t CentralList::whole_lines(Span& span, uint64_t start, const uint64_t* bl
   return kept;
 }
 
-// Of these bits of a span, one a block, those of lines in which all are set; where blocks lie across lines (48 bytes), of so many lines as
-// begin and end with a block, if their bits are in one word.
-uint64_t CentralList::whole_in(uint64_t bits) const {
-  const ClassInfo& info = kClasses.info[size_class_];
-  if (info.size_bytes >= kLineBytes) return bits;
-  const uint32_t together = static_cast<uint32_t>(kLineBytes) >> std::countr_zero(info.size_bytes);
-  uint32_t first = 0;
-  while (first < together && (info.span_lead + first * info.size_bytes) % kLineBytes != 0) ++first;
-  uint64_t whole = bits >> first;
-  for (uint32_t step = 1; step < together; step *= 2) whole &= whole >> step;
-  const uint64_t all = word_mask_before(together);
-  return (whole & (~uint64_t{0} / all)) * all << first;
-}
-
-// What lies alone in a line whose other blocks are in use comes last: who takes it shares the line with whoever has these.
+// What lies alone in a line whose other blocks are in use comes when no whole line is left: who takes it shares the line with whoever has
+// these. Whoever takes less than a line takes what comes first.
 uint32_t CentralList::take_from_span(uint64_t* blocks, uint32_t want, bool lines_only) {
   const uint32_t number = spans_;
   Span& span = window_->span(number);
   const uint32_t size = kClasses.info[size_class_].size_bytes;
   const uint64_t start = reinterpret_cast<uint64_t>(window_->address_of(span.first_page)) + kClasses.info[size_class_].span_lead;
+  const Lines lines(kClasses.info[size_class_]);
   uint32_t got = 0;
   while (span.hint < kMaxSpanBlocks / 64 && span.free_blocks[span.hint] == 0) ++span.hint;
-  for (const bool alone_too : {false, true}) {
+  const auto take_of_words = [&](bool whole) {
     for (uint32_t word = span.hint; word < kMaxSpanBlocks / 64 && got < want; ++word) {
-      const uint64_t free = span.free_blocks[word];
-      uint64_t bits = alone_too ? free : whole_in(free);
-      uint64_t left = free;
+      uint64_t left = span.free_blocks[word];
+      if (left == 0) continue;
+      uint64_t bits = whole ? lines.whole_in(left) : left;
       for (; bits != 0 && got < want; bits &= bits - 1) {
         left &= ~(bits & -bits);
         blocks[got++] = start + uint64_t{size} * (word * 64 + static_cast<uint32_t>(std::countr_zero(bits)));
       }
       span.free_blocks[word] = left;
     }
-    if (size >= kLineBytes) break;
-  }
+  };
+  if (want >= lines.together) take_of_words(true);
+  if (got == 0 && (!lines_only || lines.together == 1)) take_of_words(false);
   got = whole_lines(span, start, blocks, got, lines_only);
   span.nr_free -= got;
   free_in_spans_ -= got;

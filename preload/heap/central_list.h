@@ -68,7 +68,6 @@ class alignas(kLineBytes) CentralList {
   }
 
   void give_to_span(uint64_t block) PERCPU_REQUIRES(lock_);
-  uint64_t whole_in(uint64_t bits) const PERCPU_REQUIRES(lock_);
   uint32_t take_from_span(uint64_t* blocks, uint32_t want, bool lines_only) PERCPU_REQUIRES(lock_);
   uint32_t whole_lines(Span& span, uint64_t start, const uint64_t* blocks, uint32_t got, bool lines_only)
       PERCPU_REQUIRES(lock_);

@@ -13,7 +13,6 @@
 // Nobody tells a process that its room shrinks for other reasons (its own mappings, its neighbours in the group): this is
 // seen at the next tick, or at the next quarter. Nor can a process look that has no file descriptor left: then it reckons, and
 // where it never could look, the limit counts as near.
-#include <errno.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>

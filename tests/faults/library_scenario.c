@@ -112,7 +112,7 @@ static void life(void) {
 /* What percpu_free_rcu() was given goes back behind a grace period, by the balance thread where there is one. */
 static struct percpu_stats stats_at_rest(void) {
   struct percpu_stats stats;
-  for (int tries = 0; tries < 1000; ++tries) {
+  for (int tries = 0; tries < 60000; ++tries) {
     EXPECT(percpu_balance() == 0 && percpu_stats_read(&stats, sizeof stats) == 0);
     if (stats.nr_live != 1 || stats.live_bytes == percpu_alloc_size(events)) break;
     usleep(10000);

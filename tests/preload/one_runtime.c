@@ -56,8 +56,8 @@ int main(void) {
 
   /* The preload asked for its thread when the first of ours was created. Ended ones may be seen for a moment. */
   int tries = 0;
-  while (!balance_thread_serves() && ++tries < 10000) usleep(1000);
-  for (tries = 0; nr_threads() != 2 && ++tries < 3000;) usleep(1000);
+  while (!balance_thread_serves() && ++tries < 600000) usleep(1000);
+  for (tries = 0; nr_threads() != 2 && ++tries < 600000;) usleep(1000);
   if (nr_threads() != 2) return fail("expected this thread and one balance thread", nr_threads());
   if (!balance_thread_serves()) return fail("expected a balance thread that serves", 0);
   puts("one_runtime: one");

@@ -839,7 +839,10 @@ TEST_CASE("a chunk whose addresses were lost is never used again, and others' ma
         handles.push_back(pool.alloc(30000));
         pool.fill_copies(handles.back(), 30000, 1);
       }
-      CHECK(pool.stats().nr_chunks == pool.chunks().size() - 1);
+      CHECK(pool.stats().nr_chunks == pool.chunks().size());
+      CHECK(pool.stats().nr_chunks == 1 + pool.stats().nr_chunks_created - pool.stats().nr_chunks_destroyed);
+      percpu_address info;
+      CHECK_FALSE(pool->address_info(lost_range.start, &info));
       pool->check();
       free_all(pool, handles);
       pool->balance();
