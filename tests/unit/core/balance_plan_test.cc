@@ -358,6 +358,30 @@ TEST_CASE("a chunk that is created is out of reach until it is there") {
   });
 }
 
+TEST_CASE("a chunk that is lost while it is made or destroyed exists no more, and its id is never used again") {
+  Stage stage;
+  BalancePlan making(stage.pool.core);
+  REQUIRE(making.next().kind == StepKind::create_chunk);
+  making.lost();
+  check_sound(stage.pool.core);
+  CHECK(making.next().kind == StepKind::done);  // as after a failure
+  CHECK_FALSE(stage.pool.core.chunk_exists({1}));
+  CHECK(stage.pool.core.chunk_lost({1}));
+  CHECK(stage.pool.core.totals().chunks == 1);
+  REQUIRE(add_chunk(stage.pool.core) == ChunkId{2});
+  REQUIRE(add_chunk(stage.pool.core) == ChunkId{3});
+  stage.empty_first(5);
+  BalancePlan destroying(stage.pool.core);
+  REQUIRE(destroying.next().kind == StepKind::destroy_chunk);
+  destroying.lost();
+  check_sound(stage.pool.core);
+  CHECK(destroying.next().kind == StepKind::done);
+  CHECK(stage.pool.core.chunk_lost({2}));
+  CHECK(stage.pool.core.totals().chunks == 2);
+  CHECK(stage.pool.core.next_chunk({1}) == ChunkId{3});
+  CHECK(add_chunk(stage.pool.core) == ChunkId{4});
+}
+
 TEST_CASE("a round that is to give memory back takes none") {
   Stage stage;
   REQUIRE(add_chunk(stage.pool.core) == ChunkId{1});
