@@ -306,7 +306,7 @@ class Parser {
 
   Config finish(size_t page_size_bytes) {
     config_.unit_size_bytes = round_up(config_.unit_size_bytes, page_size_bytes);
-    config_.reserved_size_bytes = (config_.reserved_size_bytes + kFragmentBytes - 1) & ~size_t{kFragmentBytes - 1};
+    config_.reserved_size_bytes = round_up(config_.reserved_size_bytes, size_t{kFragmentBytes});
     check_reserve();
     check_max_alloc();
     return config_;

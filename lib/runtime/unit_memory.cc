@@ -294,10 +294,10 @@ void UnitMemory::write_copies(uintptr_t handle, const void* image, size_t size_b
   const char* from = static_cast<const char*>(image);
   for (uint32_t i = 0; i < nr_hot_; i++) write_if_different(copy_at(handle, hot_[i]), from, size_bytes);
   for (uint32_t i = 0; i < nr_cold_; i++) write_if_different(copy_at(handle, cold_[i]), from, size_bytes);
+  const size_t words_bytes = round_down(size_bytes, sizeof(uint32_t));
   for (uint32_t i = 0; i < nr_groups_; i++) {
-    zero_if_not(copy_at(handle, extra_[i]), size_bytes & ~(sizeof(uint32_t) - 1));
-    char* tail = copy_at(handle, extra_[i]) + (size_bytes & ~(sizeof(uint32_t) - 1));
-    for (size_t j = 0; j < (size_bytes & (sizeof(uint32_t) - 1)); j++) tail[j] = 0;
+    zero_if_not(copy_at(handle, extra_[i]), words_bytes);
+    for (size_t j = words_bytes; j < size_bytes; j++) copy_at(handle, extra_[i])[j] = 0;
   }
 }
 

@@ -427,14 +427,16 @@ struct Naive {
   uint32_t units_per_allocation = 0;
   size_t allocation_size = 0;
 
+  static bool near(const Machine& machine, int a, int b) {
+    return a == b || (machine.distance(a, b) <= 10 && machine.distance(b, a) <= 10);
+  }
+
   // Where the specification is silent: those of one node lie together.
   static std::vector<int> together(const Machine& machine, std::vector<int> left) {
     std::vector<int> sorted;
     while (!left.empty()) {
       const int first = left[0];
-      const auto rest = std::stable_partition(left.begin(), left.end(), [&](int cpu) {
-        return cpu == first || (machine.distance(first, cpu) <= 10 && machine.distance(cpu, first) <= 10);
-      });
+      const auto rest = std::stable_partition(left.begin(), left.end(), [&](int cpu) { return near(machine, first, cpu); });
       sorted.insert(sorted.end(), left.begin(), rest);
       left.erase(left.begin(), rest);
     }
@@ -448,8 +450,7 @@ struct Naive {
       std::vector<int> group;
       std::vector<int> rest;
       for (int cpu : left) {
-        bool local = one_group || cpu == left[0] ||
-                     (machine.distance(left[0], cpu) <= 10 && machine.distance(cpu, left[0]) <= 10);
+        bool local = one_group || near(machine, left[0], cpu);
         (local ? group : rest).push_back(cpu);
       }
       groups.push_back(together(machine, group));
